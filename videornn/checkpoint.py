@@ -1,0 +1,47 @@
+"""Checkpoints: dictionaries of tensors and plain Python types, written atomically, read with weights_only."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videornn.errors import UserError
+
+FORMAT = "videornn-1"
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint so that the file at path is at any instant either the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of videornn onto the CPU.
+
+    Raises:
+        UserError: the file is missing, is not a checkpoint, is cut short, or holds anything but tensors and plain types.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; training writes RUN/checkpoints/last.pt")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of videornn, or is damaged; nothing of it was loaded") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of videornn (it has no format {FORMAT!r})")
+    return content

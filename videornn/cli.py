@@ -1,0 +1,219 @@
+"""The command line: parse, call one library function, print. What a user can cause is one sentence and exit code 2.
+
+Library modules are imported inside the commands, because torch takes seconds to import and `--help` should not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from videornn.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+data_app = typer.Typer(no_args_is_help=True, help="Make and look after data sets.")
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file; the recipes are in configs/.")],
+    overrides: Overrides = None,
+    out: Annotated[Optional[Path], typer.Option(help="Run folder; by default runs/ and the config's name.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run folder.")] = False,
+) -> None:
+    """Train a network."""
+    from videornn.config import load_config
+    from videornn.train import Interrupted
+    from videornn.train import train as run
+
+    out = out or Path("runs") / config.stem
+    try:
+        last = run(load_config(config, overrides), out, resume=resume)
+    except Interrupted as stop:
+        _fail(f"{stop}; add --resume to the same command to go on", stop.exit_code)
+    _say(f"the run is in {out}, its last checkpoint is {last}")
+
+
+@app.command()
+def test(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, RUN/checkpoints/best.pt or last.pt.")],
+    overrides: Overrides = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the results; by default RUN/test.")] = None,
+) -> None:
+    """Evaluate a checkpoint over several views of every video."""
+    from videornn.evaluate import evaluate
+
+    with _ProgressBar("test") as bar:
+        result, folder = evaluate(checkpoint, overrides or [], out, bar.update)
+    if _is_main():
+        views = f"{result['num_clips']} clips x {result['num_crops']} crops"
+        _say(f"video top-1 {result['video_top1']:.2f} %  top-5 {result['video_top5']:.2f} %  ({views}, averaged)")
+        _say(f"clip  top-1 {result['clip_top1']:.2f} %  top-5 {result['clip_top5']:.2f} %  (every view by itself)")
+        _say(f"{result['num_scored']} of {result['num_videos']} videos scored; results in {folder}")
+
+
+@app.command()
+def infer(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Videos, folders or globs.")],
+    topk: Annotated[int, typer.Option(min=1, help="Classes to print per video.")] = 5,
+    json_file: Annotated[
+        Optional[Path], typer.Option("--json", help="Write the results as JSON ('-': to the screen).")
+    ] = None,
+    csv_file: Annotated[Optional[Path], typer.Option("--csv", help="Write the results as CSV.")] = None,
+) -> None:
+    """Say what happens in videos."""
+    from videornn.predict import find_videos, load_predictor, write_predictions_csv
+
+    predictor = load_predictor(checkpoint, topk=topk)
+    results, failed = [], 0
+    for path in find_videos(paths):
+        result = {"path": path}
+        try:
+            result["predictions"] = [{"class": name, "score": round(score, 6)} for name, score in predictor(path)]
+        except UserError as error:
+            failed += 1
+            result["error"] = str(error)
+            _complain(str(error))
+        else:
+            if str(json_file) != "-":
+                _say(f"{path}  " + "  ".join(f"{p['class']} {100 * p['score']:.1f} %" for p in result["predictions"]))
+        results.append(result)
+    if json_file is not None:
+        text = json.dumps(results, indent=2) + "\n"
+        sys.stdout.write(text) if str(json_file) == "-" else json_file.write_text(text, encoding="utf-8")
+    if csv_file is not None:
+        write_predictions_csv(csv_file, results)
+    if failed:
+        _fail(f"{failed} of {len(results)} videos failed")
+
+
+@app.command()
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of a network with attention blocks.")],
+    video: Annotated[str, typer.Argument(help="The video to look at.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    query: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="T,Y,X", help="Query point: frame of the clip, and place as shares 0..1 of height and width."),
+    ] = None,
+) -> None:
+    """Draw what the attention blocks look at."""
+    from videornn.explain import explain as run
+    from videornn.explain import parse_query
+
+    for picture in run(checkpoint, video, out, [parse_query(text) for text in query or []]):
+        _say(f"wrote {picture}")
+
+
+@app.command()
+def info(
+    source: Annotated[Path, typer.Argument(metavar="CONFIG|CHECKPOINT", help="What to describe.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print a network stage by stage, with sizes, parameters and FLOPs."""
+    from videornn.info import describe
+
+    Console().print(describe(source, overrides or []))
+
+
+@app.command()
+def config(
+    path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print the resolved config, every setting with its meaning."""
+    from videornn.config import config_to_yaml, load_config
+
+    sys.stdout.write(config_to_yaml(load_config(path, overrides), comments=True))
+
+
+@data_app.command()
+def synthetic(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    num_train: Annotated[int, typer.Option(help="Training videos per class.")] = 40,
+    num_val: Annotated[int, typer.Option(help="Validation videos per class.")] = 4,
+    num_test: Annotated[int, typer.Option(help="Test videos per class.")] = 8,
+    seed: Annotated[int, typer.Option(help="Same seed, same labels and masks.")] = 0,
+) -> None:
+    """Make the embedded data set: videos of two objects whose classes differ in motion alone."""
+    from videornn.data.synthetic import make_synthetic
+
+    with _ProgressBar("videos") as bar:
+        try:
+            make_synthetic(out, num_train=num_train, num_val=num_val, num_test=num_test, seed=seed, progress=bar.update)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    _say(f"the data set is in {out}: lists train.txt, val.txt, test.txt, class names labels.txt, masks beside the videos")
+
+
+class _ProgressBar:
+    """A bar with an ETA on a terminal; a plain line now and then elsewhere; nothing on ranks other than 0."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        columns = (
+            TextColumn(name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console) if console.is_terminal and _is_main() else None
+        self._task = self._bar.add_task(name, total=None) if self._bar else None
+        self._tenths = 0
+
+    def update(self, done: int, total: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+        elif _is_main() and 10 * done // max(total, 1) > self._tenths:
+            self._tenths = 10 * done // max(total, 1)
+            print(f"{self._name} {done}/{total}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> _ProgressBar:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _is_main() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _complain(text: str) -> None:
+    print(f"videornn: {text}", file=sys.stderr, flush=True)
+
+
+def _fail(text: str, code: int = 2) -> None:
+    _complain(text)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _complain(str(error))
+        sys.exit(2)

@@ -1,0 +1,272 @@
+"""Motion and pictures of the synthetic videos: two objects whose class is in the motion over time and in nothing else.
+
+Each video shows two objects of the same look, one in a left and one in a right square cell. A cell is a
+torus: an object that fades out near one edge fades in at the opposite edge. Each object starts uniformly in
+its cell, independently of the other, and moves by displacements drawn independently of the start; a uniform
+start plus an independent displacement is uniform again on a torus. So at every instant the two positions are
+uniform and independent whatever the class. Opacity depends on the position alone, and everything else (size,
+frame rate, look, background, shake, noise, distractors) follows one law for all classes: before compression,
+a single frame holds exactly no information about the class. Every law is also symmetric under time reversal,
+and opposite classes are each other's reversal, so their unordered sets of frames follow the same law as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+# Base direction of the left and of the right object, in degrees from "right" towards "down" (y points down).
+DIRECTIONS: dict[str, tuple[float, float]] = {
+    "same_right": (0, 0),
+    "same_left": (180, 180),
+    "same_up": (270, 270),
+    "same_down": (90, 90),
+    "approach": (0, 180),
+    "part": (180, 0),
+    "orbit_cw": (270, 90),
+    "orbit_ccw": (90, 270),
+}
+# How long after the left object the right one starts to move, in periods; every direction is random.
+LAGS: dict[str, float] = {"together": 0.0, "alternate": 0.5, "right_follows": 0.25, "left_follows": -0.25}
+
+CLASSES: tuple[str, ...] = (*DIRECTIONS, *LAGS)
+SHAPES: tuple[str, ...] = ("disc", "square", "triangle", "ring", "cross")
+BACKGROUNDS: tuple[str, ...] = ("plain", "gradient", "texture", "checker", "stripes")
+FRAME_RATES = (12, 15, 20, 24, 25, 30)
+SIZES = ((112, 80), (128, 80), (128, 96), (144, 96), (144, 108), (160, 120), (176, 100), (176, 128))
+
+FADE = 0.12  # width of the fading border, in sides of the cell
+JITTER_DEGREES = 30.0
+SHAKE_MARGIN = 3  # pixels of background beyond each edge of the frame
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Geometry and motion of one video; index 0 is the left object, 1 the right one."""
+
+    width: int
+    height: int
+    fps: int
+    num_frames: int
+    period_seconds: float
+    cells: np.ndarray  # [2, 2] top left corners (x, y), in pixels
+    side: float  # side of both cells, in pixels
+    starts: np.ndarray  # [2, 2] positions (x, y) at time 0, in sides of the cell
+    offsets_seconds: np.ndarray  # [2] start of the first pulse at or after time 0, below one period
+    pulses: np.ndarray  # [2, num_pulses, 2] displacements (x, y), in sides; pulse 0 starts a period early
+
+
+def draw_scene(rng: np.random.Generator, class_name: str) -> Scene:
+    """Draw geometry and motion; the class has a say in the pulses' directions or in their timing only."""
+    width, height = SIZES[rng.integers(len(SIZES))]
+    fps = int(rng.choice(FRAME_RATES))
+    duration_seconds = rng.uniform(3.5, 4.5)
+    period_seconds = rng.uniform(0.9, 1.1)
+    cells, side = _draw_cells(rng, width, height)
+    return Scene(
+        width=width,
+        height=height,
+        fps=fps,
+        num_frames=round(duration_seconds * fps),
+        period_seconds=period_seconds,
+        cells=cells,
+        side=side,
+        starts=rng.uniform(size=(2, 2)),
+        offsets_seconds=_draw_offsets(rng, class_name) * period_seconds,
+        pulses=_draw_pulses(rng, class_name, num_pulses=math.ceil(duration_seconds / period_seconds) + 1),
+    )
+
+
+def _draw_cells(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, float]:
+    """Two cells of one size with a gap that keeps visible objects from touching."""
+    side = rng.uniform(0.35, 0.40) * width
+    free = width - 2 * side
+    gap = rng.uniform(0.55, 0.75) * free
+    left = rng.uniform(0.2, 0.8) * (free - gap)
+    tops = rng.uniform(0, height - side, size=2)
+    return np.array([[left, tops[0]], [left + side + gap, tops[1]]]), side
+
+
+def _draw_offsets(rng: np.random.Generator, class_name: str) -> np.ndarray:
+    """[2] offsets in periods: independent in the direction classes, tied by the lag in the timing classes."""
+    offsets = rng.uniform(size=2)
+    if class_name not in DIRECTIONS:
+        offsets[1] = (offsets[0] + LAGS[class_name]) % 1.0
+    return offsets
+
+
+def _draw_pulses(rng: np.random.Generator, class_name: str, num_pulses: int) -> np.ndarray:
+    """[2, num_pulses, 2] displacements, in sides of the cell."""
+    if class_name in DIRECTIONS:
+        base = np.array(DIRECTIONS[class_name], dtype=float)[:, None]
+    else:
+        base = rng.uniform(0, 360, size=(2, num_pulses))
+    degrees = base + rng.uniform(-JITTER_DEGREES, JITTER_DEGREES, size=(2, num_pulses))
+    lengths = rng.uniform(0.45, 0.75, size=(2, num_pulses))
+    angles = np.radians(degrees)
+    return lengths[..., None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+def positions(scene: Scene, times_seconds: np.ndarray) -> np.ndarray:
+    """[2, T, 2] positions (x, y) of both objects at T times, in [0, 1) sides of their cell."""
+    num_pulses = scene.pulses.shape[1]
+    starts = scene.offsets_seconds[:, None] + (np.arange(num_pulses) - 1) * scene.period_seconds
+    elapsed = np.asarray(times_seconds)[None, :, None] - starts[:, None, :]
+    done = np.clip(elapsed / (scene.period_seconds / 2), 0.0, 1.0)
+    eased = (1 - np.cos(np.pi * done)) / 2  # the speed is half a sine: smooth, and its own time reversal
+    return (scene.starts[:, None] + eased @ scene.pulses) % 1.0
+
+
+def opacity(position: np.ndarray) -> np.ndarray:
+    """[...] opacity in [0, 1] of objects at positions [..., 2]: 0 on the cell's edge, 1 beyond the border."""
+    depth = np.clip(np.minimum(position, 1 - position) / FADE, 0.0, 1.0)
+    return np.prod(depth * depth * (3 - 2 * depth), axis=-1)
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """One drawn thing and its way through the video."""
+
+    shape: str
+    radius: float  # pixels
+    angle: float  # radians
+    colour: np.ndarray  # [3] RGB, 0-255
+    centres: np.ndarray  # [T, 2] (x, y), in pixels
+    opacities: np.ndarray  # [T]
+
+
+def render(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield per frame the RGB image, uint8 [H, W, 3], and the mask (1 left, 2 right object), uint8 [H, W]."""
+    times = np.arange(scene.num_frames) / scene.fps
+    base_colour = rng.uniform(70, 185) + rng.uniform(-15, 15, size=3)
+    background = _draw_background(rng, scene, base_colour)
+    shake = _draw_shake(rng, times)
+    gains = 1 + 0.05 * np.sin(2 * np.pi * (rng.uniform(0.1, 0.5) * times + rng.uniform()))
+    noise_sheet = rng.uniform(0.8, 2.5) * rng.standard_normal((2 * scene.height, 2 * scene.width))
+    noise_sheet = noise_sheet.astype(np.float32)
+    noise_corners = rng.integers((scene.height, scene.width), size=(scene.num_frames, 2))
+    objects = _draw_objects(rng, scene, times, base_colour)
+    num_distractors = rng.integers(4)
+    distractors = [_draw_distractor(rng, scene, times, base_colour, objects[0]) for _ in range(num_distractors)]
+    sprites = [*((0, distractor) for distractor in distractors), *enumerate(objects, start=1)]
+    for t in range(scene.num_frames):
+        frame = _shifted(background, shake[t], scene)
+        mask = np.zeros((scene.height, scene.width), np.uint8)
+        for label, sprite in sprites:
+            _paint(frame, mask, sprite, t, shake[t], label)
+        frame *= np.float32(gains[t])
+        y, x = noise_corners[t]  # a window of one large sheet: new noise for every frame takes far longer
+        frame += noise_sheet[y : y + scene.height, x : x + scene.width, None]
+        yield np.clip(frame, 0, 255, out=frame).astype(np.uint8), mask
+
+
+def _draw_background(rng: np.random.Generator, scene: Scene, base_colour: np.ndarray) -> np.ndarray:
+    """A still, muted picture, float32 [H + 2 * SHAKE_MARGIN, W + 2 * SHAKE_MARGIN, 3]."""
+    height, width = scene.height + 2 * SHAKE_MARGIN, scene.width + 2 * SHAKE_MARGIN
+    kind = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    pattern = _pattern(rng, kind, height, width)
+    amplitude = rng.uniform(8, 20) * rng.uniform(0.6, 1.0, size=3)
+    return (base_colour + amplitude * pattern[..., None]).astype(np.float32)
+
+
+def _pattern(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
+    """[height, width] values in about -1 to 1."""
+    if kind == "plain":
+        return np.zeros((height, width))
+    if kind == "texture":
+        grid = rng.uniform(-1, 1, size=(6, 8)).astype(np.float32)
+        return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:height, :width]
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle)
+    if kind == "gradient":
+        return 2 * (along - along.min()) / np.ptp(along) - 1
+    waves = np.sin(2 * np.pi * np.stack([along, across]) / rng.uniform(16, 40))
+    return waves[0] if kind == "stripes" else np.tanh(6 * waves[0] * waves[1])
+
+
+def _draw_shake(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
+    """[T, 2] shift (x, y) of the camera, in pixels; sines of random phase look the same backwards."""
+    amplitude, hertz = rng.uniform(0, 0.6, size=(2, 2)), rng.uniform(0.5, 4.0, size=(2, 2))
+    phases = hertz * times[:, None, None] + rng.uniform(size=(2, 2))
+    return (amplitude * np.sin(2 * np.pi * phases)).sum(axis=1)
+
+
+def _draw_objects(rng: np.random.Generator, scene: Scene, times: np.ndarray, base_colour: np.ndarray) -> list[Sprite]:
+    """The left and the right object: one look for both, on the tracks of the scene."""
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    radius, angle = rng.uniform(0.14, 0.18) * scene.side, rng.uniform(0, 2 * np.pi)
+    colour = _draw_colour(rng, base_colour)
+    tracks = positions(scene, times)
+    return [
+        Sprite(shape, radius, angle, colour, corner + scene.side * track, opacity(track))
+        for corner, track in zip(scene.cells, tracks, strict=True)
+    ]
+
+
+def _draw_colour(rng: np.random.Generator, base_colour: np.ndarray) -> np.ndarray:
+    """[3] a colour that stands out from the background in colour and in brightness."""
+    luma = np.array([0.299, 0.587, 0.114])
+    while True:
+        difference = (colour := rng.uniform(0, 255, size=3)) - base_colour
+        if abs(luma @ difference) > 55 and np.linalg.norm(difference) > 120:
+            return colour
+
+
+def _draw_distractor(
+    rng: np.random.Generator, scene: Scene, times: np.ndarray, base_colour: np.ndarray, look: Sprite
+) -> Sprite:
+    """A smaller, paler thing of another shape that drifts steadily and re-enters at the other side."""
+    radius = rng.uniform(0.4, 0.65) * look.radius
+    room = np.array([scene.width, scene.height]) + 2 * (radius + 2)  # it leaves the frame before it wraps
+    heading, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3) * scene.width
+    velocity = speed * np.array([np.cos(heading), np.sin(heading)])
+    centres = (rng.uniform(size=2) * room + times[:, None] * velocity) % room - (radius + 2)
+    colour = base_colour + 0.45 * (_draw_colour(rng, base_colour) - base_colour)
+    shape = rng.choice([shape for shape in SHAPES if shape != look.shape])
+    return Sprite(str(shape), radius, rng.uniform(0, 2 * np.pi), colour, centres, np.ones(len(times)))
+
+
+def _shifted(background: np.ndarray, shift: np.ndarray, scene: Scene) -> np.ndarray:
+    """The frame-sized part of the background moved by a fraction of pixels (bilinear), float32 [H, W, 3]."""
+    corner = SHAKE_MARGIN - shift
+    (x, y), (fx, fy) = np.floor(corner).astype(int), np.float32(corner % 1.0)
+    part = background[y : y + scene.height + 1, x : x + scene.width + 1]
+    rows = part[:-1] + fy * (part[1:] - part[:-1])
+    return rows[:, :-1] + fx * (rows[:, 1:] - rows[:, :-1])
+
+
+def _paint(frame: np.ndarray, mask: np.ndarray, sprite: Sprite, t: int, shift: np.ndarray, label: int) -> None:
+    """Blend the sprite into the frame and, where it is more than half visible, its label into the mask."""
+    (height, width), reach = mask.shape, 1.5 * sprite.radius + 1
+    centre = sprite.centres[t] + shift
+    left, top = np.maximum(np.floor(centre - reach), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(centre + reach) + 1, (width, height)).astype(int)
+    if sprite.opacities[t] <= 0 or left >= right or top >= bottom:
+        return
+    x, y = np.arange(left, right) - centre[0], np.arange(top, bottom)[:, None] - centre[1]
+    coverage = np.clip(0.5 - _distance(sprite, x, y), 0.0, 1.0)
+    window = np.s_[top:bottom, left:right]
+    frame[window] += (sprite.opacities[t] * coverage)[..., None] * (sprite.colour - frame[window])
+    if label and sprite.opacities[t] > 0.5:
+        mask[window][coverage > 0.5] = label
+
+
+def _distance(sprite: Sprite, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Signed distance in pixels to the outline, negative inside; x and y count from the centre."""
+    radius, cos, sin = sprite.radius, np.cos(sprite.angle), np.sin(sprite.angle)
+    if sprite.shape in ("disc", "ring"):
+        distance = np.hypot(x, y)
+        return distance - radius if sprite.shape == "disc" else abs(distance - 0.75 * radius) - 0.25 * radius
+    x, y = x * cos + y * sin, y * cos - x * sin
+    if sprite.shape == "triangle":
+        return np.maximum(abs(x) * math.sqrt(0.75) + y / 2, -y) - 0.6 * radius
+    x, y = abs(x), abs(y)
+    if sprite.shape == "square":
+        return np.maximum(x, y) - 0.85 * radius
+    return np.maximum(np.maximum(x, y) - 1.1 * radius, np.minimum(x, y) - 0.36 * radius)

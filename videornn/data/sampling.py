@@ -1,0 +1,130 @@
+"""Which frames a clip has: PyTorchVideo's clip samplers choose the start, integer arithmetic the frame indices."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from pytorchvideo.data.clip_sampling import make_clip_sampler
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """How a clip is taken from a video.
+
+    num_frames at a distance of temporal_stride frames of a sampling_fps video (None: of the video itself); with
+    sampling "segments", one frame from each of num_frames equal parts of the whole video. frame_order "shuffled" and
+    "single" are controls that take the motion away.
+    """
+
+    num_frames: int
+    temporal_stride: int = 1
+    sampling_fps: float | None = None
+    sampling: Literal["clip", "segments"] = "clip"
+    frame_order: Literal["time", "shuffled", "single"] = "time"
+
+    def frame_step(self, fps: Fraction) -> Fraction:
+        """Source frames from one sampled frame to the next, for a video of that many frames per second."""
+        if self.sampling_fps is None:
+            return Fraction(self.temporal_stride)
+        return self.temporal_stride * fps / Fraction(self.sampling_fps).limit_denominator(1001)
+
+    def duration_seconds(self, fps: Fraction) -> Fraction:
+        """Length of a clip, counting the step after its last frame too."""
+        return self.num_frames * self.frame_step(fps) / fps
+
+
+def clip_indices(num_video_frames: int, num_frames: int, frame_step: Fraction, start: int) -> Tensor:
+    """Indices of one clip; past the end of the video the last frame repeats.
+
+    Args:
+        frame_step: source frames from one sampled frame to the next (1 = consecutive; may be a fraction).
+        start: index of the first sampled frame, in [0, num_video_frames).
+
+    Returns:
+        int64 [T], every entry a valid frame index.
+
+    Raises:
+        ValueError: a count is below 1, or start is outside the video.
+    """
+    if num_video_frames < 1 or num_frames < 1:
+        raise ValueError(f"num_video_frames and num_frames must be at least 1, got {num_video_frames}, {num_frames}")
+    if not 0 <= start < num_video_frames:
+        raise ValueError(f"start {start} is outside a video of {num_video_frames} frames")
+    steps = torch.arange(num_frames) * frame_step.numerator // frame_step.denominator
+    return (start + steps).clamp(max=num_video_frames - 1)
+
+
+def segment_indices(num_video_frames: int, num_frames: int, offsets: Tensor) -> Tensor:
+    """Indices of one frame from each of num_frames equal parts of a video (Wang et al. 2016, arXiv:1608.00859).
+
+    Args:
+        offsets: float [T] in [0, 1), where in its part each frame lies.
+
+    Returns:
+        int64 [T], non-decreasing, every entry a valid frame index.
+    """
+    places = (torch.arange(num_frames) + offsets.double()) * num_video_frames / num_frames
+    return places.long().clamp(max=num_video_frames - 1)
+
+
+def sample_random_clip(spec: ClipSpec, num_video_frames: int, fps: Fraction, seed: int) -> Tensor:
+    """Frame indices int64 [T] of a random training clip, a pure function of its arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    if spec.sampling == "segments":
+        offsets = torch.rand(spec.num_frames, generator=generator, dtype=torch.float64)
+        indices = segment_indices(num_video_frames, spec.num_frames, offsets)
+    else:
+        sampler = make_clip_sampler("random", spec.duration_seconds(fps))
+        with _python_seed(seed):
+            clip = sampler(0, num_video_frames / fps, {})
+        indices = _clip_from(spec, num_video_frames, fps, clip.clip_start_sec)
+    return _reorder(indices, spec, generator)
+
+
+def uniform_clips(spec: ClipSpec, num_video_frames: int, fps: Fraction, num_clips: int) -> Tensor:
+    """Frame indices int64 [num_clips, T] of test clips, each in the middle of one of num_clips equal parts."""
+    parts = [Fraction(2 * clip + 1, 2 * num_clips) for clip in range(num_clips)]
+    if spec.sampling == "segments":
+        clips = [
+            segment_indices(num_video_frames, spec.num_frames, torch.full((spec.num_frames,), float(part))) for part in parts
+        ]
+    else:
+        # PyTorchVideo puts clip i of n at i / n of the free length: every other one of 2n gives the middles of n parts
+        sampler = make_clip_sampler("constant_clips_per_video", spec.duration_seconds(fps), 2 * num_clips)
+        starts = []
+        while len(starts) < 2 * num_clips:
+            starts.append(sampler(0, num_video_frames / fps, {}).clip_start_sec)
+        clips = [_clip_from(spec, num_video_frames, fps, start) for start in starts[1::2]]
+    generator = torch.Generator().manual_seed(num_video_frames)
+    return torch.stack([_reorder(clip, spec, generator) for clip in clips])
+
+
+def _clip_from(spec: ClipSpec, num_video_frames: int, fps: Fraction, start_seconds: Fraction) -> Tensor:
+    start = min(int(start_seconds * fps), num_video_frames - 1)
+    return clip_indices(num_video_frames, spec.num_frames, spec.frame_step(fps), start)
+
+
+def _reorder(indices: Tensor, spec: ClipSpec, generator: torch.Generator) -> Tensor:
+    if spec.frame_order == "shuffled":
+        return indices[torch.randperm(len(indices), generator=generator)]
+    if spec.frame_order == "single":
+        choice = torch.randint(len(indices), (1,), generator=generator)
+        return indices[choice].expand(len(indices)).clone()
+    return indices
+
+
+@contextmanager
+def _python_seed(seed: int):
+    """PyTorchVideo's random sampler draws from Python's global generator: seed it, then put it back as it was."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

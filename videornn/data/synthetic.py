@@ -1,0 +1,231 @@
+"""The embedded data set: a folder of H.264 videos of moving shapes, with lists, class names and masks.
+
+What the videos show, and why no single frame gives a class away, is in moving_shapes.py.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from videornn.data.moving_shapes import CLASSES, draw_scene, render
+from videornn.errors import UserError
+
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+FORMAT = 1  # raise it whenever the same parameters no longer give the same videos
+MASK_PALETTE = (0, 0, 0, 255, 150, 0, 0, 150, 255)  # background black, left orange, right blue
+
+
+def make_synthetic(
+    out: Path,
+    *,
+    num_train: int = 40,
+    num_val: int = 4,
+    num_test: int = 8,
+    seed: int = 0,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the data set to `out` and return `out`; counts are videos per class.
+
+    The videos depend on the seed and the counts only, not on the number of workers (one per available core
+    unless given). A folder that is complete is left as it is; a run that was interrupted is continued.
+    `progress` is called in this process with the number of videos done and the total. Several workers are
+    spawned processes, so a script that calls this needs the usual `if __name__ == "__main__":`.
+
+    Raises:
+        UserError: a count or the seed is out of range, or `out` holds a set made with other parameters.
+    """
+    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+    num_workers = _num_cores() if num_workers is None else num_workers
+    _check_arguments({**counts, "num_workers": num_workers}, seed)
+    out = Path(out)
+    parameters = {"format": FORMAT, "seed": seed, **counts, "classes": list(CLASSES)}
+    if _matches(out / "synthetic.json", parameters):
+        return out
+    started = out / "synthetic.partial.json"  # so that a continued run cannot mix two sets of parameters
+    _matches(started, parameters)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(started, json.dumps(parameters, indent=2) + "\n")
+    _make_videos(out, seed, _jobs(counts), num_workers, progress)
+    _write_lists(out, seed, counts)
+    os.replace(started, out / "synthetic.json")
+    return out
+
+
+def load_masks(path: Path, num_frames: int) -> np.ndarray:
+    """The masks of a video, uint8 [num_frames, H, W]: 0 background, 1 left object, 2 right object."""
+    with Image.open(path) as image:
+        stack = np.array(image, dtype=np.uint8)
+    if num_frames <= 0 or len(stack) % num_frames:
+        raise ValueError(f"{path} has {len(stack)} rows, which are not {num_frames} masks of one height")
+    return stack.reshape(num_frames, -1, stack.shape[1])
+
+
+def mask_path(video_path: str | Path) -> Path:
+    """Where the masks of `[...]/videos/<split>/<class>/<name>.mp4` are."""
+    video_path = Path(video_path)
+    split, class_name = video_path.parts[-3:-1]
+    return video_path.parents[3] / "masks" / split / class_name / f"{video_path.stem}.png"
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_arguments(counts: dict[str, int], seed: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, got {count}")
+    if seed < 0:
+        raise UserError(f"seed must not be negative, got {seed}")
+
+
+def _matches(record: Path, parameters: dict) -> bool:
+    """Whether the record exists; an error if it tells of other parameters."""
+    if not record.exists():
+        return False
+    found = json.loads(record.read_text(encoding="utf-8"))
+    differing = [key for key in parameters if found.get(key) != parameters[key]]
+    if differing:
+        described = ", ".join(f"{key} {found.get(key)} instead of {parameters[key]}" for key in differing)
+        raise UserError(
+            f"{record.parent} holds a synthetic data set made with {described}: choose another folder or remove this one"
+        )
+    return True
+
+
+def _jobs(counts: dict[str, int]) -> list[tuple[str, str, int]]:
+    """(split, class, index) of every video, in the order of the lists."""
+    return [
+        (split, class_name, index) for split in SPLITS for class_name in CLASSES for index in range(counts[f"num_{split}"])
+    ]
+
+
+def _video_name(split: str, class_name: str, index: int) -> str:
+    return f"videos/{split}/{class_name}/{class_name}_{index:04d}.mp4"
+
+
+def _make_videos(
+    out: Path,
+    seed: int,
+    jobs: list[tuple[str, str, int]],
+    num_workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Make the videos that are not there yet, in this process or in several."""
+    missing = [job for job in jobs if not _is_made(out / _video_name(*job))]
+    num_there = len(jobs) - len(missing)
+    report = progress or (lambda num_done, num_total: None)
+    report(num_there, len(jobs))
+    with _mapping(min(num_workers, len(missing))) as run_all:
+        for num_made, _ in enumerate(run_all(_make_video, [(out, seed, *job) for job in missing]), start=1):
+            report(num_there + num_made, len(jobs))
+
+
+@contextmanager
+def _mapping(num_workers: int) -> Iterator[Callable[..., Iterator]]:
+    """A `map` over processes, or the plain one where a single worker is enough."""
+    if num_workers <= 1:
+        yield map
+        return
+    # Workers are spawned because a fork of a process with threads (a progress bar, torch) can hang.
+    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield partial(pool.map, chunksize=2)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_made(video: Path) -> bool:
+    return video.exists() and mask_path(video).exists()
+
+
+def _make_video(arguments: tuple[Path, int, str, str, int]) -> None:
+    """Write the masks and then the video, so that a video that is there is complete."""
+    out, seed, split, class_name, index = arguments
+    rng = np.random.default_rng([seed, SPLITS.index(split), CLASSES.index(class_name), index])
+    scene = draw_scene(rng, class_name)
+    frames, masks = zip(*render(scene, rng), strict=True)
+    video = out / _video_name(split, class_name, index)
+    for path in (video, mask_path(video)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _write_masks(mask_path(video), np.stack(masks))
+    _write_video(video, frames, scene.fps)
+
+
+def _write_masks(path: Path, masks: np.ndarray) -> None:
+    image = Image.fromarray(masks.reshape(-1, masks.shape[-1]))
+    image.putpalette(MASK_PALETTE)
+    with _replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def _write_video(path: Path, frames: tuple[np.ndarray, ...], fps: int) -> None:
+    """Encode with one thread: as many videos are encoded at once as there are workers."""
+    options = {"crf": "19", "preset": "veryfast", "threads": "1"}
+    options["x264-params"] = "cpu-independent=1"  # without it x264 makes other bytes from run to run
+    with _replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for index, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _write_lists(out: Path, seed: int, counts: dict[str, int]) -> None:
+    jobs = _jobs(counts)
+    for split in SPLITS:
+        lines = [f"{_video_name(*job)} {CLASSES.index(job[1])}\n" for job in jobs if job[0] == split]
+        _write_text(out / f"{split}.txt", "".join(lines))
+    _write_text(out / "labels.txt", "".join(f"{name}\n" for name in CLASSES))
+    _write_text(out / "README.txt", _readme(seed, counts))
+
+
+def _readme(seed: int, counts: dict[str, int]) -> str:
+    described = ", ".join(f"{split} {counts[f'num_{split}']}" for split in SPLITS)
+    return f"""{len(CLASSES)} classes of synthetic videos that differ in motion over time only.
+Made by `videornn data synthetic` with seed {seed}; videos per class: {described}.
+All pictures are drawn by the program; none is recorded.
+
+Two objects of the same look move in pulses, one in a left and one in a right square. Each fades out at an
+edge of its square and comes back at the opposite edge. Eight classes differ in the directions of the pulses,
+four in their timing (the directions are then random). At every instant both positions are uniform and
+independent whatever the class, so no single frame gives the class away.
+
+train.txt, val.txt, test.txt: one video a line, its path relative to this folder and the number of its class.
+labels.txt: the names of the classes; the first is number 0.
+masks: for each video a PNG with the masks of all frames below one another (0 background, 1 left object,
+2 right object, where an object is more than half visible).
+synthetic.json: the parameters; it is written last, so a folder that has it is complete.
+"""
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _replacing(path) as temporary:
+        temporary.write_bytes(text.encode())  # bytes: the same line ends on every system
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that takes the place of `path` if all went well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""What the attention blocks look at: unary and pairwise maps of one clip, drawn on its frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from videornn.data.dataset import load_views
+from videornn.data.loader import view_spec
+from videornn.engine import to_model_input
+from videornn.errors import UserError
+from videornn.evaluate import load_trained, normalization
+from videornn.models.nonlocal_block import DisentangledNonLocal
+from videornn.plots import plot_attention
+
+NUM_CHOSEN_QUERIES = 2
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query point: frame of the clip, and place in it as shares of height and width in 0..1."""
+
+    frame: int
+    y: float
+    x: float
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Attention of one block over the T frames of a clip, in multiples of the uniform weight (1 = as if spread evenly).
+
+    unary: float [t, h, w]; pairwise: for each query float [t, h, w]. t, h, w is the grid of key positions.
+    """
+
+    block: str
+    unary: Tensor
+    queries: list[Query]
+    pairwise: list[Tensor]
+
+
+def parse_query(text: str) -> Query:
+    """A query point written as T,Y,X; raises UserError if it is not one."""
+    parts = text.split(",")
+    try:
+        frame, y, x = int(parts[0]), float(parts[1]), float(parts[2])
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"--query {text!r} is not T,Y,X: a frame number and two shares of 0..1, such as 4,0.5,0.5"
+        ) from error
+    if len(parts) != 3 or frame < 0 or not (0 <= y < 1 and 0 <= x < 1):
+        raise UserError(f"--query {text!r}: T counts from 0, and Y and X are shares in 0..1 (1 left out)")
+    return Query(frame, y, x)
+
+
+def explain(checkpoint: str | Path, video: str, out: Path, queries: list[Query]) -> list[Path]:
+    """Draw one picture per attention block for the middle clip (centre crop) of a video.
+
+    Args:
+        queries: points whose pairwise maps are drawn; if empty, the points of the middle frame with the sharpest maps.
+
+    Returns:
+        The pictures, in the order of the blocks.
+
+    Raises:
+        UserError: the checkpoint or video cannot be read, the network has no attention block, or a query is outside the clip.
+    """
+    config, model, class_names, _ = load_trained(checkpoint, [])
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, DisentangledNonLocal)}
+    if not blocks:
+        raise UserError(f"{checkpoint}: this network has no attention block to look at (model.attention.kind is none)")
+    one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
+    clip = load_views(video, view_spec(config.data, one_view))  # uint8 [1, 3, T, H, W]
+    for query in queries:
+        if query.frame >= clip.shape[2]:
+            raise UserError(f"--query frame {query.frame} is outside the clip, which has frames 0 to {clip.shape[2] - 1}")
+    mean, std = normalization(config, next(model.parameters()).device)
+    inputs, logits = block_inputs(model, blocks, to_model_input(clip, mean, std))
+    score, best = logits.softmax(dim=1)[0].max(dim=0)
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for name, block in blocks.items():
+        maps = attention_maps(name, block, inputs[name], clip.shape[2], queries)
+        title = f"{Path(video).name}: {class_names[int(best)]} ({100 * float(score):.0f} %)"
+        picture = out / f"{Path(video).stem}_{name.removesuffix('.attention')}.png"
+        plot_attention(picture, clip[0].permute(1, 2, 3, 0), maps, title)
+        pictures.append(picture)
+    return pictures
+
+
+@torch.inference_mode()
+def block_inputs(model: nn.Module, blocks: dict[str, nn.Module], clips: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What goes into each of these blocks for clips [B, 3, T, H, W], by name, and the logits [B, K]."""
+    inputs: dict[str, Tensor] = {}
+    hooks = [
+        block.register_forward_pre_hook(lambda module, arguments, name=name: inputs.__setitem__(name, arguments[0]))
+        for name, block in blocks.items()
+    ]
+    try:
+        return inputs, model(clips)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def attention_maps(
+    name: str, block: DisentangledNonLocal, x: Tensor, num_frames: int, queries: list[Query]
+) -> AttentionMaps:
+    """Maps of one block for its input x [1, C, T', H', W'] of a clip of num_frames frames."""
+    pairwise, unary = block.attention(x)  # [1, N, M], [1, M]
+    grid, key_grid = x.shape[2:], block.attention_grid(x)
+    num_keys = unary.shape[1]
+    if not queries:
+        queries = _sharpest_queries(pairwise[0], grid, num_frames)
+    maps = [pairwise[0, _position(query, grid, num_frames)].reshape(key_grid).cpu() * num_keys for query in queries]
+    return AttentionMaps(name, unary[0].reshape(key_grid).cpu() * num_keys, queries, maps)
+
+
+def _position(query: Query, grid: tuple[int, ...], num_frames: int) -> int:
+    """Index into the N = T'*H'*W' positions that a query falls on."""
+    frame, row, column = query.frame * grid[0] // num_frames, int(query.y * grid[1]), int(query.x * grid[2])
+    return (frame * grid[1] + row) * grid[2] + column
+
+
+def _sharpest_queries(pairwise: Tensor, grid: tuple[int, ...], num_frames: int) -> list[Query]:
+    """Points of the middle frame whose pairwise map [N, M] is furthest from uniform, a quarter of the frame apart."""
+    sharpness = -torch.special.entr(pairwise).sum(dim=1).reshape(grid)[grid[0] // 2]  # [H', W'], minus the entropy
+    rows, columns = torch.meshgrid(torch.arange(grid[1]), torch.arange(grid[2]), indexing="ij")
+    free = torch.ones(grid[1:], dtype=torch.bool)
+    queries: list[Query] = []
+    while len(queries) < NUM_CHOSEN_QUERIES and free.any():
+        row, column = divmod(int(sharpness.cpu().masked_fill(~free, -torch.inf).argmax()), grid[2])
+        # the frame in the middle of the block's time step
+        frame = (grid[0] // 2 * num_frames + num_frames // 2) // grid[0]
+        queries.append(Query(frame, (row + 0.5) / grid[1], (column + 0.5) / grid[2]))
+        free &= ((rows - row) / grid[1]) ** 2 + ((columns - column) / grid[2]) ** 2 > 0.25**2
+    return queries

@@ -1,0 +1,103 @@
+"""What a network is: stages, output shapes, parameters and FLOPs in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from rich.table import Table
+from torch import nn
+
+from videornn.checkpoint import load_checkpoint
+from videornn.config import Config, config_from_dict, load_config, override_config
+from videornn.models import build_model
+
+PARTS = ("stem", "res2", "temporal_pool", "res3", "res4", "res5", "head")
+
+
+def describe(source: Path, overrides: list[str]) -> Table:
+    """A table of the network of a config file or checkpoint.
+
+    FLOPs are multiply-adds of one training-size clip, as papers of this field count them.
+
+    Raises:
+        UserError: the source cannot be read.
+    """
+    config = _config_of(source, overrides)
+    if config.model.num_classes is None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"num_classes": 400})})
+    model = build_model(config.model).eval()
+    clip = torch.zeros(1, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)
+    flops, shapes = _flops_by_module(model, clip), _output_shapes(model, clip)
+    attention = "" if config.model.attention.kind == "none" else f" + {config.model.attention.kind}"
+    table = Table(
+        title=f"{config.model.name} r{config.model.depth}{attention}: clip 3 x {' x '.join(map(str, clip.shape[2:]))}, "
+        f"{config.model.num_classes} classes",
+        title_justify="left",
+    )
+    table.add_column("part")
+    table.add_column("layers")
+    for name in ("output C x T x H x W", "parameters", "GFLOPs"):
+        table.add_column(name, justify="right")
+    for name in PARTS:
+        part = getattr(model, name)
+        if isinstance(part, nn.Identity):
+            continue
+        parameters = sum(parameter.numel() for parameter in part.parameters())
+        shape = " x ".join(map(str, shapes[name]))
+        table.add_row(name, _layers(part), shape, f"{parameters:,}", f"{flops[name] / 1e9:.2f}")
+    total = sum(parameter.numel() for parameter in model.parameters())
+    table.add_section()
+    table.add_row("total", "", "", f"{total:,}", f"{flops[''] / 1e9:.2f}")
+    return table
+
+
+def _config_of(source: Path, overrides: list[str]) -> Config:
+    if source.suffix in (".pt", ".pth"):
+        return override_config(config_from_dict(load_checkpoint(source)["config"], str(source)), overrides)
+    return load_config(source, overrides)
+
+
+def _layers(part: nn.Module) -> str:
+    if not isinstance(part, nn.Sequential) or not hasattr(part[0], "conv1"):
+        return ", ".join(_sizes(module) for module in part.modules() if _sizes(module))
+    blocks = []
+    for block in part:
+        attention = "" if isinstance(block.attention, nn.Identity) else "+dnl"
+        blocks.append(f"{block.conv1.conv.kernel_size[0]}{attention}")
+    return f"{len(part)} x {type(part[0]).__name__}, temporal kernels {' '.join(blocks)}"
+
+
+def _sizes(module: nn.Module) -> str:
+    if isinstance(module, (nn.Conv3d, nn.MaxPool3d)):
+        kernel = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 3
+        return f"{'conv' if isinstance(module, nn.Conv3d) else 'max-pool'} {'x'.join(map(str, kernel))}"
+    return f"linear {module.in_features} -> {module.out_features}" if isinstance(module, nn.Linear) else ""
+
+
+def _flops_by_module(model: nn.Module, clip: torch.Tensor) -> dict[str, float]:
+    analysis = FlopCountAnalysis(model, clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+    return dict(analysis.by_module())
+
+
+def _attention_flops(inputs: list, outputs: list) -> int:
+    """Multiply-adds of softmax(q k^T) v; fvcore does not know the fused operator."""
+    queries, keys, values = (value.type().sizes() for value in inputs[:3])
+    return queries[0] * queries[1] * keys[1] * (queries[2] + values[2])
+
+
+@torch.no_grad()
+def _output_shapes(model: nn.Module, clip: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    hooks = [
+        getattr(model, name).register_forward_hook(
+            lambda module, inputs, output, name=name: shapes.__setitem__(name, tuple(output.shape[1:]))
+        )
+        for name in PARTS
+    ]
+    model(clip)
+    for hook in hooks:
+        hook.remove()
+    return shapes

@@ -1,0 +1,89 @@
+"""Run a checkpoint on videos: a checkpoint is all that is needed."""
+
+from __future__ import annotations
+
+import csv
+import glob
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from videornn.data.annotations import VIDEO_SUFFIXES
+from videornn.data.dataset import load_views
+from videornn.data.loader import view_spec
+from videornn.engine import predict_step, to_model_input
+from videornn.errors import UserError
+from videornn.evaluate import load_trained, normalization
+
+
+class Predictor:
+    """Top-k classes of a video, from the mean of the softmax scores of its views."""
+
+    def __init__(self, checkpoint: str | Path, *, topk: int = 5, overrides: list[str] | None = None) -> None:
+        self.config, self.model, self.class_names, _ = load_trained(checkpoint, overrides or [])
+        self.topk = min(topk, len(self.class_names))
+        self._mean, self._std = normalization(self.config, next(self.model.parameters()).device)
+        self._view_spec = view_spec(self.config.data, self.config.test)
+
+    def __call__(self, path: str | Path) -> list[tuple[str, float]]:
+        """The topk (class name, score) pairs of one video, best first; scores lie in 0..1.
+
+        Raises:
+            DecodeError: the file is missing or is no video.
+        """
+        scores = self.scores(path)
+        best = scores.topk(self.topk)
+        return [(self.class_names[i], score) for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+    def scores(self, path: str | Path) -> Tensor:
+        """Mean softmax scores of the video's views, float32 [K] on the CPU; raises DecodeError."""
+        views = load_views(str(path), self._view_spec)  # [V, 3, T, H, W]
+        parts = [
+            predict_step(self.model, to_model_input(part, self._mean, self._std), precision=self.config.train.precision)
+            for part in views.split(self.config.test.batch_size)
+        ]
+        return sum(part.sum(dim=0) for part in parts).cpu() / len(views)
+
+
+def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str] | None = None) -> Predictor:
+    """A function from a video path to its topk (class name, score) pairs.
+
+    Raises:
+        UserError: the checkpoint is missing or is not one of videornn.
+    """
+    return Predictor(checkpoint, topk=topk, overrides=overrides)
+
+
+def find_videos(paths: list[str]) -> list[str]:
+    """Video files of files, folders (searched with their subfolders, by suffix) and globs, in that order.
+
+    Raises:
+        UserError: a folder has no video, or a glob matches nothing.
+    """
+    found = []
+    for path in paths:
+        if Path(path).is_dir():
+            files = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+            if not files:
+                raise UserError(f"folder {path} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        elif Path(path).exists() or not glob.has_magic(path):
+            files = [path]
+        else:
+            files = sorted(glob.glob(path, recursive=True))
+            if not files:
+                raise UserError(f"{path} matches no file")
+        found += files
+    return found
+
+
+def write_predictions_csv(path: Path, results: list[dict[str, Any]]) -> None:
+    """One row per video and class: path, rank, class, score; a video that failed has one row with its error."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "rank", "class", "score", "error"])
+        for result in results:
+            for rank, prediction in enumerate(result.get("predictions", []), start=1):
+                writer.writerow([result["path"], rank, prediction["class"], prediction["score"], ""])
+            if "error" in result:
+                writer.writerow([result["path"], "", "", "", result["error"]])

@@ -1,0 +1,360 @@
+"""The training job: config in, run folder out."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from videornn import distributed
+from videornn.checkpoint import load_checkpoint, save_checkpoint
+from videornn.config import Config, config_from_dict, config_to_yaml
+from videornn.data.annotations import VideoTable, check_labels, load_videos
+from videornn.data.dataset import BadVideo
+from videornn.data.loader import build_loader, build_test_loader, view_spec
+from videornn.engine import to_model_input, train_step
+from videornn.errors import UserError
+from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
+from videornn.logger import RunLogger
+from videornn.models import build_model
+from videornn.optim import build_optimizer, lr_at, set_lr
+
+# settings that may differ when a run is resumed: they change speed or output, not the weights
+FREE_ON_RESUME = (
+    "device",
+    "data.num_workers",
+    "data.test",
+    "data.val",
+    "train.log_every",
+    "train.val_every",
+    "train.save_every",
+)
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: the run is saved and can be resumed."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, which is saved")
+        self.exit_code = 128 + signal_number
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps done, and the best validation top-1 so far (in percent)."""
+
+    step: int = 0
+    best_top1: float = -1.0
+
+
+def train(config: Config, out: Path, *, resume: bool = False) -> Path:
+    """Train a network into the run folder out; `torchrun` starts the same on many ranks.
+
+    Args:
+        resume: go on from the last checkpoint of out, if there is one.
+
+    Returns:
+        The path of the last checkpoint.
+
+    Raises:
+        UserError: wrong input; see the message.
+        Interrupted: Ctrl-C or SIGTERM; everything up to the last step is saved.
+    """
+    device = distributed.pick_device(config.device)
+    with distributed.process_group(device):
+        return _train(config, out, device, resume)
+
+
+def _train(config: Config, out: Path, device: torch.device, resume: bool) -> Path:
+    is_main = distributed.rank() == 0
+    table, val_table, config, class_names = _load_data(config)
+    last_path = out / "checkpoints" / "last.pt"
+    saved = _saved_run(config, last_path, resume)
+    torch.manual_seed(config.seed)
+    model = build_model(config.model)
+    if config.model.init and not saved:
+        _load_init(model, config.model.init)
+    model = model.to(device, memory_format=torch.channels_last_3d)
+    section = config.train
+    optimizer = build_optimizer(model, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+    progress = Progress()
+    if saved:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        progress = Progress(saved["step"], saved["best_top1"])
+    loader = build_loader(
+        config.data,
+        table,
+        batch_size=section.batch_size,
+        seed=config.seed,
+        first_step=progress.step,
+        rank=distributed.rank(),
+        num_ranks=distributed.num_ranks(),
+        pin_memory=device.type == "cuda",
+    )
+    steps_per_epoch = len(table) // section.batch_size
+    num_steps = section.epochs * steps_per_epoch
+    if is_main:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+    logger = RunLogger(out if is_main else None, num_steps=num_steps, first_step=progress.step)
+    logger.say(_headline(config, model, table, val_table, steps_per_epoch, device, progress))
+
+    def save(name: str) -> None:
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": progress.step,
+            "best_top1": progress.best_top1,
+            "config": config.model_dump(mode="json"),
+            "class_names": list(class_names),
+            "versions": _versions(),
+        }
+        save_checkpoint(out / "checkpoints" / name, content)
+
+    try:
+        _run(config, model, optimizer, loader, val_table, progress, num_steps, steps_per_epoch, device, logger, save, out)
+    finally:
+        logger.close()
+    return last_path
+
+
+def _run(config, model, optimizer, loader, val_table, progress, num_steps, steps_per_epoch, device, logger, save, out):
+    """The loop: every step is train_step; now and then a log line, a validation, a checkpoint."""
+    section = config.train
+    is_main = distributed.rank() == 0
+    mean, std = normalization(config, device)
+    parallel = _parallel(model, device)
+    warmup_steps = round(section.warmup_epochs * steps_per_epoch)
+    bad: dict[str, BadVideo] = {}
+    meter = _Meter(device)
+    batches = iter(loader) if progress.step < num_steps else iter(())
+    with _signals() as received:
+        while progress.step < num_steps:
+            batch = meter.wait_for(batches)
+            # dropout is a pure function of the step too, so that a resumed run repeats it
+            torch.manual_seed((config.seed << 32) + progress.step * distributed.num_ranks() + distributed.rank())
+            lr = lr_at(progress.step, lr=section.lr, num_steps=num_steps, warmup_steps=warmup_steps)
+            set_lr(optimizer, lr)
+            parallel.train()
+            loss, correct = train_step(
+                parallel,
+                to_model_input(batch.clips, mean, std),
+                batch.labels.to(device, non_blocking=True),
+                optimizer,
+                precision=section.precision,
+                label_smoothing=section.label_smoothing,
+                clip_norm=section.clip_norm,
+            )
+            meter.add(loss, correct, len(batch.labels))
+            bad |= {video.path: video for video in batch.bad}
+            progress.step += 1
+            epoch_ends = progress.step % steps_per_epoch == 0
+            epoch, last = progress.step // steps_per_epoch, progress.step == num_steps
+            if progress.step % section.log_every == 0 or last:
+                logger.log("train", progress.step, epoch=progress.step / steps_per_epoch, lr=lr, **meter.read_and_reset())
+            if epoch_ends:
+                bad = _share_bad(bad, len(loader.dataset), config.data.max_bad_share, out if is_main else None)
+            if val_table is not None and epoch_ends and (epoch % section.val_every == 0 or last):
+                top1 = _validate(config, model, val_table, mean, std, progress.step, epoch, logger)
+                meter.restart_clock()
+                if top1 >= progress.best_top1:
+                    progress.best_top1 = top1
+                    if is_main:
+                        save("best.pt")
+            if is_main and (last or received or (epoch_ends and epoch % section.save_every == 0)):
+                save("last.pt")
+                if last and val_table is None:
+                    save("best.pt")  # without a validation the last one is the best there is
+            if received:
+                raise Interrupted(received[0], progress.step)
+    distributed.barrier()
+
+
+class _Meter:
+    """Sums of loss and correct clips on the device, and how long the loop waited for data."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss * clips, correct clips
+        self._start = time.perf_counter()
+        self._wait, self._clips = 0.0, 0
+
+    def wait_for(self, batches: Iterator) -> Any:
+        before = time.perf_counter()
+        batch = next(batches)
+        self._wait += time.perf_counter() - before
+        return batch
+
+    def add(self, loss: torch.Tensor, correct: torch.Tensor, num_clips: int) -> None:
+        self._sums += torch.stack([loss.double() * num_clips, correct.double()])
+        self._clips += num_clips
+
+    def restart_clock(self) -> None:
+        """Leave the time spent on something else, a validation, out of clips/s."""
+        self._start, self._wait = time.perf_counter(), 0.0
+
+    def read_and_reset(self) -> dict[str, float]:
+        """Means since the last reading, over all ranks; .item() waits for the device here and only here."""
+        totals = distributed.sum_over_ranks(torch.cat([self._sums, self._sums.new_tensor([self._clips])])).tolist()
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        numbers = {
+            "loss": totals[0] / totals[2],
+            "top1": 100 * totals[1] / totals[2],
+            "clips_per_second": totals[2] / seconds,
+            "data_wait": self._wait / seconds,
+        }
+        self._sums.zero_()
+        self._clips = 0
+        self.restart_clock()
+        return numbers
+
+
+def _validate(config, model, val_table: VideoTable, mean, std, step: int, epoch: int, logger: RunLogger) -> float:
+    """Top-1 of the centre clip and crop of every validation video, over all ranks."""
+    one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
+    loader = build_test_loader(
+        val_table,
+        view_spec(config.data, one_view),
+        batch_size=config.test.batch_size,
+        num_workers=config.data.num_workers,
+        pin_memory=mean.is_cuda,
+        rank=distributed.rank(),
+        num_ranks=distributed.num_ranks(),
+    )
+    precision, views_at_once = config.train.precision, config.test.batch_size
+    scores = score_videos(model, loader, mean=mean, std=std, precision=precision, views_at_once=views_at_once)
+    summary = summarize(scores)
+    numbers = {"epoch": epoch, "top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
+    logger.log("val", step, **numbers, num_scored=len(scores.labels), num_videos=len(val_table))
+    return summary["video_top1"]
+
+
+def _load_data(config: Config) -> tuple[VideoTable, VideoTable | None, Config, tuple[str, ...]]:
+    """Training and validation videos, the config with num_classes filled in, and the class names."""
+    section = config.data
+    if section.train is None:
+        raise UserError("there is nothing to train on: give data.train=LIST_OR_FOLDER")
+    table = load_videos(section.train, root=section.root, labels=section.labels)
+    num_classes = config.model.num_classes or len(table.class_names) or int(table.labels.max()) + 1
+    if table.class_names and len(table.class_names) != num_classes:
+        raise UserError(f"model.num_classes={num_classes}, but {section.train} has {len(table.class_names)} class names")
+    class_names = table.class_names or tuple(f"class {label}" for label in range(num_classes))
+    check_labels(table, num_classes)
+    val_table = None
+    if section.val is not None:
+        val_table = load_videos(section.val, root=section.root, labels=section.labels)
+        check_labels(val_table, num_classes)
+        if val_table.class_names and table.class_names and val_table.class_names != table.class_names:
+            raise UserError(f"{section.train} and {section.val} do not have the same classes")
+    model = config.model.model_copy(update={"num_classes": num_classes})
+    return table, val_table, config.model_copy(update={"model": model}), class_names
+
+
+def _saved_run(config: Config, last_path: Path, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from, or None for a new run."""
+    if not last_path.exists():
+        return None
+    if not resume:
+        run = last_path.parent.parent
+        raise UserError(f"{run} already holds a run; add --resume to go on with it, or choose another --out")
+    saved = load_checkpoint(last_path)
+    before = _flatten(config_from_dict(saved["config"], str(last_path)).model_dump(mode="json"))
+    now = _flatten(config.model_dump(mode="json"))
+    changed = [key for key in now if now[key] != before.get(key) and not key.startswith((*FREE_ON_RESUME, "test."))]
+    if changed:
+        raise UserError(
+            f"--resume: {changed[0]} is {now[changed[0]]!r} now and was {before.get(changed[0])!r} in {last_path}; "
+            f"use the same value, or another --out for a new run"
+        )
+    return saved
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _load_init(model: nn.Module, path: str) -> None:
+    state = load_checkpoint(path)["model"]
+    own = model.state_dict()
+    fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    if not fits:
+        raise UserError(f"model.init={path}: none of its weights fit this network")
+    model.load_state_dict(fits, strict=False)
+
+
+def _parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    if distributed.num_ranks() == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def _share_bad(bad: dict[str, BadVideo], num_videos: int, max_share: float, out: Path | None) -> dict[str, BadVideo]:
+    """Bad videos of all ranks, written to bad_videos.csv; too many of them stop every rank alike."""
+    everywhere = {path: video for part in distributed.gather_objects(bad) for path, video in part.items()}
+    if out is not None and everywhere:
+        write_bad_videos(out / "bad_videos.csv", sorted(everywhere.values(), key=lambda video: video.path))
+    if len(everywhere) > max_share * num_videos:
+        first = next(iter(everywhere.values()))
+        raise UserError(
+            f"{len(everywhere)} of {num_videos} training videos cannot be decoded, more than data.max_bad_share="
+            f"{max_share} allows; one of them: {first.reason}"
+        )
+    return everywhere
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM so that the step in progress ends and is saved; a second one kills as usual.
+
+    Under torchrun the ranks would stop at different steps, so signals are left alone there.
+    """
+    received: list[int] = []
+    if distributed.num_ranks() > 1:
+        yield received
+        return
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _headline(config, model, table, val_table, steps_per_epoch, device, progress) -> str:
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    attention = "" if config.model.attention.kind == "none" else f" + {config.model.attention.kind}"
+    val = "no validation" if val_table is None else f"{len(val_table)} to validate"
+    start = f"; going on after step {progress.step}" if progress.step else ""
+    return (
+        f"{config.model.name} r{config.model.depth}{attention} ({parameters:.2f} M parameters) on {device} x "
+        f"{distributed.num_ranks()}, {config.train.precision}; {len(table)} training videos of {config.model.num_classes} "
+        f"classes, {val}; {config.train.epochs} epochs of {steps_per_epoch} steps of {config.train.batch_size} clips, "
+        f"lr {config.train.lr:g}{start}"
+    )
+
+
+def _versions() -> dict[str, str]:
+    # str(): torch.__version__ is a str subclass that weights_only refuses
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
