@@ -52,6 +52,8 @@ class ModelConfig(Section):
     """Number of classes; null takes it from the class names or the training list."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     """Dropout probability before the classifier."""
+    zero_init_residual: bool = True
+    """Start every residual block as the identity: good for long schedules, slow in runs of a few thousand steps."""
     attention: AttentionConfig = AttentionConfig()
     """Attention blocks."""
     init: str | None = None
@@ -83,8 +85,12 @@ class DataConfig(Section):
     """Side of the square training crop, in pixels."""
     short_side: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (256, 320)
     """Range of the random short side that training videos are scaled to before the crop, in pixels."""
+    aspect: Literal["keep", "squeeze"] = "keep"
+    """keep: square crops of the frame as it is; squeeze: make the whole frame square first, so that no side is cut off."""
     hflip: Probability = 0.5
     """Probability of a horizontal flip; 0 where left and right make a difference."""
+    color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of brightness, contrast and saturation of a training clip."""
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     """Mean per RGB channel that is subtracted, for values in 0..1."""
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (

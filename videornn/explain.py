@@ -65,7 +65,7 @@ def explain(checkpoint: str | Path, video: str, out: Path, queries: list[Query])
         The pictures, in the order of the blocks.
 
     Raises:
-        UserError: the checkpoint or video cannot be read, the network has no attention block, or a query is outside the clip.
+        UserError: the checkpoint or video cannot be read, the network has no attention block, a query is outside the clip.
     """
     config, model, class_names, _ = load_trained(checkpoint, [])
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, DisentangledNonLocal)}

@@ -20,7 +20,7 @@ from videornn.checkpoint import load_checkpoint, save_checkpoint
 from videornn.config import Config, config_from_dict, config_to_yaml
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
-from videornn.data.loader import build_loader, build_test_loader, view_spec
+from videornn.data.loader import Batch, build_loader, build_test_loader, view_spec
 from videornn.engine import to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
@@ -49,11 +49,46 @@ class Interrupted(Exception):
 
 
 @dataclass
-class Progress:
-    """How far a run is: steps done, and the best validation top-1 so far (in percent)."""
+class Run:
+    """A training run: its parts, and how far it is (steps done; best validation top-1 in percent)."""
 
+    config: Config
+    out: Path
+    class_names: tuple[str, ...]
+    num_videos: int
+    val_table: VideoTable | None
+    device: torch.device
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
     step: int = 0
     best_top1: float = -1.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_videos // self.config.train.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        return self.config.train.epochs * self.steps_per_epoch
+
+    def save(self, name: str) -> None:
+        """Write checkpoints/NAME with all that a resume, a test or an inference needs."""
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "best_top1": self.best_top1,
+            "config": self.config.model_dump(mode="json"),
+            "class_names": list(self.class_names),
+            "versions": _versions(),
+        }
+        save_checkpoint(self.out / "checkpoints" / name, content)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go back to where save was called."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.best_top1 = saved["step"], saved["best_top1"]
 
 
 def train(config: Config, out: Path, *, resume: bool = False) -> Path:
@@ -71,113 +106,96 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     """
     device = distributed.pick_device(config.device)
     with distributed.process_group(device):
-        return _train(config, out, device, resume)
+        table, val_table, config, class_names = _load_data(config)
+        saved = _saved_run(config, out / "checkpoints/last.pt", resume)
+        torch.manual_seed(config.seed)
+        model = build_model(config.model)
+        if config.model.init and not saved:
+            _load_init(model, config.model.init)
+        model = model.to(device, memory_format=torch.channels_last_3d)
+        section = config.train
+        optimizer = build_optimizer(model, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+        run = Run(config, out, class_names, len(table), val_table, device, model, optimizer)
+        if saved:
+            run.load(saved)
+        _train(run, table)
+        distributed.barrier()
+    return out / "checkpoints/last.pt"
 
 
-def _train(config: Config, out: Path, device: torch.device, resume: bool) -> Path:
-    is_main = distributed.rank() == 0
-    table, val_table, config, class_names = _load_data(config)
-    last_path = out / "checkpoints" / "last.pt"
-    saved = _saved_run(config, last_path, resume)
-    torch.manual_seed(config.seed)
-    model = build_model(config.model)
-    if config.model.init and not saved:
-        _load_init(model, config.model.init)
-    model = model.to(device, memory_format=torch.channels_last_3d)
-    section = config.train
-    optimizer = build_optimizer(model, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
-    progress = Progress()
-    if saved:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        progress = Progress(saved["step"], saved["best_top1"])
+def _train(run: Run, table: VideoTable) -> None:
+    """Open the loader and the run folder, and go through the remaining steps."""
     loader = build_loader(
-        config.data,
+        run.config.data,
         table,
-        batch_size=section.batch_size,
-        seed=config.seed,
-        first_step=progress.step,
+        batch_size=run.config.train.batch_size,
+        seed=run.config.seed,
+        first_step=run.step,
         rank=distributed.rank(),
         num_ranks=distributed.num_ranks(),
-        pin_memory=device.type == "cuda",
+        pin_memory=run.device.type == "cuda",
     )
-    steps_per_epoch = len(table) // section.batch_size
-    num_steps = section.epochs * steps_per_epoch
+    is_main = distributed.rank() == 0
     if is_main:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-    logger = RunLogger(out if is_main else None, num_steps=num_steps, first_step=progress.step)
-    logger.say(_headline(config, model, table, val_table, steps_per_epoch, device, progress))
-
-    def save(name: str) -> None:
-        content = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": progress.step,
-            "best_top1": progress.best_top1,
-            "config": config.model_dump(mode="json"),
-            "class_names": list(class_names),
-            "versions": _versions(),
-        }
-        save_checkpoint(out / "checkpoints" / name, content)
-
+        run.out.mkdir(parents=True, exist_ok=True)
+        (run.out / "config.yaml").write_text(config_to_yaml(run.config), encoding="utf-8")
+    logger = RunLogger(run.out if is_main else None, num_steps=run.num_steps, first_step=run.step)
+    logger.say(_headline(run))
     try:
-        _run(config, model, optimizer, loader, val_table, progress, num_steps, steps_per_epoch, device, logger, save, out)
+        if run.step < run.num_steps:
+            with _signals() as received:
+                _loop(run, iter(loader), logger, received)
     finally:
         logger.close()
-    return last_path
 
 
-def _run(config, model, optimizer, loader, val_table, progress, num_steps, steps_per_epoch, device, logger, save, out):
-    """The loop: every step is train_step; now and then a log line, a validation, a checkpoint."""
-    section = config.train
+def _loop(run: Run, batches: Iterator[Batch], logger: RunLogger, received: list[int]) -> None:
+    """Every step is train_step; now and then a log line, a validation, a checkpoint."""
+    section = run.config.train
     is_main = distributed.rank() == 0
-    mean, std = normalization(config, device)
-    parallel = _parallel(model, device)
-    warmup_steps = round(section.warmup_epochs * steps_per_epoch)
+    mean, std = normalization(run.config, run.device)
+    parallel = _parallel(run.model, run.device)
+    warmup_steps = round(section.warmup_epochs * run.steps_per_epoch)
     bad: dict[str, BadVideo] = {}
-    meter = _Meter(device)
-    batches = iter(loader) if progress.step < num_steps else iter(())
-    with _signals() as received:
-        while progress.step < num_steps:
-            batch = meter.wait_for(batches)
-            # dropout is a pure function of the step too, so that a resumed run repeats it
-            torch.manual_seed((config.seed << 32) + progress.step * distributed.num_ranks() + distributed.rank())
-            lr = lr_at(progress.step, lr=section.lr, num_steps=num_steps, warmup_steps=warmup_steps)
-            set_lr(optimizer, lr)
-            parallel.train()
-            loss, correct = train_step(
-                parallel,
-                to_model_input(batch.clips, mean, std),
-                batch.labels.to(device, non_blocking=True),
-                optimizer,
-                precision=section.precision,
-                label_smoothing=section.label_smoothing,
-                clip_norm=section.clip_norm,
-            )
-            meter.add(loss, correct, len(batch.labels))
-            bad |= {video.path: video for video in batch.bad}
-            progress.step += 1
-            epoch_ends = progress.step % steps_per_epoch == 0
-            epoch, last = progress.step // steps_per_epoch, progress.step == num_steps
-            if progress.step % section.log_every == 0 or last:
-                logger.log("train", progress.step, epoch=progress.step / steps_per_epoch, lr=lr, **meter.read_and_reset())
-            if epoch_ends:
-                bad = _share_bad(bad, len(loader.dataset), config.data.max_bad_share, out if is_main else None)
-            if val_table is not None and epoch_ends and (epoch % section.val_every == 0 or last):
-                top1 = _validate(config, model, val_table, mean, std, progress.step, epoch, logger)
-                meter.restart_clock()
-                if top1 >= progress.best_top1:
-                    progress.best_top1 = top1
-                    if is_main:
-                        save("best.pt")
-            if is_main and (last or received or (epoch_ends and epoch % section.save_every == 0)):
-                save("last.pt")
-                if last and val_table is None:
-                    save("best.pt")  # without a validation the last one is the best there is
-            if received:
-                raise Interrupted(received[0], progress.step)
-    distributed.barrier()
+    meter = _Meter(run.device)
+    while run.step < run.num_steps:
+        batch = meter.wait_for(batches)
+        # dropout is a pure function of the step too, so that a resumed run repeats it
+        torch.manual_seed((run.config.seed << 32) + run.step * distributed.num_ranks() + distributed.rank())
+        lr = lr_at(run.step, lr=section.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
+        set_lr(run.optimizer, lr)
+        parallel.train()
+        loss, correct = train_step(
+            parallel,
+            to_model_input(batch.clips, mean, std),
+            batch.labels.to(run.device, non_blocking=True),
+            run.optimizer,
+            precision=section.precision,
+            label_smoothing=section.label_smoothing,
+            clip_norm=section.clip_norm,
+        )
+        meter.add(loss, correct, len(batch.labels))
+        bad |= {video.path: video for video in batch.bad}
+        run.step += 1
+        epoch, steps_into_epoch = divmod(run.step, run.steps_per_epoch)
+        epoch_ends, last = steps_into_epoch == 0, run.step == run.num_steps
+        if run.step % section.log_every == 0 or last:
+            logger.log("train", run.step, epoch=run.step / run.steps_per_epoch, lr=lr, **meter.read_and_reset())
+        if epoch_ends:
+            bad = _share_bad(bad, run.num_videos, run.config.data.max_bad_share, run.out if is_main else None)
+        if run.val_table is not None and epoch_ends and (epoch % section.val_every == 0 or last):
+            top1 = _validate(run, mean, std, logger)
+            meter.restart_clock()
+            if top1 >= run.best_top1:
+                run.best_top1 = top1
+                if is_main:
+                    run.save("best.pt")
+        if is_main and (last or received or (epoch_ends and epoch % section.save_every == 0)):
+            run.save("last.pt")
+            if last and run.val_table is None:
+                run.save("best.pt")  # without a validation the last one is the best there is
+        if received:
+            raise Interrupted(received[0], run.step)
 
 
 class _Meter:
@@ -186,9 +204,9 @@ class _Meter:
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss * clips, correct clips
         self._start = time.perf_counter()
-        self._wait, self._clips = 0.0, 0
+        self._wait, self._clips, self._timed_clips = 0.0, 0, 0
 
-    def wait_for(self, batches: Iterator) -> Any:
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
         before = time.perf_counter()
         batch = next(batches)
         self._wait += time.perf_counter() - before
@@ -197,19 +215,21 @@ class _Meter:
     def add(self, loss: torch.Tensor, correct: torch.Tensor, num_clips: int) -> None:
         self._sums += torch.stack([loss.double() * num_clips, correct.double()])
         self._clips += num_clips
+        self._timed_clips += num_clips
 
     def restart_clock(self) -> None:
         """Leave the time spent on something else, a validation, out of clips/s."""
-        self._start, self._wait = time.perf_counter(), 0.0
+        self._start, self._wait, self._timed_clips = time.perf_counter(), 0.0, 0
 
     def read_and_reset(self) -> dict[str, float]:
         """Means since the last reading, over all ranks; .item() waits for the device here and only here."""
-        totals = distributed.sum_over_ranks(torch.cat([self._sums, self._sums.new_tensor([self._clips])])).tolist()
+        counts = self._sums.new_tensor([self._clips, self._timed_clips])
+        totals = distributed.sum_over_ranks(torch.cat([self._sums, counts])).tolist()
         seconds = max(time.perf_counter() - self._start, 1e-9)
         numbers = {
             "loss": totals[0] / totals[2],
             "top1": 100 * totals[1] / totals[2],
-            "clips_per_second": totals[2] / seconds,
+            "clips_per_second": totals[3] / seconds,
             "data_wait": self._wait / seconds,
         }
         self._sums.zero_()
@@ -218,23 +238,25 @@ class _Meter:
         return numbers
 
 
-def _validate(config, model, val_table: VideoTable, mean, std, step: int, epoch: int, logger: RunLogger) -> float:
+def _validate(run: Run, mean: torch.Tensor, std: torch.Tensor, logger: RunLogger) -> float:
     """Top-1 of the centre clip and crop of every validation video, over all ranks."""
+    config, table = run.config, run.val_table
     one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
     loader = build_test_loader(
-        val_table,
+        table,
         view_spec(config.data, one_view),
         batch_size=config.test.batch_size,
         num_workers=config.data.num_workers,
-        pin_memory=mean.is_cuda,
+        pin_memory=run.device.type == "cuda",
         rank=distributed.rank(),
         num_ranks=distributed.num_ranks(),
     )
     precision, views_at_once = config.train.precision, config.test.batch_size
-    scores = score_videos(model, loader, mean=mean, std=std, precision=precision, views_at_once=views_at_once)
+    scores = score_videos(run.model, loader, mean=mean, std=std, precision=precision, views_at_once=views_at_once)
     summary = summarize(scores)
-    numbers = {"epoch": epoch, "top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
-    logger.log("val", step, **numbers, num_scored=len(scores.labels), num_videos=len(val_table))
+    numbers = {"top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
+    epoch = run.step / run.steps_per_epoch
+    logger.log("val", run.step, epoch=epoch, **numbers, num_scored=len(scores.labels), num_videos=len(table))
     return summary["video_top1"]
 
 
@@ -338,16 +360,17 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _headline(config, model, table, val_table, steps_per_epoch, device, progress) -> str:
-    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    attention = "" if config.model.attention.kind == "none" else f" + {config.model.attention.kind}"
-    val = "no validation" if val_table is None else f"{len(val_table)} to validate"
-    start = f"; going on after step {progress.step}" if progress.step else ""
+def _headline(run: Run) -> str:
+    model, section = run.config.model, run.config.train
+    parameters = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    attention = "" if model.attention.kind == "none" else f" + {model.attention.kind}"
+    val = "no validation" if run.val_table is None else f"{len(run.val_table)} to validate"
+    start = f"; going on after step {run.step}" if run.step else ""
     return (
-        f"{config.model.name} r{config.model.depth}{attention} ({parameters:.2f} M parameters) on {device} x "
-        f"{distributed.num_ranks()}, {config.train.precision}; {len(table)} training videos of {config.model.num_classes} "
-        f"classes, {val}; {config.train.epochs} epochs of {steps_per_epoch} steps of {config.train.batch_size} clips, "
-        f"lr {config.train.lr:g}{start}"
+        f"{model.name} r{model.depth}{attention} ({parameters:.2f} M parameters) on {run.device} x "
+        f"{distributed.num_ranks()}, {section.precision}; {run.num_videos} training videos of {model.num_classes} "
+        f"classes, {val}; {section.epochs} epochs of {run.steps_per_epoch} steps of {section.batch_size} clips, "
+        f"lr {section.lr:g}{start}"
     )
 
 

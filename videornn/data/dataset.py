@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from videornn.data.annotations import VideoTable
 from videornn.data.decoding import Decoder, open_video
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
-from videornn.data.transforms import crop_views, random_crop_flip
+from videornn.data.transforms import crop_views, jitter_color, random_crop_flip
 from videornn.errors import DecodeError, UserError
 
 MAX_REPLACEMENTS = 10
@@ -54,6 +54,8 @@ class TrainClips(Dataset):
         crop_size: int,
         short_side: tuple[int, int],
         hflip: float,
+        squeeze: bool,
+        color_jitter: float,
         seed: int,
         decoder: Decoder = "auto",
     ) -> None:
@@ -62,6 +64,8 @@ class TrainClips(Dataset):
         self.crop_size = crop_size
         self.short_side = short_side
         self.hflip = hflip
+        self.squeeze = squeeze
+        self.color_jitter = color_jitter
         self.seed = seed
         self.decoder = decoder
 
@@ -87,7 +91,8 @@ class TrainClips(Dataset):
         finally:
             video.close()
         generator = torch.Generator().manual_seed(seed + 1)
-        return random_crop_flip(frames, self.crop_size, self.short_side, self.hflip, generator)
+        clip = random_crop_flip(frames, self.crop_size, self.short_side, self.hflip, generator, squeeze=self.squeeze)
+        return jitter_color(clip, self.color_jitter, generator)
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class ViewSpec:
     num_crops: int
     crop_size: int
     short_side: int
+    squeeze: bool = False
     decoder: Decoder = "auto"
 
 
@@ -111,7 +117,10 @@ def load_views(path: str, spec: ViewSpec) -> Tensor:
         frames = video.frames_at(wanted)
     finally:
         video.close()
-    return torch.cat([crop_views(frames[clip], spec.crop_size, spec.short_side, spec.num_crops) for clip in where])
+    crops = [
+        crop_views(frames[clip], spec.crop_size, spec.short_side, spec.num_crops, squeeze=spec.squeeze) for clip in where
+    ]
+    return torch.cat(crops)
 
 
 class VideoViews(Dataset):

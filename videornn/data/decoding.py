@@ -205,6 +205,8 @@ class DecordVideo(FrameVideo):
 def open_video(path: str | Path, decoder: Decoder = "auto") -> FrameVideo:
     """Open a video with a back end; auto is PyAV, which decodes what decord does and more.
 
+    AVI files go to PyAV in any case: decord numbers their frames wrongly when there are B frames.
+
     Raises:
         DecodeError: the file is missing, is no video, or has no frame.
     """
@@ -215,7 +217,8 @@ def open_video(path: str | Path, decoder: Decoder = "auto") -> FrameVideo:
         raise DecodeError(f"{path}: is a folder, not a video")
     if os.path.getsize(path) == 0:
         raise DecodeError(f"{path}: is empty (0 bytes)")
-    return DecordVideo(path) if decoder == "decord" else PyAVVideo(path)
+    use_decord = decoder == "decord" and not path.lower().endswith(".avi")
+    return DecordVideo(path) if use_decord else PyAVVideo(path)
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:

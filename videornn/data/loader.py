@@ -92,6 +92,8 @@ def build_loader(
         crop_size=section.crop_size,
         short_side=section.short_side,
         hflip=section.hflip,
+        squeeze=section.aspect == "squeeze",
+        color_jitter=section.color_jitter,
         seed=seed,
         decoder=section.decoder,
     )

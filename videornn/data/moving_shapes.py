@@ -1,7 +1,7 @@
 """Motion and pictures of the synthetic videos: two objects whose class is in the motion over time and in nothing else.
 
-Each video shows two objects of the same look, one in a left and one in a right square cell. A cell is a
-torus: an object that fades out near one edge fades in at the opposite edge. Each object starts uniformly in
+Each video shows two objects, a warm one in a left and a cool one in a right cell. A cell is a torus: an
+object that fades out near one edge fades in at the opposite edge. Each object starts uniformly in
 its cell, independently of the other, and moves by displacements drawn independently of the start; a uniform
 start plus an independent displacement is uniform again on a torus. So at every instant the two positions are
 uniform and independent whatever the class. Opacity depends on the position alone, and everything else (size,
@@ -30,8 +30,9 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
     "orbit_cw": (270, 90),
     "orbit_ccw": (90, 270),
 }
-# How long after the left object the right one starts to move, in periods; every direction is random.
-LAGS: dict[str, float] = {"together": 0.0, "alternate": 0.5, "right_follows": 0.25, "left_follows": -0.25}
+# How long after the left object the right one starts to move, in periods; every direction is random, and an
+# object rests for the second half of its period.
+LAGS: dict[str, float] = {"together": 0.0, "right_follows": 1 / 3, "left_follows": -1 / 3}
 
 CLASSES: tuple[str, ...] = (*DIRECTIONS, *LAGS)
 SHAPES: tuple[str, ...] = ("disc", "square", "triangle", "ring", "cross")
@@ -39,8 +40,8 @@ BACKGROUNDS: tuple[str, ...] = ("plain", "gradient", "texture", "checker", "stri
 FRAME_RATES = (12, 15, 20, 24, 25, 30)
 SIZES = ((112, 80), (128, 80), (128, 96), (144, 96), (144, 108), (160, 120), (176, 100), (176, 128))
 
-FADE = 0.12  # width of the fading border, in sides of the cell
-JITTER_DEGREES = 30.0
+FADE = 0.08  # width of the fading border, in sizes of the cell
+JITTER_DEGREES = 20.0
 SHAKE_MARGIN = 3  # pixels of background beyond each edge of the frame
 
 
@@ -53,11 +54,12 @@ class Scene:
     fps: int
     num_frames: int
     period_seconds: float
+    pulse_seconds: float  # how long an object moves in each period: all of it, or half in the timing classes
     cells: np.ndarray  # [2, 2] top left corners (x, y), in pixels
-    side: float  # side of both cells, in pixels
-    starts: np.ndarray  # [2, 2] positions (x, y) at time 0, in sides of the cell
+    cell_size: np.ndarray  # [2] width and height of both cells, in pixels
+    starts: np.ndarray  # [2, 2] positions (x, y) at time 0, in cell sizes
     offsets_seconds: np.ndarray  # [2] start of the first pulse at or after time 0, below one period
-    pulses: np.ndarray  # [2, num_pulses, 2] displacements (x, y), in sides; pulse 0 starts a period early
+    pulses: np.ndarray  # [2, num_pulses, 2] displacements (x, y), in cell sizes; pulse 0 starts a period early
 
 
 def draw_scene(rng: np.random.Generator, class_name: str) -> Scene:
@@ -65,30 +67,32 @@ def draw_scene(rng: np.random.Generator, class_name: str) -> Scene:
     width, height = SIZES[rng.integers(len(SIZES))]
     fps = int(rng.choice(FRAME_RATES))
     duration_seconds = rng.uniform(3.5, 4.5)
-    period_seconds = rng.uniform(0.9, 1.1)
-    cells, side = _draw_cells(rng, width, height)
+    period_seconds = rng.uniform(1.3, 1.6)
+    cells, cell_size = _draw_cells(rng, width, height)
+    pulses = _draw_pulses(rng, class_name, num_pulses=math.ceil(duration_seconds / period_seconds) + 1)
     return Scene(
         width=width,
         height=height,
         fps=fps,
         num_frames=round(duration_seconds * fps),
         period_seconds=period_seconds,
+        pulse_seconds=period_seconds * (1.0 if class_name in DIRECTIONS else 0.5),
         cells=cells,
-        side=side,
+        cell_size=cell_size,
         starts=rng.uniform(size=(2, 2)),
         offsets_seconds=_draw_offsets(rng, class_name) * period_seconds,
-        pulses=_draw_pulses(rng, class_name, num_pulses=math.ceil(duration_seconds / period_seconds) + 1),
+        pulses=pulses * cell_size[0] / cell_size,
     )
 
 
-def _draw_cells(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, float]:
-    """Two cells of one size with a gap that keeps visible objects from touching."""
-    side = rng.uniform(0.35, 0.40) * width
-    free = width - 2 * side
+def _draw_cells(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two cells of one size (width, height) with a gap between them."""
+    cell_size = rng.uniform((0.40, 0.70), (0.44, 0.85)) * (width, height)
+    free = width - 2 * cell_size[0]
     gap = rng.uniform(0.55, 0.75) * free
     left = rng.uniform(0.2, 0.8) * (free - gap)
-    tops = rng.uniform(0, height - side, size=2)
-    return np.array([[left, tops[0]], [left + side + gap, tops[1]]]), side
+    tops = rng.uniform(0, height - cell_size[1], size=2)
+    return np.array([[left, tops[0]], [left + cell_size[0] + gap, tops[1]]]), cell_size
 
 
 def _draw_offsets(rng: np.random.Generator, class_name: str) -> np.ndarray:
@@ -100,25 +104,24 @@ def _draw_offsets(rng: np.random.Generator, class_name: str) -> np.ndarray:
 
 
 def _draw_pulses(rng: np.random.Generator, class_name: str, num_pulses: int) -> np.ndarray:
-    """[2, num_pulses, 2] displacements, in sides of the cell."""
+    """[2, num_pulses, 2] displacements (x, y), in widths of the cell."""
     if class_name in DIRECTIONS:
         base = np.array(DIRECTIONS[class_name], dtype=float)[:, None]
     else:
         base = rng.uniform(0, 360, size=(2, num_pulses))
     degrees = base + rng.uniform(-JITTER_DEGREES, JITTER_DEGREES, size=(2, num_pulses))
-    lengths = rng.uniform(0.45, 0.75, size=(2, num_pulses))
+    lengths = rng.uniform(1.2, 1.9, size=(2, num_pulses)) * (1.0 if class_name in DIRECTIONS else 0.5)
     angles = np.radians(degrees)
     return lengths[..., None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
 def positions(scene: Scene, times_seconds: np.ndarray) -> np.ndarray:
-    """[2, T, 2] positions (x, y) of both objects at T times, in [0, 1) sides of their cell."""
+    """[2, T, 2] positions (x, y) of both objects at T times, in [0, 1) sizes of their cell."""
     num_pulses = scene.pulses.shape[1]
     starts = scene.offsets_seconds[:, None] + (np.arange(num_pulses) - 1) * scene.period_seconds
     elapsed = np.asarray(times_seconds)[None, :, None] - starts[:, None, :]
-    done = np.clip(elapsed / (scene.period_seconds / 2), 0.0, 1.0)
-    eased = (1 - np.cos(np.pi * done)) / 2  # the speed is half a sine: smooth, and its own time reversal
-    return (scene.starts[:, None] + eased @ scene.pulses) % 1.0
+    done = np.clip(elapsed / scene.pulse_seconds, 0.0, 1.0)  # constant speed: its own time reversal
+    return (scene.starts[:, None] + done @ scene.pulses) % 1.0
 
 
 def opacity(position: np.ndarray) -> np.ndarray:
@@ -142,7 +145,7 @@ class Sprite:
 def render(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield per frame the RGB image, uint8 [H, W, 3], and the mask (1 left, 2 right object), uint8 [H, W]."""
     times = np.arange(scene.num_frames) / scene.fps
-    base_colour = rng.uniform(70, 185) + rng.uniform(-15, 15, size=3)
+    base_colour = rng.uniform(35, 90) + rng.uniform(-12, 12, size=3)
     background = _draw_background(rng, scene, base_colour)
     shake = _draw_shake(rng, times)
     gains = 1 + 0.05 * np.sin(2 * np.pi * (rng.uniform(0.1, 0.5) * times + rng.uniform()))
@@ -151,7 +154,7 @@ def render(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[np.ndarray,
     noise_corners = rng.integers((scene.height, scene.width), size=(scene.num_frames, 2))
     objects = _draw_objects(rng, scene, times, base_colour)
     num_distractors = rng.integers(4)
-    distractors = [_draw_distractor(rng, scene, times, base_colour, objects[0]) for _ in range(num_distractors)]
+    distractors = [_draw_distractor(rng, scene, times, base_colour, objects[0].radius) for _ in range(num_distractors)]
     sprites = [*((0, distractor) for distractor in distractors), *enumerate(objects, start=1)]
     for t in range(scene.num_frames):
         frame = _shifted(background, shake[t], scene)
@@ -198,38 +201,30 @@ def _draw_shake(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
 
 
 def _draw_objects(rng: np.random.Generator, scene: Scene, times: np.ndarray, base_colour: np.ndarray) -> list[Sprite]:
-    """The left and the right object: one look for both, on the tracks of the scene."""
-    shape = SHAPES[rng.integers(len(SHAPES))]
-    radius, angle = rng.uniform(0.14, 0.18) * scene.side, rng.uniform(0, 2 * np.pi)
-    colour = _draw_colour(rng, base_colour)
+    """The left object in a warm and the right one in a cool colour, on the tracks of the scene."""
     tracks = positions(scene, times)
-    return [
-        Sprite(shape, radius, angle, colour, corner + scene.side * track, opacity(track))
-        for corner, track in zip(scene.cells, tracks, strict=True)
-    ]
-
-
-def _draw_colour(rng: np.random.Generator, base_colour: np.ndarray) -> np.ndarray:
-    """[3] a colour that stands out from the background in colour and in brightness."""
-    luma = np.array([0.299, 0.587, 0.114])
-    while True:
-        difference = (colour := rng.uniform(0, 255, size=3)) - base_colour
-        if abs(luma @ difference) > 55 and np.linalg.norm(difference) > 120:
-            return colour
+    objects = []
+    for index, (corner, track) in enumerate(zip(scene.cells, tracks, strict=True)):
+        shape = SHAPES[rng.integers(len(SHAPES))]
+        radius, angle = rng.uniform(0.16, 0.21) * scene.cell_size[0], rng.uniform(0, 2 * np.pi)
+        # warm or cool, but always brighter than the background
+        colour = base_colour + rng.uniform((100, 20, -20), (150, 90, 0))[:: 1 if index == 0 else -1]
+        objects.append(Sprite(shape, radius, angle, colour, corner + scene.cell_size * track, opacity(track)))
+    return objects
 
 
 def _draw_distractor(
-    rng: np.random.Generator, scene: Scene, times: np.ndarray, base_colour: np.ndarray, look: Sprite
+    rng: np.random.Generator, scene: Scene, times: np.ndarray, base_colour: np.ndarray, radius: float
 ) -> Sprite:
-    """A smaller, paler thing of another shape that drifts steadily and re-enters at the other side."""
-    radius = rng.uniform(0.4, 0.65) * look.radius
+    """A smaller grey thing that drifts steadily anywhere and re-enters at the other side."""
+    radius = rng.uniform(0.4, 0.65) * radius
     room = np.array([scene.width, scene.height]) + 2 * (radius + 2)  # it leaves the frame before it wraps
     heading, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3) * scene.width
     velocity = speed * np.array([np.cos(heading), np.sin(heading)])
     centres = (rng.uniform(size=2) * room + times[:, None] * velocity) % room - (radius + 2)
-    colour = base_colour + 0.45 * (_draw_colour(rng, base_colour) - base_colour)
-    shape = rng.choice([shape for shape in SHAPES if shape != look.shape])
-    return Sprite(str(shape), radius, rng.uniform(0, 2 * np.pi), colour, centres, np.ones(len(times)))
+    colour = base_colour + rng.uniform(40, 80)
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    return Sprite(shape, radius, rng.uniform(0, 2 * np.pi), colour, centres, np.ones(len(times)))
 
 
 def _shifted(background: np.ndarray, shift: np.ndarray, scene: Scene) -> np.ndarray:

@@ -202,9 +202,9 @@ def _readme(seed: int, counts: dict[str, int]) -> str:
 Made by `videornn data synthetic` with seed {seed}; videos per class: {described}.
 All pictures are drawn by the program; none is recorded.
 
-Two objects of the same look move in pulses, one in a left and one in a right square. Each fades out at an
-edge of its square and comes back at the opposite edge. Eight classes differ in the directions of the pulses,
-four in their timing (the directions are then random). At every instant both positions are uniform and
+Two objects move, a warm one in a left and a cool one in a right field. Each fades out at an edge of its field
+and comes back at the opposite edge. Eight classes differ in the directions of the two, four in the timing of
+their stop and go (the directions are then random). At every instant both positions are uniform and
 independent whatever the class, so no single frame gives the class away.
 
 train.txt, val.txt, test.txt: one video a line, its path relative to this folder and the number of its class.

@@ -30,6 +30,7 @@ def build_model(section: ModelConfig) -> ResNet3d:
             num_classes=section.num_classes,
             width=section.width,
             dropout=section.dropout,
+            zero_init_residual=section.zero_init_residual,
             attention=None if attention.kind == "none" else block,
             places=attention.places,
         )

@@ -77,7 +77,7 @@ class DisentangledNonLocal(nn.Module):
         pooled = self.key_pool(x)
         query, key, value, mask = self._project(x, pooled)
         # one weighted sum [B, 1, D] serves every query: the unary map is never repeated N times
-        unary = torch.softmax(mask.float(), dim=1).to(value.dtype).unsqueeze(1) @ value
+        unary = torch.softmax(_at_least_float32(mask), dim=1).to(value.dtype).unsqueeze(1) @ value
         pairwise = F.scaled_dot_product_attention(query, key, value, scale=self.scale)  # [B, N, D]
         y = (pairwise + unary).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, D, T, H, W]
         return x + self.norm(self.out(y))
@@ -89,8 +89,8 @@ class DisentangledNonLocal(nn.Module):
         M counts the pooled positions, whose grid is `attention_grid(x)`. Memory is that of the full map.
         """
         query, key, _, mask = self._project(x, self.key_pool(x))
-        affinity = query.float() @ key.float().transpose(1, 2) * self.scale
-        return torch.softmax(affinity, dim=2), torch.softmax(mask.float(), dim=1)
+        affinity = _at_least_float32(query) @ _at_least_float32(key).transpose(1, 2) * self.scale
+        return torch.softmax(affinity, dim=2), torch.softmax(_at_least_float32(mask), dim=1)
 
     def attention_grid(self, x: Tensor) -> tuple[int, ...]:
         """Sizes (T, H, W) of the grid of key positions for this input."""
@@ -106,5 +106,9 @@ class DisentangledNonLocal(nn.Module):
 
 def _whiten(features: Tensor) -> Tensor:
     """Features [B, N, D] minus their mean over positions, taken in float32; the paper's whitening has no division."""
-    centred = features.float()
+    centred = _at_least_float32(features)
     return (centred - centred.mean(dim=1, keepdim=True)).to(features.dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

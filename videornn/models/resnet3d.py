@@ -110,6 +110,7 @@ class ResNet3d(nn.Module):
         num_classes: K.
         width: channels of the stem.
         dropout: probability before the classifier.
+        zero_init_residual: start every residual block as the identity.
         attention: builds the attention block for a number of channels; used at places.
         places: for each stage name the residual blocks (0-based) that an attention block follows.
 
@@ -125,6 +126,7 @@ class ResNet3d(nn.Module):
         num_classes: int,
         width: int = 64,
         dropout: float = 0.5,
+        zero_init_residual: bool = True,
         attention: Callable[[int], nn.Module] | None = None,
         places: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
@@ -156,17 +158,16 @@ class ResNet3d(nn.Module):
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
-        self.reset_parameters()
+        self.reset_parameters(zero_init_residual)
 
-    def reset_parameters(self) -> None:
-        """Convolutions: Kaiming normal (fan out); norms: 1, 0; last norm of a residual block: 0; head: N(0, 0.01), 0."""
+    def reset_parameters(self, zero_init_residual: bool) -> None:
+        """Convolutions: Kaiming normal, fan out; norms: 1, 0 (last of a block: 0, if asked); head: N(0, 0.01), 0."""
         for module in self.modules():
             if isinstance(module, Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock):
-                nn.init.zeros_(module.conv2.norm.weight)
-            elif isinstance(module, Bottleneck):
-                nn.init.zeros_(module.conv3.norm.weight)
+            elif isinstance(module, (BasicBlock, Bottleneck)) and zero_init_residual:
+                last = module.conv2 if isinstance(module, BasicBlock) else module.conv3
+                nn.init.zeros_(last.norm.weight)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 

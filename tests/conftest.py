@@ -1,0 +1,98 @@
+"""Tiny videos and a tiny trained run that many tests share; everything is made here, nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def write_video(path: Path, num_frames: int, *, fps: int = 25, size: tuple[int, int] = (64, 48), **options: str) -> Path:
+    """A video whose frame i is grey of brightness 16 + 3 i, plus a bright square that moves; size is (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        codec = "mpeg4" if path.suffix == ".avi" else "libx264"
+        stream = container.add_stream(codec, rate=fps, options={"qp": "4", "qmin": "2", "qmax": "2", **options})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for index in range(num_frames):
+            picture = np.full((size[1], size[0], 3), 16 + 3 * index, np.uint8)
+            picture[8:16, (3 * index) % (size[0] - 8) :][:, :8] = 255
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frame_numbers(frames: torch.Tensor) -> list[int]:
+    """Which frames of a write_video these are, read from the brightness of the lower half."""
+    return [round((float(frame[frame.shape[0] // 2 :].float().mean()) - 16) / 3) for frame in frames]
+
+
+@pytest.fixture(scope="session")
+def make_video():
+    return write_video
+
+
+@pytest.fixture(scope="session")
+def read_frame_numbers():
+    return frame_numbers
+
+
+@pytest.fixture(scope="session")
+def motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic set of 2 training, 1 validation and 1 test video for each of 12 classes."""
+    from videornn.data.synthetic import make_synthetic
+
+    return make_synthetic(tmp_path_factory.mktemp("motion"), num_train=2, num_val=1, num_test=1, num_workers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(motion_set: Path) -> list[str]:
+    """Overrides of configs/quickstart.yaml that make a run of seconds."""
+    return [
+        f"data.train={motion_set}/train.txt",
+        f"data.val={motion_set}/val.txt",
+        f"data.test={motion_set}/test.txt",
+        "data.num_frames=4",
+        "data.crop_size=32",
+        "data.short_side=[32,40]",
+        "data.num_workers=0",
+        "model.width=8",
+        "train.epochs=2",
+        "train.batch_size=8",
+        "train.log_every=1",
+        "test.num_clips=2",
+        "test.crop_size=32",
+        "test.short_side=32",
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(motion_set: Path, tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a training of two epochs."""
+    from videornn.config import load_config
+    from videornn.train import train
+
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    train(load_config(Path(__file__).parents[1] / "configs/quickstart.yaml", tiny_settings), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real videos; tests that need it are skipped where it is not there."""
+    if not SHARED.is_dir():
+        pytest.skip("real videos (shared/data beside the checkout) are not here")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
