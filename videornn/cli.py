@@ -40,7 +40,8 @@ def train(
         last = run(load_config(config, overrides), out, resume=resume)
     except Interrupted as stop:
         _fail(f"{stop}; add --resume to the same command to go on", stop.exit_code)
-    _say(f"the run is in {out}, its last checkpoint is {last}")
+    if _is_main():
+        _say(f"the run is in {out}, its last checkpoint is {last}")
 
 
 @app.command()

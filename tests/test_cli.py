@@ -1,0 +1,169 @@
+"""What people type, right and wrong: exit codes, sentences, files."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from videornn import load_predictor
+from videornn.cli import main
+
+CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
+
+
+@pytest.fixture
+def videornn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process: (exit code, output, errors)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["videornn", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_help_starts_without_torch() -> None:
+    program = (
+        "import sys; sys.argv=['videornn','--help']\nfrom videornn.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program + "assert 'torch' not in sys.modules"], capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    for command in ("train", "test", "infer", "explain", "info", "config", "data"):
+        assert command in finished.stdout
+
+
+def test_the_test_command_prints_and_writes_the_results(videornn, tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:
+    code, out, _ = videornn("test", tiny_run / "checkpoints/last.pt", "--out", tmp_path)
+    assert code == 0 and "video top-1" in out and "clip  top-1" in out and "11 of 11 videos scored" in out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert [row["path"] for row in rows] == [f"{motion_set}/{line.split()[0]}" for line in (motion_set / "test.txt").open()]
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert metrics["video_top1"] == pytest.approx(100 * right / 11)
+    assert (metrics["num_clips"], metrics["num_crops"], metrics["num_scored"], metrics["num_videos"]) == (2, 1, 11, 11)
+    per_class = list(csv.DictReader((tmp_path / "per_class.csv").open()))
+    assert sum(float(row["top1"]) for row in per_class) == pytest.approx(100 * right)
+    assert Image.open(tmp_path / "confusion.png").size[0] > 400
+
+
+def test_infer_writes_text_json_and_csv_and_agrees_with_python(
+    videornn, tiny_run: Path, motion_set: Path, tmp_path: Path
+) -> None:
+    checkpoint, folder = tiny_run / "checkpoints/best.pt", motion_set / "videos/test"
+    code, out, _ = videornn(
+        "infer", checkpoint, folder, "--topk", 3, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"
+    )
+    assert code == 0 and len(out.splitlines()) == 11
+    results = json.loads((tmp_path / "a.json").read_text())
+    first = results[0]
+    assert len(results) == 11 and len(first["predictions"]) == 3
+    pairs = load_predictor(checkpoint, topk=3)(first["path"])
+    assert [p["class"] for p in first["predictions"]] == [name for name, _ in pairs]
+    assert sum(score for _, score in load_predictor(checkpoint, topk=11)(first["path"])) == pytest.approx(1, abs=1e-5)
+    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 33
+    code, out, _ = videornn("infer", checkpoint, str(folder / "part/*.mp4"), "--json", "-")
+    assert code == 0 and len(json.loads(out)) == 1
+
+
+def test_a_broken_video_has_its_row_and_the_exit_code_says_so(
+    videornn, tiny_run: Path, motion_set: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.mp4").write_text("this is text")
+    good = next((motion_set / "videos/test").rglob("*.mp4"))
+    code, out, err = videornn(
+        "infer", tiny_run / "checkpoints/best.pt", tmp_path / "text.mp4", good, "--json", tmp_path / "a.json"
+    )
+    assert code == 2 and str(good) in out and "text.mp4: cannot be decoded" in err and "1 of 2 videos failed" in err
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert "cannot be decoded" in rows[0]["error"] and len(rows[1]["predictions"]) == 5
+
+
+def test_explain_draws_one_sheet_per_block(videornn, tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:
+    video = motion_set / "videos/test/approach/approach_0000.mp4"
+    code, out, _ = videornn("explain", tiny_run / "checkpoints/best.pt", video, "--out", tmp_path, "--query", "1,0.5,0.2")
+    assert code == 0
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert [picture.name for picture in pictures] == ["approach_0000_res3.0.png", "approach_0000_res4.0.png"]
+    assert all(str(picture) in out for picture in pictures)
+    for query, message in (("9,0.5,0.5", "frames 0 to 3"), ("1,2", "is not T,Y,X"), ("1,0.5,1.5", "shares in 0..1")):
+        code, _, err = videornn("explain", tiny_run / "checkpoints/best.pt", video, "--out", tmp_path, "--query", query)
+        assert code == 2 and message in err
+
+
+def test_info_and_config_describe_a_network(videornn, tiny_run: Path) -> None:
+    code, out, _ = videornn(
+        "info",
+        CONFIG,
+        "model.depth=50",
+        "model.width=64",
+        "model.num_classes=400",
+        "model.attention.kind=none",
+        "data.num_frames=8",
+        "data.crop_size=256",
+        "data.short_side=[256,320]",
+    )
+    assert code == 0 and "32,454,096" in out
+    assert "54.7" in out  # published: 54.52 to 54.75 GFLOPs for Slow R50 8x8 on 256 x 256
+    code, out, _ = videornn("info", tiny_run / "checkpoints/last.pt")
+    assert code == 0 and "+dnl" in out
+    code, out, _ = videornn("config", CONFIG, "train.lr=0.25")
+    assert code == 0 and "lr: 0.25" in out and "# Peak learning rate" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "configs/none.yaml"], "configs/none.yaml does not exist"),
+        (["train", CONFIG, "train.lerning_rate=1"], "unknown key 'train.lerning_rate'"),
+        (["train", CONFIG, "train.epochs=many"], "train.epochs: input should be a valid integer"),
+        (["train", CONFIG, "data.train=none.txt"], "video list none.txt does not exist"),
+        (["train", CONFIG, "data.train={bad}/range.txt", "data.labels={bad}/names.txt"], "range.txt:1: label 7"),
+        (["train", CONFIG, "data.train={bad}/nolabel.txt"], "nolabel.txt:2: 'b.mp4' has no label"),
+        (["train", CONFIG, "data.train={bad}/folders"], "folders/empty has no video"),
+        (["train", CONFIG, "device=cuda"], "torch sees no GPU"),
+        (["test", "{bad}/names.txt"], "names.txt is not a checkpoint"),
+        (["test", "{run}", "data.test={bad}/nolabel.txt"], "nolabel.txt:2"),
+        (["test", "{run}", "model.depth=18"], "cannot be overridden"),
+        (["test", "{run}", "data.test={bad}/other"], "class 0 is 'walk' here and 'same_right' in the checkpoint"),
+        (["infer", "{run}", "nowhere.mp4"], "nowhere.mp4: no such file"),
+        (["infer", "{run}", "{bad}/folders"], "folders has no video"),
+        (["infer", "nowhere.pt", "a.mp4"], "checkpoint nowhere.pt does not exist"),
+        (["explain", "{run}", "{bad}/names.txt", "--out", "{bad}/x"], "names.txt: cannot be decoded"),
+        (["info", "nowhere.pt"], "nowhere.pt does not exist"),
+        (["data", "synthetic", "{bad}/set", "--num-train", "0"], "num_train must be at least 1, got 0"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    videornn, tiny_run: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    if "device=cuda" in arguments:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+    (tmp_path / "folders/empty").mkdir(parents=True)
+    (tmp_path / "other/walk").mkdir(parents=True)
+    (tmp_path / "other/walk/a.mp4").touch()
+    (tmp_path / "range.txt").write_text("a.mp4 7\n")
+    (tmp_path / "nolabel.txt").write_text("a.mp4 0\nb.mp4\n")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    if arguments[0] == "train":
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+    places = {"bad": tmp_path, "run": tiny_run / "checkpoints/last.pt"}
+    code, _, err = videornn(*[argument.format(**places) for argument in arguments])
+    assert code == 2
+    assert err.startswith("videornn: ") and "Traceback" not in err
+    # one sentence per file that failed, and for infer the count
+    assert message in err and len(err.splitlines()) <= 2

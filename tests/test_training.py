@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from videornn.checkpoint import load_checkpoint, save_checkpoint
+from videornn.config import load_config
+from videornn.errors import UserError
+from videornn.optim import build_optimizer, lr_at
+from videornn.train import train
+
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
+
+
+def _records(run: Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in ("clips_per_second", "data_wait")} for record in records]
+
+
+def test_a_run_leaves_its_files_and_a_checkpoint_of_tensors_and_plain_types(tiny_run: Path) -> None:
+    assert load_config(tiny_run / "config.yaml").train.epochs == 2
+    kinds = [(record["kind"], record["step"]) for record in _records(tiny_run)]
+    # 22 videos in batches of 8: 2 steps an epoch, 2 epochs, a validation after each 4th epoch and after the last
+    assert kinds == [("train", 1), ("train", 2), ("train", 3), ("train", 4), ("val", 4)]
+    assert any((tiny_run / "tensorboard").iterdir())
+    checkpoint = torch.load(tiny_run / "checkpoints/last.pt", weights_only=True)
+    assert checkpoint["step"] == 4 and checkpoint["class_names"][4] == "approach"
+    assert checkpoint["config"]["model"]["num_classes"] == 11
+    assert {file.name for file in (tiny_run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_in_mid_epoch_ends_bit_identical(
+    tiny_run: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    """Ctrl-C after the first step line; then the same command with --resume."""
+    command = [
+        sys.executable,
+        "-m",
+        "videornn",
+        "train",
+        str(CONFIG),
+        *tiny_settings,
+        "--out",
+        str(tmp_path / "run"),
+        "--resume",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "step 1/" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopped by SIGINT after step" in complaint and "--resume" in complaint and "Traceback" not in complaint
+    stopped = load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"]
+    assert 1 <= stopped < 4
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    assert f"going on after step {stopped}" in finished.stdout
+    _assert_same_run(tmp_path / "run", tiny_run)
+
+
+@pytest.mark.slow
+def test_two_ranks_see_the_same_samples_and_write_one_run(tiny_run: Path, tiny_settings: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "videornn"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [*launcher, "train", str(CONFIG), *tiny_settings, "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=environment,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "cpu x 2" in finished.stdout
+    ours, alone = _records(out), _records(tiny_run)
+    assert [(r["kind"], r["step"]) for r in ours] == [(r["kind"], r["step"]) for r in alone]
+    # ranks normalise over their own half of the batch, so only the first loss, before any update, must be close
+    assert ours[0]["loss"] == pytest.approx(alone[0]["loss"], rel=0.05)
+    tested = subprocess.run(
+        [*launcher, "test", str(out / "checkpoints/last.pt"), "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=environment,
+    )
+    assert tested.returncode == 0, tested.stderr[-3000:]
+    from videornn.evaluate import evaluate
+
+    one, _ = evaluate(out / "checkpoints/last.pt", [], tmp_path / "one", lambda done, total: None)
+    assert (tmp_path / "one/predictions.csv").read_text() == (tmp_path / "two/predictions.csv").read_text()
+    assert one == json.loads((tmp_path / "two/metrics.json").read_text())
+
+
+def _assert_same_run(ours: Path, theirs: Path) -> None:
+    mine, other = (load_checkpoint(run / "checkpoints/last.pt") for run in (ours, theirs))
+    for key, value in other["model"].items():
+        assert torch.equal(mine["model"][key], value), key
+    assert _records(ours) == _records(theirs)
+
+
+def test_a_run_is_not_overwritten_and_resume_refuses_other_settings(tiny_run: Path, tiny_settings: list[str]) -> None:
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        train(load_config(CONFIG, tiny_settings), tiny_run)
+    with pytest.raises(UserError, match=r"train\.lr is 0\.5 now and was 0\.05"):
+        train(load_config(CONFIG, [*tiny_settings, "train.lr=0.5"]), tiny_run, resume=True)
+    before = (tiny_run / "metrics.jsonl").read_text()
+    train(load_config(CONFIG, [*tiny_settings, "train.log_every=3", "data.num_workers=1"]), tiny_run, resume=True)
+    assert (tiny_run / "metrics.jsonl").read_text() == before
+
+
+def test_too_many_broken_videos_stop_the_run_and_are_listed(
+    motion_set: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    lines = [f"{motion_set}/{line}" for line in (motion_set / "train.txt").read_text().splitlines()]
+    for index in (1, 5, 9):
+        (tmp_path / f"{index}.mp4").write_text("no video")
+        lines[index] = f"{tmp_path}/{index}.mp4 {lines[index].split()[-1]}"
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    settings = [*tiny_settings, f"data.train={tmp_path}/list.txt", "data.labels=" + str(motion_set / "labels.txt")]
+    with pytest.raises(UserError, match=r"training videos cannot be decoded, more than data\.max_bad_share=0\.05"):
+        train(load_config(CONFIG, [*settings, "data.max_bad_share=0.05", "data.val=null"]), tmp_path / "run")
+    table = (tmp_path / "run/bad_videos.csv").read_text().splitlines()
+    assert table[0] == "path,reason" and len(table) >= 3 and "cannot be decoded" in table[1]
+
+
+def test_labels_and_classes_are_checked_before_the_first_step(
+    motion_set: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    for setting, message in [
+        ("model.num_classes=5", "num_classes=5, but .* has 11 class names"),
+        ("data.train=null", "give data.train"),
+        ("train.batch_size=500", "larger than the training set of 22 videos"),
+        ("model.attention.places={res3: [7]}", "block 7 of res3"),
+        ("model.init=nowhere.pt", r"nowhere\.pt does not exist"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(load_config(CONFIG, [*tiny_settings, setting]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_learning_rate_warms_up_linearly_and_falls_like_half_a_cosine() -> None:
+    rates = [lr_at(step, lr=0.4, num_steps=110, warmup_steps=10) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.04 * k for k in range(1, 11)])
+    assert rates[10] == pytest.approx(0.4) and rates[60] == pytest.approx(0.2) and rates[109] < 0.001
+    assert lr_at(0, lr=0.4, num_steps=1, warmup_steps=0) == 0.4
+
+
+def test_norms_and_biases_have_no_weight_decay() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.BatchNorm3d(4))
+    decays = {
+        id(p): group["weight_decay"]
+        for group in build_optimizer(model, lr=1, momentum=0.9, weight_decay=0.1).param_groups
+        for p in group["params"]
+    }
+    assert [decays[id(p)] for p in model.parameters()] == [0.1, 0.0, 0.0, 0.0]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_checkpoint_is_refused_and_never_unpickled(tmp_path: Path) -> None:
+    import argparse
+    import pickle
+
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "half.pt").write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    torch.save({"model": {}}, tmp_path / "foreign.pt")
+    torch.save({"format": "videornn-1", "args": argparse.Namespace(x=1)}, tmp_path / "objects.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
+    for name in ("text", "half", "foreign", "objects", "pickle", "missing"):
+        with pytest.raises(UserError, match=rf"{name}\.pt"):
+            load_checkpoint(tmp_path / f"{name}.pt")
