@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from videornn.data.transforms import crop_views, normalize, random_crop_flip
+from videornn.data.transforms import crop_views, jitter_color, normalize, random_crop_flip
 
 
 def _ramp(height: int, width: int, num_frames: int = 3) -> torch.Tensor:
@@ -74,3 +74,14 @@ def test_normalize_is_the_formula() -> None:
 def test_other_numbers_of_crops_are_refused() -> None:
     with pytest.raises(ValueError, match="got 2"):
         crop_views(_ramp(8, 8), 4, 4, 2)
+
+
+def test_color_jitter_is_one_change_for_all_frames_and_none_at_zero() -> None:
+    clip = _ramp(24, 32).permute(3, 0, 1, 2)
+    assert torch.equal(jitter_color(clip, 0.0, torch.Generator()), clip)
+    still = clip[:, :1].expand(-1, 4, -1, -1)
+    changed = jitter_color(still, 0.4, torch.Generator().manual_seed(1))
+    assert changed.dtype == torch.uint8 and changed.shape == still.shape
+    assert all(torch.equal(changed[:, 0], changed[:, frame]) for frame in range(4)) and not torch.equal(changed, still)
+    brightness = [jitter_color(still, 0.4, torch.Generator().manual_seed(seed)).float().mean() for seed in range(60)]
+    assert min(brightness) < 0.75 * still.float().mean() and max(brightness) > 1.25 * still.float().mean()

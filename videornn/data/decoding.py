@@ -15,6 +15,7 @@ from typing import Literal
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from pytorchvideo.data.video import Video
 from torch import Tensor
 
@@ -89,6 +90,7 @@ class PyAVVideo(FrameVideo):
         if not self._container.streams.video:
             raise DecodeError(f"{self.path}: has no video stream")
         self._stream = self._container.streams.video[0]
+        self._converter = VideoReformatter()
         self._stream.thread_type = "NONE"  # loaders run one process per core; threads would only compete
         try:
             packets = [packet for packet in self._container.demux(self._stream) if packet.size]
@@ -119,7 +121,7 @@ class PyAVVideo(FrameVideo):
     def _decode(self, indices: list[int]) -> np.ndarray:
         frames = self._decode_counting(indices) if self._counted else self._decode_seeking(indices)
         try:
-            pictures = [_upright(frame) for frame in frames]
+            pictures = [self._picture(frame) for frame in frames]
             shapes = {picture.shape for picture in pictures}
             if len(shapes) > 1:  # the size changes in mid-stream: bring all frames to the first one's
                 height, width = pictures[0].shape[:2]
@@ -132,6 +134,12 @@ class PyAVVideo(FrameVideo):
         if len(pictures) < len(indices):
             raise DecodeError(f"{self.path}: frame {indices[len(pictures)]} of {self.num_frames} cannot be decoded")
         return np.stack(pictures)
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says."""
+        # one converter for all frames: setting one up takes longer than converting a small frame
+        rgb = self._converter.reformat(frame, format="rgb24").to_ndarray()
+        return np.rot90(rgb, k=frame.rotation // 90 % 4)
 
     def _decode_counting(self, indices: list[int]) -> Iterator[av.VideoFrame]:
         wanted = set(indices)
@@ -219,11 +227,6 @@ def open_video(path: str | Path, decoder: Decoder = "auto") -> FrameVideo:
         raise DecodeError(f"{path}: is empty (0 bytes)")
     use_decord = decoder == "decord" and not path.lower().endswith(".avi")
     return DecordVideo(path) if use_decord else PyAVVideo(path)
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """RGB picture uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90 % 4)
 
 
 def _reason(error: Exception) -> str:
