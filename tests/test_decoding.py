@@ -101,7 +101,9 @@ def test_rotation_in_the_metadata_is_applied(shared_data: Path) -> None:
     for degrees in (0, 90, 180, 270):
         path = str(shared_data / f"clips/odd/video_{degrees}.mov")
         theirs = torch.from_numpy(decord.VideoReader(path)[0].asnumpy())
-        assert torch.equal(open_video(path).frames_at(torch.tensor([0]))[0], theirs)
+        ours = open_video(path).frames_at(torch.tensor([0]))[0]
+        # another FFmpeg may convert colours a level apart
+        torch.testing.assert_close(ours.int(), theirs.int(), rtol=0, atol=2)
 
 
 @pytest.mark.parametrize("folder", ["plain", "odd"])

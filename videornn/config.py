@@ -300,7 +300,8 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        is_class = get_origin(field.annotation) is None and isinstance(field.annotation, type)
+        if is_class and issubclass(field.annotation, BaseModel):
             keys += _dotted_keys(field.annotation, f"{prefix}{name}.")
     return keys
 
