@@ -70,7 +70,7 @@ def test_stopped_and_resumed_in_mid_epoch_ends_bit_identical(
 @pytest.mark.slow
 def test_two_ranks_see_the_same_samples_and_write_one_run(tiny_run: Path, tiny_settings: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "videornn"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "videornn"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         [*launcher, "train", str(CONFIG), *tiny_settings, "--out", str(out)],
