@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -45,12 +45,10 @@ class RunLogger:
         self._file.flush()
         for key, value in numbers.items():
             self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
-        text = "  ".join(f"{key} {_short(value)}" for key, value in numbers.items() if key != "epoch")
-        epoch = f"epoch {numbers['epoch']:.2f}  " if "epoch" in numbers else ""
         if self._progress and kind == "train":
-            self._progress.update(self._task, completed=step, note=text)
+            self._progress.update(self._task, completed=step, note=_train_note(numbers))
         else:
-            self.say(f"{kind:5}  {epoch}step {step}/{self._num_steps}  {text}{self._eta(step, kind)}")
+            self.say(f"{kind:5}  {self._line(kind, step, numbers)}")
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -66,6 +64,12 @@ class RunLogger:
             self._tensorboard.close()
             sys.stdout.flush()
 
+    def _line(self, kind: str, step: int, numbers: dict[str, float]) -> str:
+        place = f"epoch {numbers['epoch']:.2f}  step {step}/{self._num_steps}"
+        if kind == "train":
+            return f"{place}  {_train_note(numbers)}  lr {numbers['lr']:.4g}{self._eta(step, kind)}"
+        return place + "".join(f"  {key} {_short(value)}" for key, value in numbers.items() if key != "epoch")
+
     def _eta(self, step: int, kind: str) -> str:
         if kind != "train" or step <= self._first_step:
             return ""
@@ -73,14 +77,19 @@ class RunLogger:
         return f"  eta {int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
+def _train_note(numbers: dict[str, float]) -> str:
+    return (
+        f"loss {numbers['loss']:.3f}  top1 {numbers['top1']:.1f} %  {numbers['clips_per_second']:.1f} clips/s"
+        f"  data wait {100 * numbers['data_wait']:.0f} %"
+    )
+
+
 def _progress(console: Console) -> Progress:
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TextColumn("eta"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     )
     return Progress(*columns, console=console)
