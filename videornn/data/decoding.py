@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -58,9 +59,9 @@ class FrameVideo(Video):
             return {"video": None, "audio": None}
         return {"video": self.frames_at(torch.arange(first, end)).permute(3, 0, 1, 2).float(), "audio": None}
 
+    @abstractmethod
     def _decode(self, indices: list[int]) -> np.ndarray:
         """RGB frames uint8 [len(indices), H, W, 3] of sorted, unique, valid indices."""
-        raise NotImplementedError
 
 
 class PyAVVideo(FrameVideo):
