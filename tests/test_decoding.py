@@ -107,12 +107,12 @@ def test_rotation_in_the_metadata_is_applied(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["plain", "odd"])
-def test_every_real_clip_gives_its_frames_in_order(shared_data: Path, folder: str) -> None:
+def test_every_real_clip_has_as_many_frames_as_a_plain_decode(shared_data: Path, folder: str) -> None:
     for path in sorted((shared_data / "clips" / folder).iterdir()):
         with av.open(str(path), metadata_errors="ignore") as container:
-            plain = [frame.to_ndarray(format="gray").astype(np.float32).mean() for frame in container.decode(video=0)]
+            num_frames = sum(1 for _ in container.decode(video=0))
         video = open_video(path)
-        assert video.num_frames == len(plain), path.name
+        assert video.num_frames == num_frames, path.name
         asked = torch.linspace(0, video.num_frames - 1, 5).long()
         assert video.frames_at(asked).shape[0] == 5
         video.close()

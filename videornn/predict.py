@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from videornn.data.dataset import load_views
 from videornn.data.loader import view_spec
 from videornn.engine import predict_step, to_model_input
 from videornn.errors import UserError
-from videornn.evaluate import load_trained, normalization
+from videornn.evaluate import load_trained, normalization, write_csv
 
 
 class Predictor:
@@ -79,11 +78,10 @@ def find_videos(paths: list[str]) -> list[str]:
 
 def write_predictions_csv(path: Path, results: list[dict[str, Any]]) -> None:
     """One row per video and class: path, rank, class, score; a video that failed has one row with its error."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "rank", "class", "score", "error"])
-        for result in results:
-            for rank, prediction in enumerate(result.get("predictions", []), start=1):
-                writer.writerow([result["path"], rank, prediction["class"], prediction["score"], ""])
-            if "error" in result:
-                writer.writerow([result["path"], "", "", "", result["error"]])
+    rows = []
+    for result in results:
+        for rank, prediction in enumerate(result.get("predictions", []), start=1):
+            rows.append([result["path"], rank, prediction["class"], prediction["score"], ""])
+        if "error" in result:
+            rows.append([result["path"], "", "", "", result["error"]])
+    write_csv(path, ["path", "rank", "class", "score", "error"], rows)

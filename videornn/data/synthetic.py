@@ -203,7 +203,7 @@ Made by `videornn data synthetic` with seed {seed}; videos per class: {described
 All pictures are drawn by the program; none is recorded.
 
 Two objects move, a warm one in a left and a cool one in a right field. Each fades out at an edge of its field
-and comes back at the opposite edge. Eight classes differ in the directions of the two, four in the timing of
+and comes back at the opposite edge. Eight classes differ in the directions of the two, three in the timing of
 their stop and go (the directions are then random). At every instant both positions are uniform and
 independent whatever the class, so no single frame gives the class away.
 
