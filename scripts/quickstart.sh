@@ -23,7 +23,7 @@ echo "== done in $((SECONDS - start)) s"
 import json, sys
 
 metrics = json.load(open(sys.argv[1]))
-print(f"top-1 {metrics['video_top1']:.2f} % on {metrics['num_scored']} held-out videos of 11 classes")
+print(f"top-1 {metrics['video_top1']:.2f} % on {metrics['num_scored']} held-out videos of 10 classes")
 PYTHON
 echo "checkpoint  $run/checkpoints/best.pt"
 echo "test        $run/test/  (metrics.json, predictions.csv, per_class.csv, confusion.png)"

@@ -47,7 +47,7 @@ def read_frame_numbers():
 
 @pytest.fixture(scope="session")
 def motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic set of 2 training, 1 validation and 1 test video for each of 12 classes."""
+    """A synthetic set of 2 training, 1 validation and 1 test video for each of 10 classes."""
     from videornn.data.synthetic import make_synthetic
 
     return make_synthetic(tmp_path_factory.mktemp("motion"), num_train=2, num_val=1, num_test=1, num_workers=1)

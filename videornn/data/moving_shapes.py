@@ -1,13 +1,14 @@
 """Motion and pictures of the synthetic videos: two objects whose class is in the motion over time and in nothing else.
 
-Each video shows two objects, a warm one in a left and a cool one in a right cell. A cell is a torus: an
-object that fades out near one edge fades in at the opposite edge. Each object starts uniformly in
-its cell, independently of the other, and moves by displacements drawn independently of the start; a uniform
-start plus an independent displacement is uniform again on a torus. So at every instant the two positions are
-uniform and independent whatever the class. Opacity depends on the position alone, and everything else (size,
-frame rate, look, background, shake, noise, distractors) follows one law for all classes: before compression,
-a single frame holds exactly no information about the class. Every law is also symmetric under time reversal,
-and opposite classes are each other's reversal, so their unordered sets of frames follow the same law as well.
+Each video shows two objects, a warm one in a left and a cool one in a right cell. A cell is a torus: an object that fades
+out near one edge fades in at the opposite edge. Each object starts uniformly in its cell, independently of the other, and
+zigzags: in every period it crosses its cell twice, along the one and the other diagonal, and rests. On a torus a crossing
+ends where it began, so an object visits the same places, the two diagonals through its start, whatever the class. The class
+chooses only in which sense each diagonal is crossed (both to the right: the object heads right) and, in two classes, which
+object sets off first. So neither a single frame nor the unordered set of places that an object visits tells the class (what
+is left without an order is how the two objects' places go together; scripts/frame_order_control.py measures it).
+Opacity depends on the place alone, and everything else (size, frame rate, look, background, shake, noise, distractors)
+follows one law for all classes.
 """
 
 from __future__ import annotations
@@ -19,29 +20,34 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-# Base direction of the left and of the right object, in degrees from "right" towards "down" (y points down).
-DIRECTIONS: dict[str, tuple[float, float]] = {
-    "same_right": (0, 0),
-    "same_left": (180, 180),
-    "same_up": (270, 270),
-    "same_down": (90, 90),
-    "approach": (0, 180),
-    "part": (180, 0),
-    "orbit_cw": (270, 90),
-    "orbit_ccw": (90, 270),
+# Heading of the left and of the right object.
+HEADINGS: dict[str, tuple[str, str]] = {
+    "same_right": ("right", "right"),
+    "same_left": ("left", "left"),
+    "same_up": ("up", "up"),
+    "same_down": ("down", "down"),
+    "approach": ("right", "left"),
+    "part": ("left", "right"),
+    "orbit_cw": ("up", "down"),
+    "orbit_ccw": ("down", "up"),
+    "right_follows": ("right", "up"),
+    "left_follows": ("down", "left"),
 }
-# How long after the left object the right one starts to move, in periods; every direction is random, and an
-# object rests for the second half of its period.
-LAGS: dict[str, float] = {"together": 0.0, "right_follows": 1 / 3, "left_follows": -1 / 3}
+CLASSES: tuple[str, ...] = tuple(HEADINGS)
+# The object that sets off after the other one; any of the two in the other classes.
+FOLLOWERS: dict[str, int] = {"left_follows": 0, "right_follows": 1}
 
-CLASSES: tuple[str, ...] = (*DIRECTIONS, *LAGS)
+DIAGONALS = np.array([[1, 1], [1, -1]])  # (x, y) in cell sizes: right and down, right and up (y points down)
+# In which sense an object crosses the two diagonals.
+SENSES: dict[str, tuple[int, int]] = {"right": (1, 1), "left": (-1, -1), "up": (-1, 1), "down": (1, -1)}
 SHAPES: tuple[str, ...] = ("disc", "square", "triangle", "ring", "cross")
 BACKGROUNDS: tuple[str, ...] = ("plain", "gradient", "texture", "checker", "stripes")
 FRAME_RATES = (12, 15, 20, 24, 25, 30)
 SIZES = ((112, 80), (128, 80), (128, 96), (144, 96), (144, 108), (160, 120), (176, 100), (176, 128))
 
+CROSSING = 0.4  # share of a period that one of its two crossings takes; the rest is rest
+LAG = 0.3  # how much later the second object sets off, in periods
 FADE = 0.08  # width of the fading border, in sizes of the cell
-JITTER_DEGREES = 20.0
 SHAKE_MARGIN = 3  # pixels of background beyond each edge of the frame
 
 
@@ -53,41 +59,46 @@ class Scene:
     height: int
     fps: int
     num_frames: int
-    period_seconds: float
-    pulse_seconds: float  # how long an object moves in each period: all of it, or half in the timing classes
+    period_seconds: float  # two crossings and a rest
     cells: np.ndarray  # [2, 2] top left corners (x, y), in pixels
     cell_size: np.ndarray  # [2] width and height of both cells, in pixels
-    starts: np.ndarray  # [2, 2] positions (x, y) at time 0, in cell sizes
-    offsets_seconds: np.ndarray  # [2] start of the first pulse at or after time 0, below one period
-    pulses: np.ndarray  # [2, num_pulses, 2] displacements (x, y), in cell sizes; pulse 0 starts a period early
+    starts: np.ndarray  # [2, 2] positions (x, y) at rest, in cell sizes
+    offsets_seconds: np.ndarray  # [2] start of the first period at or after time 0, below one period
+    crossings: np.ndarray  # [2, 2, 2] displacements (x, y) of the first and the second crossing, in cell sizes
 
 
 def draw_scene(rng: np.random.Generator, class_name: str) -> Scene:
-    """Draw geometry and motion; the class has a say in the pulses' directions or in their timing only."""
+    """Draw geometry and motion; the class has a say in the headings and in who follows only."""
     width, height = SIZES[rng.integers(len(SIZES))]
     fps = int(rng.choice(FRAME_RATES))
     duration_seconds = rng.uniform(3.5, 4.5)
-    period_seconds = rng.uniform(1.3, 1.6)
+    period_seconds = rng.uniform(2.0, 2.2)
     cells, cell_size = _draw_cells(rng, width, height)
-    pulses = _draw_pulses(rng, class_name, num_pulses=math.ceil(duration_seconds / period_seconds) + 1)
+    any_follower, *first_diagonals = rng.integers(2, size=3)
+    offsets_seconds = np.full(2, rng.uniform() * period_seconds)
+    offsets_seconds[FOLLOWERS.get(class_name, any_follower)] += LAG * period_seconds
     return Scene(
         width=width,
         height=height,
         fps=fps,
         num_frames=round(duration_seconds * fps),
         period_seconds=period_seconds,
-        pulse_seconds=period_seconds * (1.0 if class_name in DIRECTIONS else 0.5),
         cells=cells,
         cell_size=cell_size,
         starts=rng.uniform(size=(2, 2)),
-        offsets_seconds=_draw_offsets(rng, class_name) * period_seconds,
-        pulses=pulses * cell_size[0] / cell_size,
+        offsets_seconds=offsets_seconds % period_seconds,
+        crossings=np.stack([_crossings(*each) for each in zip(HEADINGS[class_name], first_diagonals, strict=True)]),
     )
+
+
+def _crossings(heading: str, first_diagonal: int) -> np.ndarray:
+    """[2, 2] displacements (x, y) along the first and along the other diagonal."""
+    return (np.array(SENSES[heading])[:, None] * DIAGONALS)[[first_diagonal, 1 - first_diagonal]]
 
 
 def _draw_cells(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Two cells of one size (width, height) with a gap between them."""
-    cell_size = rng.uniform((0.40, 0.70), (0.44, 0.85)) * (width, height)
+    cell_size = rng.uniform((0.38, 0.42), (0.40, 0.45)) * (width, height)
     free = width - 2 * cell_size[0]
     gap = rng.uniform(0.55, 0.75) * free
     left = rng.uniform(0.2, 0.8) * (free - gap)
@@ -95,33 +106,12 @@ def _draw_cells(rng: np.random.Generator, width: int, height: int) -> tuple[np.n
     return np.array([[left, tops[0]], [left + cell_size[0] + gap, tops[1]]]), cell_size
 
 
-def _draw_offsets(rng: np.random.Generator, class_name: str) -> np.ndarray:
-    """[2] offsets in periods: independent in the direction classes, tied by the lag in the timing classes."""
-    offsets = rng.uniform(size=2)
-    if class_name not in DIRECTIONS:
-        offsets[1] = (offsets[0] + LAGS[class_name]) % 1.0
-    return offsets
-
-
-def _draw_pulses(rng: np.random.Generator, class_name: str, num_pulses: int) -> np.ndarray:
-    """[2, num_pulses, 2] displacements (x, y), in widths of the cell."""
-    if class_name in DIRECTIONS:
-        base = np.array(DIRECTIONS[class_name], dtype=float)[:, None]
-    else:
-        base = rng.uniform(0, 360, size=(2, num_pulses))
-    degrees = base + rng.uniform(-JITTER_DEGREES, JITTER_DEGREES, size=(2, num_pulses))
-    lengths = rng.uniform(1.2, 1.9, size=(2, num_pulses)) * (1.0 if class_name in DIRECTIONS else 0.5)
-    angles = np.radians(degrees)
-    return lengths[..., None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-
-
 def positions(scene: Scene, times_seconds: np.ndarray) -> np.ndarray:
     """[2, T, 2] positions (x, y) of both objects at T times, in [0, 1) sizes of their cell."""
-    num_pulses = scene.pulses.shape[1]
-    starts = scene.offsets_seconds[:, None] + (np.arange(num_pulses) - 1) * scene.period_seconds
-    elapsed = np.asarray(times_seconds)[None, :, None] - starts[:, None, :]
-    done = np.clip(elapsed / scene.pulse_seconds, 0.0, 1.0)  # constant speed: its own time reversal
-    return (scene.starts[:, None] + done @ scene.pulses) % 1.0
+    phases = (times_seconds - scene.offsets_seconds[:, None]) / scene.period_seconds % 1.0
+    # the share of each crossing that is done, [2, T, 2]; at constant speed places do not tell the sense of a crossing
+    done = np.clip(phases[..., None] / CROSSING - (0, 1), 0.0, 1.0)
+    return (scene.starts[:, None] + done @ scene.crossings) % 1.0
 
 
 def opacity(position: np.ndarray) -> np.ndarray:
@@ -206,9 +196,9 @@ def _draw_objects(rng: np.random.Generator, scene: Scene, times: np.ndarray, bas
     objects = []
     for index, (corner, track) in enumerate(zip(scene.cells, tracks, strict=True)):
         shape = SHAPES[rng.integers(len(SHAPES))]
-        radius, angle = rng.uniform(0.16, 0.21) * scene.cell_size[0], rng.uniform(0, 2 * np.pi)
+        radius, angle = rng.uniform(0.18, 0.22) * scene.cell_size[0], rng.uniform(0, 2 * np.pi)
         # warm or cool, but always brighter than the background
-        colour = base_colour + rng.uniform((100, 20, -20), (150, 90, 0))[:: 1 if index == 0 else -1]
+        colour = base_colour + rng.uniform((110, 70, 20), (150, 100, 40))[:: 1 if index == 0 else -1]
         objects.append(Sprite(shape, radius, angle, colour, corner + scene.cell_size * track, opacity(track)))
     return objects
 

@@ -23,7 +23,7 @@ from videornn.data.moving_shapes import CLASSES, draw_scene, render
 from videornn.errors import UserError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
-FORMAT = 1  # raise it whenever the same parameters no longer give the same videos
+FORMAT = 2  # raise it whenever the same parameters no longer give the same videos
 MASK_PALETTE = (0, 0, 0, 255, 150, 0, 0, 150, 255)  # background black, left orange, right blue
 
 
@@ -203,9 +203,9 @@ Made by `videornn data synthetic` with seed {seed}; videos per class: {described
 All pictures are drawn by the program; none is recorded.
 
 Two objects move, a warm one in a left and a cool one in a right field. Each fades out at an edge of its field
-and comes back at the opposite edge. Eight classes differ in the directions of the two, three in the timing of
-their stop and go (the directions are then random). At every instant both positions are uniform and
-independent whatever the class, so no single frame gives the class away.
+and comes back at the opposite edge. They zigzag along the diagonals of their field and rest in between. Classes
+differ in where the two head (both right, towards each other, ...), two of them also in which object sets off
+later. Places visited, and how long, are the same whatever the class, so no single frame gives the class away.
 
 train.txt, val.txt, test.txt: one video a line, its path relative to this folder and the number of its class.
 labels.txt: the names of the classes; the first is number 0.
