@@ -46,7 +46,7 @@ def plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...]) 
 
 def plot_attention(path: Path, frames: Tensor, maps: AttentionMaps, title: str) -> None:
     """A sheet of the clip's frames uint8 [T, H, W, 3], its unary map, and the pairwise map of every query point."""
-    columns = _shown_frames(len(frames), [query.frame for query in maps.queries])
+    columns = shown_frames(maps, len(frames))
     rows = [("frames", None, None), ("unary: what every\npoint attends to", maps.unary, None)]
     for number, (query, pairwise) in enumerate(zip(maps.queries, maps.pairwise, strict=True), start=1):
         rows.append((f"pairwise: what\npoint + {number} attends to", pairwise, query))
@@ -78,12 +78,19 @@ def plot_attention(path: Path, frames: Tensor, maps: AttentionMaps, title: str) 
     plt.close(figure)
 
 
-def _shown_frames(num_frames: int, needed: list[int]) -> list[int]:
-    """At most MAX_COLUMNS frames, evenly spread, the needed ones among them."""
+def shown_frames(maps: AttentionMaps, num_frames: int) -> list[int]:
+    """About MAX_COLUMNS frames, evenly spread, and those with a query point or with the brightest point of a map."""
     if num_frames <= MAX_COLUMNS:
         return list(range(num_frames))
     shown = {round(place * (num_frames - 1) / (MAX_COLUMNS - 1)) for place in range(MAX_COLUMNS)}
-    return sorted(shown | set(needed))
+    brightest = {_brightest_frame(heat, num_frames) for heat in (maps.unary, *maps.pairwise)}
+    return sorted(shown | brightest | {query.frame for query in maps.queries})
+
+
+def _brightest_frame(heat: Tensor, num_frames: int) -> int:
+    """The first frame of the time step of a map [t, h, w] that holds its largest value."""
+    step = int(heat.flatten(1).amax(dim=1).argmax())
+    return -(-step * num_frames // len(heat))
 
 
 def _frame_heat(heat: Tensor, frame: int, num_frames: int, picture: np.ndarray) -> np.ndarray:
