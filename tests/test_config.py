@@ -42,6 +42,8 @@ def test_overrides_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) 
         ("", ("lr=1",), ["override 'lr=1'", "'train.lr'"]),
         ("", ("model.dept=18",), ["override 'model.dept=18'", "'model.depth'"]),
         ("", ("train.epochs=0",), ["override 'train.epochs=0'", "greater than or equal to 1"]),
+        ("", ("seed=-1",), ["override 'seed=-1'", "greater than or equal to 0"]),
+        ("", ("seed=3000000000",), ["override 'seed=3000000000'", "less than 2147483648"]),
         ("", ("train",), ["'train'", "section.key=value"]),
         ("model:\n  depth: 18\n", ("model.depth.x=1",), ["model.depth.x=1", "not a section"]),
         ("", ("model.attention.places={res9: [1]}",), ["model.attention.places", "res9"]),

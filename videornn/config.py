@@ -164,7 +164,7 @@ class TestConfig(Section):
 
 
 class Config(Section):
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of weights, order, clips and crops."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto is cuda if there is one, else cpu."""
