@@ -46,13 +46,13 @@ def test_help_starts_without_torch() -> None:
 
 def test_the_test_command_prints_and_writes_the_results(videornn, tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:
     code, out, _ = videornn("test", tiny_run / "checkpoints/last.pt", "--out", tmp_path)
-    assert code == 0 and "video top-1" in out and "clip  top-1" in out and "11 of 11 videos scored" in out
+    assert code == 0 and "video top-1" in out and "clip  top-1" in out and "10 of 10 videos scored" in out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert [row["path"] for row in rows] == [f"{motion_set}/{line.split()[0]}" for line in (motion_set / "test.txt").open()]
     right = sum(row["label"] == row["prediction"] for row in rows)
-    assert metrics["video_top1"] == pytest.approx(100 * right / 11)
-    assert (metrics["num_clips"], metrics["num_crops"], metrics["num_scored"], metrics["num_videos"]) == (2, 1, 11, 11)
+    assert metrics["video_top1"] == pytest.approx(100 * right / 10)
+    assert (metrics["num_clips"], metrics["num_crops"], metrics["num_scored"], metrics["num_videos"]) == (2, 1, 10, 10)
     per_class = list(csv.DictReader((tmp_path / "per_class.csv").open()))
     assert sum(float(row["top1"]) for row in per_class) == pytest.approx(100 * right)
     assert Image.open(tmp_path / "confusion.png").size[0] > 400
@@ -65,14 +65,14 @@ def test_infer_writes_text_json_and_csv_and_agrees_with_python(
     code, out, _ = videornn(
         "infer", checkpoint, folder, "--topk", 3, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"
     )
-    assert code == 0 and len(out.splitlines()) == 11
+    assert code == 0 and len(out.splitlines()) == 10
     results = json.loads((tmp_path / "a.json").read_text())
     first = results[0]
-    assert len(results) == 11 and len(first["predictions"]) == 3
+    assert len(results) == 10 and len(first["predictions"]) == 3
     pairs = load_predictor(checkpoint, topk=3)(first["path"])
     assert [p["class"] for p in first["predictions"]] == [name for name, _ in pairs]
-    assert sum(score for _, score in load_predictor(checkpoint, topk=11)(first["path"])) == pytest.approx(1, abs=1e-5)
-    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 33
+    assert sum(score for _, score in load_predictor(checkpoint, topk=10)(first["path"])) == pytest.approx(1, abs=1e-5)
+    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 30
     code, out, _ = videornn("infer", checkpoint, str(folder / "part/*.mp4"), "--json", "-")
     assert code == 0 and len(json.loads(out)) == 1
 

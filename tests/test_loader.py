@@ -46,7 +46,7 @@ def test_ranks_share_every_batch_whatever_their_number(num_ranks: int) -> None:
 
 
 def test_impossible_batches_are_refused(table: VideoTable) -> None:
-    with pytest.raises(UserError, match=r"train.batch_size=64: .*larger than the training set of 22 videos"):
+    with pytest.raises(UserError, match=r"train.batch_size=64: .*larger than the training set of 20 videos"):
         build_loader(SMALL, table, batch_size=64, seed=0)
     with pytest.raises(UserError, match="cannot be divided equally over 3 ranks"):
         build_loader(SMALL, table, batch_size=4, seed=0, num_ranks=3)

@@ -26,12 +26,12 @@ def _records(run: Path) -> list[dict]:
 def test_a_run_leaves_its_files_and_a_checkpoint_of_tensors_and_plain_types(tiny_run: Path) -> None:
     assert load_config(tiny_run / "config.yaml").train.epochs == 2
     kinds = [(record["kind"], record["step"]) for record in _records(tiny_run)]
-    # 22 videos in batches of 8: 2 steps an epoch, 2 epochs, a validation after each 4th epoch and after the last
+    # 20 videos in batches of 8: 2 steps an epoch, 2 epochs, a validation after each 4th epoch and after the last
     assert kinds == [("train", 1), ("train", 2), ("train", 3), ("train", 4), ("val", 4)]
     assert any((tiny_run / "tensorboard").iterdir())
     checkpoint = torch.load(tiny_run / "checkpoints/last.pt", weights_only=True)
     assert checkpoint["step"] == 4 and checkpoint["class_names"][4] == "approach"
-    assert checkpoint["config"]["model"]["num_classes"] == 11
+    assert checkpoint["config"]["model"]["num_classes"] == 10
     assert {file.name for file in (tiny_run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
 
 
@@ -136,9 +136,9 @@ def test_labels_and_classes_are_checked_before_the_first_step(
     motion_set: Path, tiny_settings: list[str], tmp_path: Path
 ) -> None:
     for setting, message in [
-        ("model.num_classes=5", "num_classes=5, but .* has 11 class names"),
+        ("model.num_classes=5", "num_classes=5, but .* has 10 class names"),
         ("data.train=null", "give data.train"),
-        ("train.batch_size=500", "larger than the training set of 22 videos"),
+        ("train.batch_size=500", "larger than the training set of 20 videos"),
         ("model.attention.places={res3: [7]}", "block 7 of res3"),
         ("model.init=nowhere.pt", r"nowhere\.pt does not exist"),
     ]:
