@@ -34,7 +34,7 @@ HEADINGS: dict[str, tuple[str, str]] = {
     "left_follows": ("down", "left"),
 }
 CLASSES: tuple[str, ...] = tuple(HEADINGS)
-# The object that sets off after the other one; any of the two in the other classes.
+# The object that sets off after the other one; either one in the other classes.
 FOLLOWERS: dict[str, int] = {"left_follows": 0, "right_follows": 1}
 
 DIAGONALS = np.array([[1, 1], [1, -1]])  # (x, y) in cell sizes: right and down, right and up (y points down)
