@@ -226,7 +226,7 @@ def test_positions_at_any_instant_are_uniform_and_independent(class_name: str) -
 
 @pytest.mark.parametrize("seed", range(5))
 def test_classes_share_everything_but_headings_and_who_follows(seed: int) -> None:
-    """The same random numbers give the same scene for every class; only the two objects' offsets may change places."""
+    """The same random numbers give the same geometry, frame rate, length, period and starts for every class."""
 
     def nuisances(class_name: str) -> list[float]:
         scene = moving_shapes.draw_scene(np.random.default_rng(seed), class_name)
