@@ -28,24 +28,30 @@ class Section(BaseModel):
 
 
 class AttentionConfig(Section):
-    kind: Literal["none", "dnl"] = "none"
-    """Attention block: none, or dnl (disentangled non-local, arXiv 2006.06668)."""
-    places: dict[Literal["res2", "res3", "res4", "res5"], tuple[Annotated[int, Field(ge=0)], ...]] = {
+    kind: Literal["none", "nl", "nl_gaussian", "nl_dot_product", "nl_concatenation", "pairwise", "unary", "gc", "dnl"] = (
+        "none"
+    )
+    """Attention block: non-local (nl: embedded Gaussian), its two halves, global context, disentangled non-local."""
+    places: dict[Literal["res2", "res3", "res4", "res5"], tuple[Annotated[int, Field(ge=0)], ...] | Literal["all"]] = {
         "res3": (1, 3),
         "res4": (1, 3, 5),
     }
-    """After which residual blocks (0-based) of which stages a block stands."""
+    """After which residual blocks (0-based, or all) of which stages a block stands."""
     key_pool: tuple[Count, Count, Count] | None = (1, 2, 2)
-    """Max-pooling (t, h, w) of keys, values and the unary map; null keeps every position."""
-    temperature: Annotated[float, Field(gt=0)] = 0.05
-    """Temperature of the pairwise softmax, on top of 1 / sqrt(inner width)."""
+    """Max-pooling (t, h, w) of keys, values and the unary map; null keeps every position (as SNL and GCNet do)."""
+    axes: Literal["spacetime", "space", "time"] = "spacetime"
+    """Positions that see each other: all, those of the same frame, or those of the same place in all frames."""
+    gate: Literal["norm", "scalar"] = "norm"
+    """What starts at zero: the gain of the block's last norm, or a scalar on the pairwise half (the public 2D code)."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Temperature of the pairwise softmax; null: 0.05 for dnl and pairwise, 1 for nl and nl_gaussian."""
 
 
 class ModelConfig(Section):
-    name: Literal["slow", "i3d", "c2d"] = "slow"
-    """3D ResNet family: where the temporal kernels sit."""
+    name: Literal["slow", "i3d", "c2d", "r3d", "r2plus1d"] = "slow"
+    """3D ResNet family: where the temporal kernels and strides sit."""
     depth: Literal[10, 18, 34, 50, 101, 152] = 50
-    """Number of layers; 10, 18 and 34 have basic blocks, 50 and more have bottlenecks."""
+    """Number of layers; 10, 18 and 34 have basic blocks, 50 and more (slow, i3d, c2d) have bottlenecks."""
     width: Annotated[int, Field(ge=4)] = 64
     """Channels of the stem (64 in every published network); the stages have 1, 2, 4, 8 times as many."""
     num_classes: Count | None = None
@@ -56,8 +62,12 @@ class ModelConfig(Section):
     """Start every residual block as the identity: good for long schedules, slow in runs of a few thousand steps."""
     attention: AttentionConfig = AttentionConfig()
     """Attention blocks."""
+    recompute_blocks: bool = False
+    """Activation checkpointing: keep only the input of each residual block for the backward pass; slower, less memory."""
     init: str | None = None
-    """Checkpoint of videornn to start the weights from (not a resume)."""
+    """Weights to start from (not a resume): of videornn, torchvision, PyTorchVideo, SlowFast, caffe2 or MMAction2."""
+    inflation: Literal["average", "centre"] = "average"
+    """How init makes 3D kernels of 2D ones: repeated and divided by their length, or zero but for the middle frame."""
 
 
 class DataConfig(Section):

@@ -13,7 +13,7 @@ from videornn.data.loader import view_spec
 from videornn.engine import to_model_input
 from videornn.errors import UserError
 from videornn.evaluate import load_trained, normalization
-from videornn.models.nonlocal_block import DisentangledNonLocal
+from videornn.models.nonlocal_block import AttentionBlock
 from videornn.plots import plot_attention
 
 NUM_CHOSEN_QUERIES = 2
@@ -32,11 +32,12 @@ class Query:
 class AttentionMaps:
     """Attention of one block over the T frames of a clip, in multiples of the uniform weight (1 = as if spread evenly).
 
-    unary: float [t, h, w]; pairwise: for each query float [t, h, w]. t, h, w is the grid of key positions.
+    unary: float [t, h, w], or None if the block has no weights that all queries share; pairwise: for each query float
+    [t, h, w], none if the block has no weights that differ between queries. t, h, w is the grid of key positions.
     """
 
     block: str
-    unary: Tensor
+    unary: Tensor | None
     queries: list[Query]
     pairwise: list[Tensor]
 
@@ -68,7 +69,7 @@ def explain(checkpoint: str | Path, video: str, out: Path, queries: list[Query])
         UserError: the checkpoint or video cannot be read, the network has no attention block, a query is outside the clip.
     """
     config, model, class_names, _ = load_trained(checkpoint, [])
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, DisentangledNonLocal)}
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, AttentionBlock)}
     if not blocks:
         raise UserError(f"{checkpoint}: this network has no attention block to look at (model.attention.kind is none)")
     one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
@@ -105,28 +106,40 @@ def block_inputs(model: nn.Module, blocks: dict[str, nn.Module], clips: Tensor) 
             hook.remove()
 
 
-def attention_maps(
-    name: str, block: DisentangledNonLocal, x: Tensor, num_frames: int, queries: list[Query]
-) -> AttentionMaps:
+def attention_maps(name: str, block: AttentionBlock, x: Tensor, num_frames: int, queries: list[Query]) -> AttentionMaps:
     """Maps of one block for its input x [1, C, T', H', W'] of a clip of num_frames frames."""
-    pairwise, unary = block.attention(x)  # [1, N, M], [1, M]
+    pairwise, unary = block.attention(x)  # [groups, N, M], [groups, M]
     grid, key_grid = x.shape[2:], block.attention_grid(x)
-    num_keys = unary.shape[1]
-    if not queries:
-        queries = _sharpest_queries(pairwise[0], grid, num_frames)
-    maps = [pairwise[0, _position(query, grid, num_frames)].reshape(key_grid).cpu() * num_keys for query in queries]
-    return AttentionMaps(name, unary[0].reshape(key_grid).cpu() * num_keys, queries, maps)
+    if unary is not None:
+        groups_last = unary.T if block.axes == "time" else unary
+        unary = groups_last.reshape(key_grid).cpu() * unary.shape[1]
+    if pairwise is None:
+        return AttentionMaps(name, unary, [], [])
+    queries = queries or _sharpest_queries(block, pairwise.abs(), grid, num_frames)
+    cells = [(q.frame * grid[0] // num_frames, int(q.y * grid[1]), int(q.x * grid[2])) for q in queries]
+    return AttentionMaps(name, unary, queries, [_map_of(block, pairwise, cell, grid, key_grid) for cell in cells])
 
 
-def _position(query: Query, grid: tuple[int, ...], num_frames: int) -> int:
-    """Index into the N = T'*H'*W' positions that a query falls on."""
-    frame, row, column = query.frame * grid[0] // num_frames, int(query.y * grid[1]), int(query.x * grid[2])
-    return (frame * grid[1] + row) * grid[2] + column
+def _map_of(
+    block: AttentionBlock, pairwise: Tensor, cell: tuple[int, int, int], grid: tuple[int, ...], key_grid: tuple[int, ...]
+) -> Tensor:
+    """What the query in a cell (t, y, x) of the grid attends to, [t, h, w]; zero where it cannot look."""
+    frame, place = cell[0], cell[1] * grid[2] + cell[2]
+    heat = torch.zeros(key_grid, device=pairwise.device)
+    if block.axes == "space":
+        heat[frame] = pairwise[frame, place].reshape(key_grid[1:]).float()
+    elif block.axes == "time":
+        heat[:, cell[1], cell[2]] = pairwise[place, frame].float()
+    else:
+        heat = pairwise[0, frame * grid[1] * grid[2] + place].reshape(key_grid)
+    return heat.cpu() * pairwise.shape[2]
 
 
-def _sharpest_queries(pairwise: Tensor, grid: tuple[int, ...], num_frames: int) -> list[Query]:
-    """Points of the middle frame whose pairwise map [N, M] is furthest from uniform, a quarter of the frame apart."""
-    sharpness = -torch.special.entr(pairwise).sum(dim=1).reshape(grid)[grid[0] // 2]  # [H', W'], minus the entropy
+def _sharpest_queries(block: AttentionBlock, pairwise: Tensor, grid: tuple[int, ...], num_frames: int) -> list[Query]:
+    """Points of the middle frame whose maps [groups, N, M] are furthest from uniform, a quarter of the frame apart."""
+    shares = pairwise / pairwise.sum(dim=2, keepdim=True).clamp_min(1e-12)
+    sharpness = -torch.special.entr(shares).sum(dim=2)  # minus the entropy
+    sharpness = (sharpness.T if block.axes == "time" else sharpness).reshape(grid)[grid[0] // 2]  # [H', W']
     rows, columns = torch.meshgrid(torch.arange(grid[1]), torch.arange(grid[2]), indexing="ij")
     free = torch.ones(grid[1:], dtype=torch.bool)
     queries: list[Query] = []

@@ -76,6 +76,7 @@ def _sizes(module: nn.Module) -> str:
     return f"linear {module.in_features} -> {module.out_features}" if isinstance(module, nn.Linear) else ""
 
 
+@torch.no_grad()
 def _flops_by_module(model: nn.Module, clip: torch.Tensor) -> dict[str, float]:
     analysis = FlopCountAnalysis(model, clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
@@ -84,8 +85,8 @@ def _flops_by_module(model: nn.Module, clip: torch.Tensor) -> dict[str, float]:
 
 def _attention_flops(inputs: list, outputs: list) -> int:
     """Multiply-adds of softmax(q k^T) v; fvcore does not know the fused operator."""
-    queries, keys, values = (value.type().sizes() for value in inputs[:3])
-    return queries[0] * queries[1] * keys[1] * (queries[2] + values[2])
+    queries, keys, values = (value.type().sizes() for value in inputs[:3])  # [B, heads, N or M, D]
+    return queries[0] * queries[1] * queries[2] * keys[2] * (queries[3] + values[3])
 
 
 @torch.no_grad()

@@ -47,7 +47,9 @@ def plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...]) 
 def plot_attention(path: Path, frames: Tensor, maps: AttentionMaps, title: str) -> None:
     """A sheet of the clip's frames uint8 [T, H, W, 3], its unary map, and the pairwise map of every query point."""
     columns = shown_frames(maps, len(frames))
-    rows = [("frames", None, None), ("unary: what every\npoint attends to", maps.unary, None)]
+    rows = [("frames", None, None)]
+    if maps.unary is not None:
+        rows.append(("unary: what every\npoint attends to", maps.unary, None))
     for number, (query, pairwise) in enumerate(zip(maps.queries, maps.pairwise, strict=True), start=1):
         rows.append((f"pairwise: what\npoint + {number} attends to", pairwise, query))
     height = frames.shape[1] / frames.shape[2]
@@ -83,7 +85,7 @@ def shown_frames(maps: AttentionMaps, num_frames: int) -> list[int]:
     if num_frames <= MAX_COLUMNS:
         return list(range(num_frames))
     shown = {round(place * (num_frames - 1) / (MAX_COLUMNS - 1)) for place in range(MAX_COLUMNS)}
-    brightest = {_brightest_frame(heat, num_frames) for heat in (maps.unary, *maps.pairwise)}
+    brightest = {_brightest_frame(heat, num_frames) for heat in (maps.unary, *maps.pairwise) if heat is not None}
     return sorted(shown | brightest | {query.frame for query in maps.queries})
 
 

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from videornn.errors import UserError
-from videornn.models.nonlocal_block import DisentangledNonLocal
+from videornn.models import nonlocal_block as blocks
 from videornn.models.resnet3d import ResNet3d
 
 if TYPE_CHECKING:
-    from videornn.config import ModelConfig
+    from videornn.config import AttentionConfig, ModelConfig
+
+ATTENTION_KINDS = {
+    "nl": blocks.NonLocal,
+    "nl_gaussian": blocks.GaussianNonLocal,
+    "nl_dot_product": blocks.DotProductNonLocal,
+    "nl_concatenation": blocks.ConcatenationNonLocal,
+    "pairwise": blocks.PairwiseNonLocal,
+    "unary": blocks.UnaryNonLocal,
+    "gc": blocks.GlobalContext,
+    "dnl": blocks.DisentangledNonLocal,
+}
 
 
 def build_model(section: ModelConfig) -> ResNet3d:
     """The network of a config's model section: [B, 3, T, H, W] float -> logits [B, num_classes].
 
     Raises:
-        UserError: num_classes is not set, or an attention place does not exist at this depth.
+        UserError: num_classes is not set, there is no such depth, or the attention block or one of its places is impossible.
     """
     if section.num_classes is None:
         raise UserError("model.num_classes is not set, and no class names or training list tell it; set it")
-    attention = section.attention
-    block = partial(DisentangledNonLocal, key_pool=attention.key_pool, temperature=attention.temperature)
     try:
         return ResNet3d(
             section.name,
@@ -31,11 +43,25 @@ def build_model(section: ModelConfig) -> ResNet3d:
             width=section.width,
             dropout=section.dropout,
             zero_init_residual=section.zero_init_residual,
-            attention=None if attention.kind == "none" else block,
-            places=attention.places,
+            attention=_attention(section.attention),
+            places=section.attention.places,
+            recompute_blocks=section.recompute_blocks,
         )
     except ValueError as error:
-        raise UserError(f"model.attention.places: {error}") from error
+        raise UserError(f"model: {error}") from error
 
 
-__all__ = ["DisentangledNonLocal", "ResNet3d", "build_model"]
+def _attention(section: AttentionConfig) -> Callable[[int], nn.Module] | None:
+    """Builds the block of a config for a number of channels."""
+    if section.kind == "none":
+        return None
+    options = {"key_pool": section.key_pool, "axes": section.axes}
+    if section.kind == "gc":
+        if section.gate != "norm" or section.temperature is not None:
+            raise ValueError("attention.kind gc has neither gate nor temperature; leave gate: norm and temperature: null")
+    else:
+        options |= {"gate": section.gate, "temperature": section.temperature}
+    return partial(ATTENTION_KINDS[section.kind], **options)
+
+
+__all__ = ["ResNet3d", "build_model"]

@@ -1,39 +1,293 @@
-"""Non-local attention blocks for clips.
+"""The attention family: non-local blocks, their two halves, disentangled non-local and global context blocks.
 
-Letters: B batch, C channels, D inner width, N query positions (T*H*W), M key positions (N, or fewer if keys are pooled).
-query, key and value are the theta, phi and g of the papers.
+All share one shell, as in figure 2 of Yin et al. 2020 (arXiv:2006.06668): z = x + BN(W_z y), and differ in y, the weighted
+sum of the values. No block builds a map of N x M weights, except to be looked at: `attention`.
+
+Letters: B batch, C channels, D inner width, N query positions, M key positions (N, or fewer if keys are pooled); i runs
+over queries, j over keys. query, key and value are the theta, phi and g of the papers. With axes "space" or "time" a
+position sees its own frame or its own place only, and B stands for all such groups of all clips.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from videornn.models.recompute import LeanMaxPool, recompute
+from videornn.models.softmax_attention import at_least_float32, softmax_attention
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
+Axes = Literal["spacetime", "space", "time"]
+Gate = Literal["norm", "scalar"]
 
-class DisentangledNonLocal(nn.Module):
-    """Disentangled non-local block: a whitened pairwise and a unary softmax, added, over one shared value.
 
-        z_i = x_i + BN(W_z sum_j w_ij v_j)
-        w_ij = softmax_j((q_i - mu_q)^T (k_j - mu_k) / (sqrt(D) tau)) + softmax_j(m_j)
+class AttentionBlock(nn.Module):
+    """The shell of every block: values, and what is done with their weighted sum; subclasses say what the weights are.
 
-    with mu_q, mu_k the means over positions, per channel and sample, and m_j = W_m x_j a logit of its own. The gain of
-    the normalisation starts at zero, so a block put into a trained network starts as the identity.
-    Yin et al. 2020, section 3, arXiv:2006.06668.
+        gate "norm":    z_i = x_i + BN(W_z y_i), values D wide; the gain of BN starts at zero (Wang et al. 2018, eq. 6)
+        gate "scalar":  z_i = x_i + y_i, values C wide, without bias; what differs between queries in y_i is multiplied
+                        by a scalar that starts at zero (the public 2D code of Yin et al. 2020)
+
+    With "norm" a block put into a trained network starts as the identity. The scalar leaves the unary half open.
 
     Args:
         channels: C of input and output.
         inner_channels: D; C / 2 by default.
         ndim: 1, 2 or 3: inputs are [B, C, T], [B, C, H, W] or [B, C, T, H, W].
         key_pool: max-pooling kernel and stride of what keys, values and the unary map see; None keeps all positions.
-        temperature: tau.
+        axes: which positions see each other: all, those of the same frame, or those of the same place (ndim 3 only).
+        gate: see above.
+        temperature: tau, which divides the logits of the pairwise softmax; None takes the block's own.
 
     Raises:
-        ValueError: a size is below 1, or key_pool does not have ndim entries.
+        ValueError: a size is below 1, key_pool does not have ndim entries, axes does not go with ndim or key_pool, or a
+            temperature is given to a block without such a softmax.
+    """
+
+    own_temperature: float | None = None
+    has_queries = True
+
+    def __init__(
+        self,
+        channels: int,
+        inner_channels: int | None = None,
+        *,
+        ndim: int = 3,
+        key_pool: tuple[int, ...] | None = None,
+        axes: Axes = "spacetime",
+        gate: Gate = "norm",
+        temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        inner_channels = channels // 2 if inner_channels is None else inner_channels
+        _check(channels, inner_channels, ndim, key_pool, axes)
+        if temperature is not None and (self.own_temperature is None or temperature <= 0):
+            why = "has no temperature" if self.own_temperature is None else "needs one above 0"
+            raise ValueError(f"temperature {temperature}: {type(self).__name__} {why}")
+        self.temperature = self.own_temperature if temperature is None else temperature
+        self.axes = axes
+        conv = _CONV[ndim]
+        self.key_pool = nn.Identity() if key_pool is None else LeanMaxPool(_MAX_POOL[ndim](key_pool, key_pool))
+        if gate == "norm":
+            self.value = conv(channels, inner_channels, 1)
+            self.out = conv(inner_channels, channels, 1)
+            self.norm = _BATCH_NORM[ndim](channels)
+        else:
+            self.value = conv(channels, channels, 1, bias=False)
+            self.out = nn.Identity()
+            self.norm = nn.Identity()
+        self.gain = Gain() if gate == "scalar" and self.has_queries else nn.Identity()
+        self.add_projections(channels, inner_channels, conv)
+        self.reset_parameters()
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        """The layers that the weights are made of; conv is the convolution class of ndim dimensions."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Convolutions: N(0, 0.01), bias 0; the gain of the norm, or the scalar: 0."""
+        for module in self.modules():
+            if isinstance(module, tuple(_CONV.values())):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if not isinstance(self.norm, nn.Identity):
+            nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._to_grid(self.attend(x, self.key_pool(x)), x)
+        # W_z y is twice as large as y, and what BN would keep of it for the backward pass is cheap to compute again
+        return x + recompute(lambda y: self.norm(_spread(self.out(y), x)), y, self.norm)
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        """y [B, N, D], or [B, 1, D] where it is the same for all queries."""
+        raise NotImplementedError
+
+    def attention(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The weights that forward uses for this input, only for looking at, without gradient.
+
+        Returns:
+            Weights that differ between queries [B, N, M] (None if the block has none), and weights that all queries
+            share [B, M] (None if there are none). The M keys lie on the grid `attention_grid(x)`.
+        """
+        with torch.no_grad():
+            return self.weights(x, self.key_pool(x))
+
+    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """See `attention`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def attention_grid(self, x: Tensor) -> tuple[int, ...]:
+        """Sizes (T, H, W) of the grid of key positions for this input."""
+        return tuple(self.key_pool(x[:1]).shape[2:])
+
+    def positions(self, features: Tensor) -> Tensor:
+        """[B, D, T, H, W] -> [groups, positions, D]; positions of a group see each other."""
+        if self.axes == "space":
+            features = features.transpose(1, 2).flatten(0, 1)  # [B * T, D, H, W]
+        elif self.axes == "time":
+            features = features.permute(0, 3, 4, 1, 2).flatten(0, 2)  # [B * H * W, D, T]
+        return features.flatten(2).transpose(1, 2)
+
+    def _to_grid(self, y: Tensor, x: Tensor) -> Tensor:
+        """Back: [groups, positions, D] -> [B, D, T, H, W]; one position per group gives sizes of 1 instead."""
+        y = y.transpose(1, 2)  # [groups, D, positions]
+        one = y.shape[2] == 1
+        if self.axes == "spacetime":
+            return y.unflatten(2, [1 if one else size for size in x.shape[2:]])
+        batch, _, frames, height, width = x.shape
+        if self.axes == "space":
+            return y.unflatten(2, (1, 1) if one else (height, width)).unflatten(0, (batch, frames)).transpose(1, 2)
+        return y.unflatten(0, (batch, height, width)).permute(0, 3, 4, 1, 2)
+
+
+class NonLocal(AttentionBlock):
+    """Non-local block, embedded Gaussian: w_ij = softmax_j(q_i . k_j / (sqrt(D) tau)), tau = 1.
+
+    Wang et al. 2018, eq. 3, arXiv:1711.07971, with the square root of its code.
+    """
+
+    own_temperature = 1.0
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.query = conv(channels, inner_channels, 1)
+        self.key = conv(channels, inner_channels, 1)
+        self.scale = 1.0 / (inner_channels**0.5 * self.temperature)
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        query, key = self.queries_and_keys(x, pooled)
+        return self.gain(softmax_attention(query, key, self.positions(self.value(pooled)), self.scale))
+
+    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, None]:
+        return torch.softmax(_logits(*self.queries_and_keys(x, pooled), self.scale), dim=2), None
+
+    def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """q [B, N, D] and k [B, M, D]."""
+        return self.positions(self.query(x)), self.positions(self.key(pooled))
+
+    @torch.no_grad()
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened pairwise [B, N, M] and unary [B, M] logits whose sum has the softmax that `attention` returns.
+
+        (q_i - mu_q) . (k_j - mu_k) and mu_q . k_j, scaled; q_i . k_j has two more terms, which do not depend on j and
+        cancel. Yin et al. 2020, section 3.1.
+        """
+        query, key = self.queries_and_keys(x, self.key_pool(x))
+        mean = at_least_float32(query).mean(dim=1, keepdim=True)
+        return _logits(_whiten(query), _whiten(key), self.scale), _logits(mean, key, self.scale)[:, 0]
+
+
+class GaussianNonLocal(NonLocal):
+    """Non-local block, Gaussian: w_ij = softmax_j(x_i . x_j / tau), tau = 1. Wang et al. 2018, eq. 2."""
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.scale = 1.0 / self.temperature
+
+    def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return self.positions(x), self.positions(pooled)
+
+
+class DotProductNonLocal(AttentionBlock):
+    """Non-local block, dot product: w_ij = q_i . k_j / M. Wang et al. 2018, eq. 4."""
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.query = conv(channels, inner_channels, 1)
+        self.key = conv(channels, inner_channels, 1)
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        # without a softmax the product is associative and q (k^T v) has no map; dividing first keeps the sum small
+        key, value = self.positions(self.key(pooled)), self.positions(self.value(pooled))
+        return self.gain(self.positions(self.query(x)) @ ((key / key.shape[1]).transpose(1, 2) @ value))
+
+    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, None]:
+        query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
+        return _logits(query, key, 1 / key.shape[1]), None
+
+
+class ConcatenationNonLocal(AttentionBlock):
+    """Non-local block, concatenation: w_ij = ReLU(w_f . [q_i, k_j]) / M. Wang et al. 2018, eq. 5."""
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.query = conv(channels, inner_channels, 1)
+        self.key = conv(channels, inner_channels, 1)
+        self.concat = nn.Linear(2 * inner_channels, 1, bias=False)
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        # ReLU(a_i + b_j) is zero but for the keys with b_j > -a_i. With the keys in falling order of b these are the first
+        # ones, and sum_j (a_i + b_j) v_j over them is a_i times a running sum of v, plus a running sum of b v: no map
+        a, b = self._logits(x, pooled)
+        b, order = b.sort(dim=1, descending=True)
+        value = at_least_float32(self.positions(self.value(pooled)))
+        value = value.gather(1, order.unsqueeze(2).expand_as(value)) / b.shape[1]
+        count = torch.searchsorted(-b, a).unsqueeze(2).expand(-1, -1, value.shape[2])  # keys with b_j > -a_i
+        sum_v, sum_bv = _running_sum(value), _running_sum(b.unsqueeze(2) * value)
+        y = a.unsqueeze(2) * sum_v.gather(1, count) + sum_bv.gather(1, count)
+        return self.gain(y.to(x.dtype))
+
+    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, None]:
+        a, b = self._logits(x, pooled)
+        return torch.relu(a.unsqueeze(2) + b.unsqueeze(1)) / b.shape[1], None
+
+    def _logits(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """a [B, N] and b [B, M]: the shares of query and key in w_f . [q_i, k_j]."""
+        query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
+        of_query, of_key = at_least_float32(self.concat.weight)[0].chunk(2)
+        return at_least_float32(query) @ of_query, at_least_float32(key) @ of_key
+
+
+class PairwiseNonLocal(NonLocal):
+    """The whitened pairwise half alone: w_ij = softmax_j((q_i - mu_q) . (k_j - mu_k) / (sqrt(D) tau)), tau = 0.05.
+
+    mu_q and mu_k are the means over positions, per channel and group; whitening is this subtraction and nothing else.
+    Yin et al. 2020, section 3.2 (NL_p). A bias of q or k would cancel, so there is none.
+    """
+
+    own_temperature = 0.05
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.query = conv(channels, inner_channels, 1, bias=False)
+        self.key = conv(channels, inner_channels, 1, bias=False)
+        self.scale = 1.0 / (inner_channels**0.5 * self.temperature)
+
+    def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = super().queries_and_keys(x, pooled)
+        return _whiten(query), _whiten(key)
+
+
+class UnaryNonLocal(AttentionBlock):
+    """The unary half alone: w_j = softmax_j(m_j), m_j = W_m x_j, the same for all queries.
+
+    Yin et al. 2020, section 3.2 (NL_u); with gate "scalar" the simplified block of Cao et al. 2019, eq. 2,
+    arXiv:1904.11492 (SNL). A bias of W_m would cancel, so there is none.
+    """
+
+    has_queries = False
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.mask = conv(channels, 1, 1, bias=False)
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        return _weighted_sum(self.unary(pooled), self.positions(self.value(pooled)))
+
+    def weights(self, x: Tensor, pooled: Tensor) -> tuple[None, Tensor]:
+        return None, self.unary(pooled)
+
+    def unary(self, pooled: Tensor) -> Tensor:
+        """softmax_j(m_j), float32 [B, M]."""
+        return torch.softmax(at_least_float32(self.positions(self.mask(pooled)))[..., 0], dim=1)
+
+
+class GlobalContext(UnaryNonLocal):
+    """Global context block: z_i = x_i + W_2 ReLU(LN(W_1 sum_j w_j x_j)), w_j = softmax_j(m_j), D = C / 16.
+
+    W_2 starts at zero, so a block put into a trained network starts as the identity. Cao et al. 2019, section 3.3,
+    arXiv:1904.11492. Arguments as of AttentionBlock; it has neither gate nor temperature.
     """
 
     def __init__(
@@ -43,72 +297,97 @@ class DisentangledNonLocal(nn.Module):
         *,
         ndim: int = 3,
         key_pool: tuple[int, ...] | None = None,
-        temperature: float = 0.05,
+        axes: Axes = "spacetime",
     ) -> None:
-        super().__init__()
-        inner_channels = channels // 2 if inner_channels is None else inner_channels
-        if channels < 1 or inner_channels < 1:
-            raise ValueError(f"channels and inner_channels must be at least 1, got {channels} and {inner_channels}")
-        if ndim not in _CONV:
-            raise ValueError(f"ndim must be 1, 2 or 3, got {ndim}")
-        if key_pool is not None and len(key_pool) != ndim:
-            raise ValueError(f"key_pool {key_pool} must have {ndim} entries, one per axis, or be None")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        conv = _CONV[ndim]
-        self.key_pool = nn.Identity() if key_pool is None else _MAX_POOL[ndim](key_pool, key_pool, ceil_mode=True)
-        self.query = conv(channels, inner_channels, 1)
-        self.key = conv(channels, inner_channels, 1)
-        self.value = conv(channels, inner_channels, 1)
-        self.mask = conv(channels, 1, 1)
-        self.out = conv(inner_channels, channels, 1)
-        self.norm = _BATCH_NORM[ndim](channels)
-        self.scale = 1.0 / (inner_channels**0.5 * temperature)
-        self.reset_parameters()
+        inner_channels = max(channels // 16, 1) if inner_channels is None else inner_channels
+        super().__init__(channels, inner_channels, ndim=ndim, key_pool=key_pool, axes=axes)
+        self.value = self.out = self.norm = nn.Identity()  # the context is that of x itself, and the bottleneck its gate
+        self.bottleneck = nn.Sequential(
+            nn.Linear(channels, inner_channels),
+            nn.LayerNorm(inner_channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(inner_channels, channels),
+        )
+        nn.init.zeros_(self.bottleneck[3].weight)
+        nn.init.zeros_(self.bottleneck[3].bias)
 
-    def reset_parameters(self) -> None:
-        """query, key, value, mask, out: N(0, 0.01), bias 0; norm: weight 0, bias 0."""
-        for conv in (self.query, self.key, self.value, self.mask, self.out):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
-        nn.init.zeros_(self.norm.weight)
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        return self.bottleneck(super().attend(x, pooled))
+
+
+class DisentangledNonLocal(PairwiseNonLocal):
+    """Disentangled non-local block: a whitened pairwise and a unary softmax, added, over one shared value.
+
+        w_ij = softmax_j((q_i - mu_q) . (k_j - mu_k) / (sqrt(D) tau)) + softmax_j(m_j), m_j = W_m x_j, tau = 0.05
+
+    The weights of a query sum to 2. Yin et al. 2020, section 3.2.
+    """
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        super().add_projections(channels, inner_channels, conv)
+        self.mask = conv(channels, 1, 1, bias=False)
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        query, key = self.queries_and_keys(x, pooled)
+        value = self.positions(self.value(pooled))
+        pairwise = softmax_attention(query, key, value, self.scale)
+        return self.gain(pairwise) + _weighted_sum(self.unary(pooled), value)
+
+    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return super().weights(x, pooled)[0], self.unary(pooled)
+
+    unary = UnaryNonLocal.unary
+
+
+class Gain(nn.Module):
+    """A learnt scalar that starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.key_pool(x)
-        query, key, value, mask = self._project(x, pooled)
-        # one weighted sum [B, 1, D] serves every query: the unary map is never repeated N times
-        unary = torch.softmax(_at_least_float32(mask), dim=1).to(value.dtype).unsqueeze(1) @ value
-        pairwise = F.scaled_dot_product_attention(query, key, value, scale=self.scale)  # [B, N, D]
-        y = (pairwise + unary).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, D, T, H, W]
-        return x + self.norm(self.out(y))
+        return x * self.weight
 
-    @torch.no_grad()
-    def attention(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The two softmax maps of this input, for looking at: pairwise [B, N, M] and unary [B, M].
 
-        M counts the pooled positions, whose grid is `attention_grid(x)`. Memory is that of the full map.
-        """
-        query, key, _, mask = self._project(x, self.key_pool(x))
-        affinity = _at_least_float32(query) @ _at_least_float32(key).transpose(1, 2) * self.scale
-        return torch.softmax(affinity, dim=2), torch.softmax(_at_least_float32(mask), dim=1)
-
-    def attention_grid(self, x: Tensor) -> tuple[int, ...]:
-        """Sizes (T, H, W) of the grid of key positions for this input."""
-        return tuple(self.key_pool(x[:1]).shape[2:])
-
-    def _project(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Whitened queries [B, N, D] and keys [B, M, D], values [B, M, D], unary logits [B, M]."""
-        query = _whiten(self.query(x).flatten(2).transpose(1, 2))
-        key = _whiten(self.key(pooled).flatten(2).transpose(1, 2))
-        value = self.value(pooled).flatten(2).transpose(1, 2)
-        return query, key, value, self.mask(pooled).flatten(1)
+def _spread(y: Tensor, x: Tensor) -> Tensor:
+    """y, or if it is the same for all positions, y at each position of x, in the memory layout of x."""
+    return y if y.shape == x.shape else torch.empty_like(x, dtype=y.dtype).copy_(y)
 
 
 def _whiten(features: Tensor) -> Tensor:
-    """Features [B, N, D] minus their mean over positions, taken in float32; the paper's whitening has no division."""
-    centred = _at_least_float32(features)
-    return (centred - centred.mean(dim=1, keepdim=True)).to(features.dtype)
+    """Features [B, N, D] minus their mean over positions, taken in float32."""
+    mean = at_least_float32(features).mean(dim=1, keepdim=True)
+    return (features - mean).to(features.dtype)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    return at_least_float32(query) @ at_least_float32(key).transpose(1, 2) * scale
+
+
+def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
+    """[B, 1, D] of weights [B, M] and values [B, M, D]: one sum for all queries."""
+    return weights.to(value.dtype).unsqueeze(1) @ value
+
+
+def _running_sum(x: Tensor) -> Tensor:
+    """Sums of the first 0, 1, ..., M rows of x [B, M, D], as [B, M + 1, D]."""
+    return torch.nn.functional.pad(x.cumsum(dim=1), (0, 0, 1, 0))
+
+
+def _check(channels: int, inner_channels: int, ndim: int, key_pool: tuple[int, ...] | None, axes: str) -> None:
+    if channels < 1 or inner_channels < 1:
+        raise ValueError(f"channels and inner_channels must be at least 1, got {channels} and {inner_channels}")
+    if ndim not in _CONV:
+        raise ValueError(f"ndim must be 1, 2 or 3, got {ndim}")
+    if key_pool is not None and len(key_pool) != ndim:
+        raise ValueError(f"key_pool {key_pool} must have {ndim} entries, one per axis, or be None")
+    if axes != "spacetime" and ndim != 3:
+        raise ValueError(f"axes {axes!r} needs ndim 3, got {ndim}")
+    # queries of a group must find its keys: the axis that tells groups apart cannot be pooled
+    apart = {"spacetime": (), "space": (0,), "time": (1, 2)}[axes]
+    if key_pool is not None and any(key_pool[axis] != 1 for axis in apart):
+        raise ValueError(
+            f"key_pool {tuple(key_pool)} pools {'time' if axes == 'space' else 'space'}, which axes {axes!r} "
+            f"keeps apart; use None, or 1 there"
+        )

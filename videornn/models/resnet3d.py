@@ -1,52 +1,76 @@
-"""3D ResNets for clips: Slow-only, I3D and C2D, with an attention block after any residual block.
+"""3D ResNets for clips, with an attention block after any residual block.
 
-The stride sits in the (middle) 3x3 convolution and in the shortcut; the temporal kernel is k x 1 x 1 in the first
-convolution of a bottleneck and k x 3 x 3 in the first of a basic block. Feichtenhofer et al. 2019, table 1,
-arXiv:1812.03982 (Slow); Carreira & Zisserman 2017, arXiv:1705.07750, in the form of Wang et al. 2018,
-arXiv:1711.07971 (I3D, C2D).
+Slow-only, I3D and C2D: the stride sits in the (middle) 3x3 convolution and in the shortcut; the temporal kernel is
+k x 1 x 1 in the first convolution of a bottleneck and k x 3 x 3 in the first of a basic block. Feichtenhofer et al. 2019,
+table 1, arXiv:1812.03982 (Slow); Carreira & Zisserman 2017, arXiv:1705.07750, in the form of Wang et al. 2018,
+arXiv:1711.07971 (I3D, C2D). R3D and R(2+1)D: Tran et al. 2018, arXiv:1711.11248, as torchvision builds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from videornn.models.recompute import LeanMaxPool, recompute
+
 STAGES = ("res2", "res3", "res4", "res5")
-DEPTHS = {
-    10: (1, 1, 1, 1),
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
+BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+BOTTLENECK_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What tells one family of networks from another.
+
+    stem_kernel: temporal kernel of the stem.
+    stage_kernels: temporal kernels of the blocks of each stage, repeated as far as the stage goes.
+    second_kernel: temporal kernel of the second convolution of a basic block.
+    max_pool: the stem ends in a 1x3x3 max-pool of stride 2.
+    temporal_pool: a max-pool over pairs of frames follows res2.
+    temporal_stride: of the first block of res3, res4 and res5.
+    factored: 3x3x3 convolutions are 1x3x3, norm, ReLU, 3x1x1.
+    depths: number of residual blocks of each stage, by the number of layers.
+    """
+
+    stem_kernel: int
+    stage_kernels: tuple[tuple[int, ...], ...]
+    second_kernel: int = 1
+    max_pool: bool = True
+    temporal_pool: bool = False
+    temporal_stride: int = 1
+    factored: bool = False
+
+    @property
+    def depths(self) -> dict[int, tuple[int, ...]]:
+        return BASIC_DEPTHS if self.second_kernel > 1 else BASIC_DEPTHS | BOTTLENECK_DEPTHS
+
+
+_R3D = Family(3, ((3,), (3,), (3,), (3,)), second_kernel=3, max_pool=False, temporal_stride=2)
+FAMILIES = {
+    "slow": Family(1, ((1,), (1,), (3,), (3,))),
+    "i3d": Family(5, ((3,), (3, 1), (3, 1), (1, 3)), temporal_pool=True),
+    "c2d": Family(1, ((1,), (1,), (1,), (1,)), temporal_pool=True),
+    "r3d": _R3D,
+    "r2plus1d": replace(_R3D, factored=True),
 }
-# temporal kernel of the stem, then of the blocks of each stage, repeated as far as the stage goes
-TEMPORAL_KERNELS = {
-    "slow": (1, ((1,), (1,), (3,), (3,))),
-    "i3d": (5, ((3,), (3, 1), (3, 1), (1, 3))),
-    "c2d": (1, ((1,), (1,), (1,), (1,))),
-}
-HAS_TEMPORAL_POOL = {"slow": False, "i3d": True, "c2d": True}
 
 
 class Conv3d(nn.Conv3d):
-    """Bias-free 3D convolution padded to keep T (and H, W at stride 1), safe under bf16 autocast on the CPU.
+    """Bias-free 3D convolution padded to keep T, H and W at stride 1, safe under bf16 autocast on the CPU.
 
     There, with 1 < T < temporal kernel, torch 2.13 to 2.15 compute a wrong weight gradient in bf16 (relative error 1,
     or NaN, silently), so that one case runs in float32.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int], spatial_stride: int = 1) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            tuple(kernel),
-            stride=(1, spatial_stride, spatial_stride),
-            padding=tuple(size // 2 for size in kernel),
-            bias=False,
-        )
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] = (1, 1, 1)
+    ) -> None:
+        padding = tuple(size // 2 for size in kernel)
+        super().__init__(in_channels, out_channels, tuple(kernel), tuple(stride), padding, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and 1 < x.shape[2] < self.kernel_size[0] and torch.is_autocast_enabled("cpu"):
@@ -55,24 +79,51 @@ class Conv3d(nn.Conv3d):
         return super().forward(x)
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution and batch norm, named conv and norm."""
+class Factored3d(nn.Sequential):
+    """The (2+1)D convolution: 1x3x3 to mid_channels, norm, ReLU, 3x1x1, in place of a 3x3x3."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int], spatial_stride: int = 1) -> None:
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, stride: Sequence[int]) -> None:
         super().__init__()
-        self.conv = Conv3d(in_channels, out_channels, kernel, spatial_stride)
-        self.norm = nn.BatchNorm3d(out_channels)
+        self.out_channels = out_channels
+        self.spatial = Conv3d(in_channels, mid_channels, (1, 3, 3), (1, *stride[1:]))
+        self.norm = nn.BatchNorm3d(mid_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.temporal = Conv3d(mid_channels, out_channels, (3, 1, 1), (stride[0], 1, 1))
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution and its batch norm, named conv and norm."""
+
+    def __init__(self, conv: Conv3d | Factored3d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.BatchNorm3d(conv.out_channels)
 
 
 class BasicBlock(nn.Module):
-    """k x 3 x 3 (stride), 1 x 3 x 3, residual sum, ReLU, attention."""
+    """k1 x 3 x 3 (stride), k2 x 3 x 3, residual sum, ReLU, attention; kernels are the temporal ones, (k1, k2)."""
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, temporal_kernel: int, stride: int, attention: nn.Module) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        kernels: tuple[int, int],
+        stride: tuple[int, int, int],
+        factored: bool,
+        attention: nn.Module,
+    ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, width, (temporal_kernel, 3, 3), stride)
-        self.conv2 = ConvNorm(width, width, (1, 3, 3))
+        if factored:
+            # as many parameters as the 3x3x3 from in_channels to width has; the second convolution follows suit
+            mid_channels = in_channels * width * 27 // (in_channels * 9 + 3 * width)
+            self.conv1 = ConvNorm(Factored3d(in_channels, mid_channels, width, stride))
+            self.conv2 = ConvNorm(Factored3d(width, mid_channels, width, (1, 1, 1)))
+        else:
+            self.conv1 = ConvNorm(Conv3d(in_channels, width, (kernels[0], 3, 3), stride))
+            self.conv2 = ConvNorm(Conv3d(width, width, (kernels[1], 3, 3)))
         self.shortcut = _shortcut(in_channels, width, stride)
         self.relu = nn.ReLU(inplace=True)
         self.attention = attention
@@ -83,15 +134,17 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """k x 1 x 1, 1 x 3 x 3 (stride), 1 x 1 x 1, residual sum, ReLU, attention."""
+    """k x 1 x 1, 1 x 3 x 3 (stride), 1 x 1 x 1, residual sum, ReLU, attention; kernel is k."""
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, temporal_kernel: int, stride: int, attention: nn.Module) -> None:
+    def __init__(
+        self, in_channels: int, width: int, *, kernel: int, stride: tuple[int, int, int], attention: nn.Module
+    ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, width, (temporal_kernel, 1, 1))
-        self.conv2 = ConvNorm(width, width, (1, 3, 3), stride)
-        self.conv3 = ConvNorm(width, width * self.expansion, (1, 1, 1))
+        self.conv1 = ConvNorm(Conv3d(in_channels, width, (kernel, 1, 1)))
+        self.conv2 = ConvNorm(Conv3d(width, width, (1, 3, 3), stride))
+        self.conv3 = ConvNorm(Conv3d(width, width * self.expansion, (1, 1, 1)))
         self.shortcut = _shortcut(in_channels, width * self.expansion, stride)
         self.relu = nn.ReLU(inplace=True)
         self.attention = attention
@@ -101,18 +154,30 @@ class Bottleneck(nn.Module):
         return self.attention(self.relu(y + self.shortcut(x)))
 
 
+class Stage(nn.Sequential):
+    """Residual blocks in a row; with recompute_blocks, training keeps only their inputs and runs each once more."""
+
+    recompute_blocks = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = recompute(block, x, block) if self.recompute_blocks else block(x)
+        return x
+
+
 class ResNet3d(nn.Module):
     """Clip classifier: [B, 3, T, H, W] float -> logits [B, K].
 
     Args:
-        name: slow, i3d or c2d: where the temporal kernels (and the temporal pool after res2) sit.
-        depth: a key of DEPTHS; 50 and more have bottlenecks.
+        name: a key of FAMILIES: slow, i3d, c2d, r3d, r2plus1d.
+        depth: a key of the family's depths; 50 and more have bottlenecks.
         num_classes: K.
         width: channels of the stem.
         dropout: probability before the classifier.
         zero_init_residual: start every residual block as the identity.
         attention: builds the attention block for a number of channels; used at places.
-        places: for each stage name the residual blocks (0-based) that an attention block follows.
+        places: for each stage name the residual blocks (0-based) that an attention block follows, or "all" of them.
+        recompute_blocks: keep only the input of each residual block for the backward pass (activation checkpointing).
 
     Raises:
         ValueError: an unknown name or depth, or a place that the network does not have.
@@ -128,33 +193,43 @@ class ResNet3d(nn.Module):
         dropout: float = 0.5,
         zero_init_residual: bool = True,
         attention: Callable[[int], nn.Module] | None = None,
-        places: Mapping[str, Sequence[int]] | None = None,
+        places: Mapping[str, Sequence[int] | Literal["all"]] | None = None,
+        recompute_blocks: bool = False,
     ) -> None:
         super().__init__()
-        if name not in TEMPORAL_KERNELS or depth not in DEPTHS:
-            raise ValueError(f"no network {name!r} of depth {depth}; names {list(TEMPORAL_KERNELS)}, depths {list(DEPTHS)}")
-        places = {} if attention is None else dict(places or {})
-        _check_places(places, depth)
-        stem_kernel, stage_kernels = TEMPORAL_KERNELS[name]
-        block = Bottleneck if depth >= 50 else BasicBlock
-        self.stem = nn.Sequential(
-            ConvNorm(3, width, (stem_kernel, 7, 7), 2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-        )
+        if name not in FAMILIES:
+            raise ValueError(f"no network {name!r}; there are {', '.join(FAMILIES)}")
+        family = FAMILIES[name]
+        if depth not in family.depths:
+            raise ValueError(f"no {name} of depth {depth}; its depths are {', '.join(map(str, family.depths))}")
+        places = _resolve_places({} if attention is None else places or {}, family.depths[depth])
+        self.stem = _stem(family, width)
         channels = width
-        for index, (stage, num_blocks) in enumerate(zip(STAGES, DEPTHS[depth], strict=True)):
+        for index, (stage, num_blocks) in enumerate(zip(STAGES, family.depths[depth], strict=True)):
+            kernels = family.stage_kernels[index]
             blocks = []
             for position in range(num_blocks):
-                kernels = stage_kernels[index]
                 stage_width = width * 2**index
-                out_channels = stage_width * block.expansion
+                out_channels = stage_width * (4 if depth in BOTTLENECK_DEPTHS else 1)
                 here = attention(out_channels) if attention and position in places.get(stage, ()) else nn.Identity()
-                stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(channels, stage_width, kernels[position % len(kernels)], stride, here))
+                stride = (family.temporal_stride, 2, 2) if index > 0 and position == 0 else (1, 1, 1)
+                kernel = kernels[position % len(kernels)]
+                if depth in BOTTLENECK_DEPTHS:
+                    block = Bottleneck(channels, stage_width, kernel=kernel, stride=stride, attention=here)
+                else:
+                    block = BasicBlock(
+                        channels,
+                        stage_width,
+                        kernels=(kernel, family.second_kernel),
+                        stride=stride,
+                        factored=family.factored,
+                        attention=here,
+                    )
+                blocks.append(block)
                 channels = out_channels
-            setattr(self, stage, nn.Sequential(*blocks))
-        self.temporal_pool = nn.MaxPool3d((2, 1, 1)) if HAS_TEMPORAL_POOL[name] else nn.Identity()
+            setattr(self, stage, Stage(*blocks))
+            getattr(self, stage).recompute_blocks = recompute_blocks
+        self.temporal_pool = LeanMaxPool(nn.MaxPool3d((2, 1, 1))) if family.temporal_pool else nn.Identity()
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
@@ -173,24 +248,41 @@ class ResNet3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, 3, T, H, W]
         x = self.temporal_pool(self.res2(self.stem(x)))
-        x = self.res5(self.res4(self.res3(x)))  # [B, C, T, H/32, W/32]
+        x = self.res5(self.res4(self.res3(x)))  # [B, C, T', H', W']
         return self.head(self.dropout(self.pool(x).flatten(1)))
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    if in_channels == out_channels and stride == 1:
+def _stem(family: Family, width: int) -> nn.Sequential:
+    relu = nn.ReLU(inplace=True)
+    if family.factored:
+        mid_channels = 45 * width // 64
+        spatial = ConvNorm(Conv3d(3, mid_channels, (1, 7, 7), (1, 2, 2)))
+        return nn.Sequential(spatial, relu, ConvNorm(Conv3d(mid_channels, width, (family.stem_kernel, 1, 1))), relu)
+    conv = ConvNorm(Conv3d(3, width, (family.stem_kernel, 7, 7), (1, 2, 2)))
+    pool = LeanMaxPool(nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))) if family.max_pool else nn.Identity()
+    return nn.Sequential(conv, relu, pool)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: tuple[int, int, int]) -> nn.Module:
+    if in_channels == out_channels and stride == (1, 1, 1):
         return nn.Identity()
-    return ConvNorm(in_channels, out_channels, (1, 1, 1), stride)
+    return ConvNorm(Conv3d(in_channels, out_channels, (1, 1, 1), stride))
 
 
-def _check_places(places: Mapping[str, Sequence[int]], depth: int) -> None:
-    num_blocks = dict(zip(STAGES, DEPTHS[depth], strict=True))
+def _resolve_places(
+    places: Mapping[str, Sequence[int] | Literal["all"]], depths: tuple[int, ...]
+) -> dict[str, Sequence[int]]:
+    """Block positions of every stage, "all" spelt out."""
+    num_blocks = dict(zip(STAGES, depths, strict=True))
+    resolved = {}
     for stage, positions in places.items():
         if stage not in num_blocks:
             raise ValueError(f"attention place {stage!r} is not one of {', '.join(STAGES)}")
-        outside = [position for position in positions if not 0 <= position < num_blocks[stage]]
+        resolved[stage] = range(num_blocks[stage]) if positions == "all" else positions
+        outside = [position for position in resolved[stage] if not 0 <= position < num_blocks[stage]]
         if outside:
             raise ValueError(
-                f"attention after block {outside[0]} of {stage}: at depth {depth} this stage has blocks 0 to "
+                f"attention after block {outside[0]} of {stage}: at this depth the stage has blocks 0 to "
                 f"{num_blocks[stage] - 1}"
             )
+    return resolved

@@ -1,0 +1,59 @@
+"""Less memory for the backward pass: activation checkpointing that counts a batch once, and a lean max-pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:
+    """function(x), of which only x is kept for the backward pass; the rest is computed once more there.
+
+    Outputs, gradients and buffers are those of function(x).
+
+    Args:
+        module: holds the batch norms that function runs, if it runs any.
+    """
+    if not torch.is_grad_enabled():
+        return function(x)
+    if torch.compiler.is_compiling():
+        # the compiler takes no context, and needs none: it plans the second run without the updates of buffers
+        return checkpoint(function, x, use_reentrant=False)
+    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _Uncounted(module)))
+
+
+class LeanMaxPool(nn.Module):
+    """A max-pool that keeps its input for the backward pass and nothing else, in the dtype of the input.
+
+    torch's own also keeps int64 indices, which at (1, 2, 2) are as large as a bfloat16 input, and on the CPU autocast turns
+    the input into float32 first.
+    """
+
+    def __init__(self, pool: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return recompute(self.pool, x, self.pool)
+
+
+class _Uncounted:
+    """Batch norms see this batch as before but do not count it again. Entered anew for every backward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+
+    def __enter__(self) -> None:
+        self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *exception: object) -> None:
+        for norm, (momentum, num_batches) in zip(self.norms, self.before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches

@@ -1,0 +1,94 @@
+"""softmax(q k^T) v without its N x M map, forward and backward, by what is fastest on the device.
+
+On CUDA, and wherever no gradient is wanted, that is torch's scaled_dot_product_attention. Its backward pass on the CPU
+uses no more cores than there are clips, so in training the map is built there for a chunk of queries at a time, and once
+more in the backward pass (scripts/benchmark_attention.py times both).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# entries of the map that exist at a time on the CPU: 8 MB of float32; less is slower, more is not faster
+CHUNK_ENTRIES = 2**21
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """sum_j softmax_j(q_i . k_j * scale) v_j; logits and softmax are float32 (or float64) whatever the dtype.
+
+    Args:
+        query: [B, N, D].
+        key: [B, M, D].
+        value: [B, M, E].
+
+    Returns:
+        [B, N, E] in the dtype of value.
+    """
+    if query.device.type == "cpu" and torch.is_grad_enabled():
+        return _ChunkedAttention.apply(query, key, value, scale)
+    # the fused kernels take four dimensions, [B, heads, N, D], and nothing else
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale)[:, 0]
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    """Keeps queries, keys and values; the map of a chunk of queries lives inside one turn of a loop.
+
+    Logits are products of float32: matrix products of bfloat16 would round them, which costs 2 % of a row. The other
+    products stay in bfloat16, where the CPU is fastest, but not in float16, where it is slowest.
+    """
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        output = torch.empty(*query.shape[:2], value.shape[2], dtype=value.dtype)
+        with torch.autocast("cpu", enabled=False):
+            keys, values = at_least_float32(key).transpose(1, 2).contiguous(), _not_half(value)
+            for rows in _chunks(query, key):
+                weights = _weights(query[:, rows], keys, scale)
+                output[:, rows] = weights.to(values.dtype) @ values
+        return output
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        query, key, value, ctx.scale = inputs
+        ctx.save_for_backward(query, key, value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value = ctx.saved_tensors
+        grad_query = torch.empty_like(query)
+        with torch.autocast("cpu", enabled=False):
+            keys, values_t = at_least_float32(key).transpose(1, 2), _not_half(value).transpose(1, 2)
+            grad_key, grad_value = torch.zeros_like(at_least_float32(key)), torch.zeros_like(at_least_float32(value))
+            for rows in _chunks(query, key):
+                queries, grads = _not_half(query[:, rows]), _not_half(grad[:, rows])
+                weights = _weights(query[:, rows], keys, ctx.scale)
+                grad_value += weights.to(grads.dtype).transpose(1, 2) @ grads
+                # through the softmax: p (dp - sum_j p dp)
+                grad_weights = at_least_float32(grads @ values_t)
+                row_sums = torch.linalg.vecdot(weights, grad_weights).unsqueeze(2)
+                grad_logits = grad_weights.sub_(row_sums).mul_(weights).mul_(ctx.scale).to(queries.dtype)
+                grad_query[:, rows] = grad_logits @ _not_half(key)
+                grad_key += grad_logits.transpose(1, 2) @ queries
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None
+
+
+def _weights(queries: Tensor, keys_t: Tensor, scale: float) -> Tensor:
+    return torch.softmax((at_least_float32(queries) * scale) @ keys_t, dim=2)
+
+
+def _chunks(query: Tensor, key: Tensor) -> list[slice]:
+    num_rows = max(1, CHUNK_ENTRIES // (key.shape[0] * key.shape[1]))
+    return [slice(start, start + num_rows) for start in range(0, query.shape[1], num_rows)]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is that already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _not_half(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.float16 else x
