@@ -40,7 +40,7 @@ def test_help_starts_without_torch() -> None:
         [sys.executable, "-c", program + "assert 'torch' not in sys.modules"], capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stderr
-    for command in ("train", "test", "infer", "explain", "info", "config", "data"):
+    for command in ("train", "test", "infer", "explain", "info", "config", "convert", "data"):
         assert command in finished.stdout
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 
 from videornn.errors import UserError
 
@@ -21,7 +23,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
+            torch.save({"format": FORMAT, "versions": _versions(), **content}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -43,5 +45,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint of videornn, or is damaged; nothing of it was loaded") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of videornn (it has no format {FORMAT!r})")
+        raise UserError(
+            f"{path} is not a checkpoint of videornn (no format {FORMAT!r}); `videornn convert` makes one of public weights"
+        )
     return content
+
+
+def _versions() -> dict[str, str]:
+    # str(): torch.__version__ is a str subclass that weights_only refuses
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }

@@ -138,6 +138,23 @@ def config(
     sys.stdout.write(config_to_yaml(load_config(path, overrides), comments=True))
 
 
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOREIGN", help="Weights of torchvision, PyTorchVideo, SlowFast, caffe2 or MMAction2.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
+    overrides: Overrides = None,
+    labels: Annotated[Optional[Path], typer.Option(help="File with one class name a line, by id.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep what fits, be it ever so little.")] = False,
+) -> None:
+    """Make a checkpoint of public weights, for test, infer and model.init."""
+    from videornn.convert import convert as run
+
+    _say(str(run(source, out, overrides, labels=labels, force=force)))
+    _say(f"wrote {out}")
+
+
 @data_app.command()
 def synthetic(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],

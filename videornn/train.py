@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from videornn import distributed
@@ -26,6 +24,7 @@ from videornn.errors import UserError
 from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
 from videornn.logger import RunLogger
 from videornn.models import build_model
+from videornn.models.weights import load_weights
 from videornn.optim import build_optimizer, lr_at, set_lr
 
 # settings that may differ when a run is resumed: they change speed or output, not the weights
@@ -80,7 +79,6 @@ class Run:
             "best_top1": self.best_top1,
             "config": self.config.model_dump(mode="json"),
             "class_names": list(self.class_names),
-            "versions": _versions(),
         }
         save_checkpoint(self.out / "checkpoints" / name, content)
 
@@ -111,7 +109,9 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         torch.manual_seed(config.seed)
         model = build_model(config.model)
         if config.model.init and not saved:
-            _load_init(model, config.model.init)
+            report = load_weights(model, config.model.init, inflation=config.model.inflation)
+            if distributed.rank() == 0:
+                print(report, flush=True)
         model = model.to(device, memory_format=torch.channels_last_3d)
         section = config.train
         optimizer = build_optimizer(model, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
@@ -307,15 +307,6 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _load_init(model: nn.Module, path: str) -> None:
-    state = load_checkpoint(path)["model"]
-    own = model.state_dict()
-    fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if not fits:
-        raise UserError(f"model.init={path}: none of its weights fit this network")
-    model.load_state_dict(fits, strict=False)
-
-
 def _parallel(model: nn.Module, device: torch.device) -> nn.Module:
     if distributed.num_ranks() == 1:
         return model
@@ -372,12 +363,3 @@ def _headline(run: Run) -> str:
         f"classes, {val}; {section.epochs} epochs of {run.steps_per_epoch} steps of {section.batch_size} clips, "
         f"lr {section.lr:g}{start}"
     )
-
-
-def _versions() -> dict[str, str]:
-    # str(): torch.__version__ is a str subclass that weights_only refuses
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-    }

@@ -78,6 +78,14 @@ def load_videos(source: str, *, root: str | None = None, labels: str | None = No
     return VideoTable(LabeledVideoPaths(pairs, path_prefix=prefix), class_names, source)
 
 
+def load_labels(path: str | Path) -> tuple[str, ...]:
+    """Class names, by id, of a file with one a line; raises UserError if there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"labels {path} does not exist; it holds one class name a line, by id")
+    return tuple(line for _, line in _lines(path))
+
+
 def check_labels(table: VideoTable, num_classes: int) -> None:
     """Raises UserError if a label is not in [0, num_classes); needed where the two come from different places."""
     outside = np.flatnonzero((table.labels < 0) | (table.labels >= num_classes))
@@ -112,10 +120,8 @@ def _parse_line(path: Path, number: int, line: str, class_names: tuple[str, ...]
 
 
 def _class_names(list_path: Path, labels: str | None) -> tuple[str, ...]:
-    path = Path(labels) if labels else list_path.parent / "labels.txt"
-    if labels and not path.is_file():
-        raise UserError(f"data.labels {labels} does not exist; it holds one class name a line, by id")
-    return tuple(line for _, line in _lines(path)) if path.is_file() else ()
+    beside = list_path.parent / "labels.txt"
+    return load_labels(labels) if labels else load_labels(beside) if beside.is_file() else ()
 
 
 def _class_folders(folder: Path) -> VideoTable:

@@ -1,0 +1,505 @@
+"""Weights from files: our own checkpoints, those of other projects, and image networks inflated to video.
+
+This module alone knows foreign names. A file is recognised by the names of its tensors, and a format is a table of
+substitutions that turn them into ours. Nothing that a file holds is ever run.
+"""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videornn.errors import UserError
+from videornn.models import ATTENTION_KINDS
+from videornn.models.resnet3d import BASIC_DEPTHS, BOTTLENECK_DEPTHS, FAMILIES, STAGES, ResNet3d
+
+MIN_SHARE = 0.95
+OUR_NAMES = r"(stem\.\d|res[2-5]\.\d+\.(conv\d|shortcut|attention))\..+|head\.(weight|bias)"
+WRAPPERS = ("state_dict", "model_state", "model", "blobs")
+TWO_PATHWAYS = r"s\d\.pathway1_|t_(res|conv)|blocks\.\d\.multipathway_|(backbone\.)?(slow|fast)_path\."
+# what caffe2 keeps for its optimiser
+NO_WEIGHTS = r".*_momentum|lr|model_iter"
+
+# a report names this many parts of a network and counts the rest
+MAX_GROUPS = 8
+
+AFFINITY_NOTE = (
+    "names do not tell a softmax from a dot product: model.attention.kind must be what the file was trained with, nl or "
+    "nl_dot_product"
+)
+POOLING_NOTE = (
+    "MMAction2 pools keys and values after their convolutions, videornn before: with key_pool the logits differ a little"
+)
+STRIDE_NOTE = "the I3D of MMAction2 also halves time in the stem and in the first pool, that of videornn does not"
+
+Inflation = Literal["average", "centre"]
+Renames = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Format:
+    """Names of one project: mark matches the start of a name that no other format has, renames apply one after another."""
+
+    name: str
+    mark: str
+    renames: Renames
+
+
+_LAYERS: Renames = tuple((rf"^layer{n}\.", f"res{n + 1}.") for n in (1, 2, 3, 4))
+_DOWNSAMPLE: Renames = ((r"\.downsample\.0\.", ".shortcut.conv."), (r"\.downsample\.1\.", ".shortcut.norm."))
+_NON_LOCAL: Renames = tuple(
+    (rf"\.(conv_)?{theirs}(\.0)?(\.conv)?([._])", rf".{ours}\4")
+    for theirs, ours in (("theta", "query"), ("phi", "key"), ("g", "value"), ("out", "out"))
+)
+_LETTERS = (("a", 1), ("b", 2), ("c", 3))
+
+
+def _pytorchvideo(stages: Mapping[int, int]) -> Renames:
+    return (
+        *((rf"^blocks\.{block}\.res_blocks\.", f"res{stage}.") for block, stage in stages.items()),
+        (r"^blocks\.0\.", "stem.0."),
+        (r"^blocks\.\d\.proj\.", "head."),
+        *((rf"\.branch2\.(conv|norm)_{letter}\.", rf".conv{n}.\1.") for letter, n in _LETTERS),
+        (r"\.branch1_(conv|norm)\.", r".shortcut.\1."),
+    )
+
+
+VIDEORNN = Format("videornn", r"res2\.0\.conv1\.(conv|norm)\.", ())
+MMACTION2 = Format(
+    "MMAction2",
+    r"(backbone\.)?layer1\.0\.conv1\.conv\.",
+    (
+        (r"^backbone\.", ""),
+        *_LAYERS,
+        (r"^conv1\.", "stem.0."),
+        (r"\.downsample\.", ".shortcut."),
+        (r"\.non_local_block\.", ".attention."),
+        (r"(\.conv_out)?\.bn\.", ".norm."),
+        *_NON_LOCAL,
+        (r"^cls_head\.fc_cls\.", "head."),
+    ),
+)
+FORMATS = (
+    VIDEORNN,
+    Format(
+        "torchvision image ResNet",
+        r"layer1\.0\.conv1\.weight",
+        (
+            (r"^conv1\.", "stem.0.conv."),
+            (r"^bn1\.", "stem.0.norm."),
+            *_LAYERS,
+            (r"\.conv(\d)\.", r".conv\1.conv."),
+            (r"\.bn(\d)\.", r".conv\1.norm."),
+            *_DOWNSAMPLE,
+            (r"^fc\.", "head."),
+        ),
+    ),
+    Format(
+        "torchvision video ResNet",
+        r"layer1\.0\.conv1\.0\.",
+        (
+            (r"^stem\.0\.", "stem.0.conv."),
+            (r"^stem\.1\.", "stem.0.norm."),
+            (r"^stem\.3\.", "stem.2.conv."),
+            (r"^stem\.4\.", "stem.2.norm."),
+            *_LAYERS,
+            (r"\.conv(\d)\.0\.0\.", r".conv\1.conv.spatial."),
+            (r"\.conv(\d)\.0\.1\.", r".conv\1.conv.norm."),
+            (r"\.conv(\d)\.0\.3\.", r".conv\1.conv.temporal."),
+            (r"\.conv(\d)\.0\.", r".conv\1.conv."),
+            (r"\.conv(\d)\.1\.", r".conv\1.norm."),
+            *_DOWNSAMPLE,
+            (r"^fc\.", "head."),
+        ),
+    ),
+    # between blocks 1 and 3 of C2D and I3D stands a pool
+    Format("PyTorchVideo C2D or I3D", r"blocks\.5\.res_blocks\.", _pytorchvideo({1: 2, 3: 3, 4: 4, 5: 5})),
+    Format("PyTorchVideo Slow", r"blocks\.2\.res_blocks\.", _pytorchvideo({1: 2, 2: 3, 3: 4, 4: 5})),
+    Format(
+        "SlowFast",
+        r"s2\.pathway0_res0\.",
+        (
+            (r"^s1\.pathway0_stem\.", "stem.0."),
+            (r"^s(\d)\.pathway0_res(\d+)\.", r"res\1.\2."),
+            (r"^s(\d)\.pathway0_nonlocal(\d+)\.", r"res\1.\2.attention."),
+            *((rf"\.branch2\.{letter}(_bn)?\.", rf".conv{n}.conv\1.") for letter, n in _LETTERS),
+            (r"\.branch1(_bn)?\.", r".shortcut.conv\1."),
+            (r"\.(conv_)?bn\.", ".norm."),
+            *_NON_LOCAL,
+            (r"^head\.projection\.", "head."),
+        ),
+    ),
+    Format(
+        "caffe2",
+        r"res2_0_branch2a_w",
+        (
+            (r"^(res_)?conv1_", "stem.0.conv_"),
+            (r"^nonlocal_conv(\d)_(\d+)_", r"res\1.\2.attention."),
+            *((rf"^res(\d)_(\d+)_branch2{letter}_", rf"res\1.\2.conv{n}.conv_") for letter, n in _LETTERS),
+            (r"^res(\d)_(\d+)_branch1_", r"res\1.\2.shortcut.conv_"),
+            (r"\.(conv_)?bn_", ".norm_"),
+            *_NON_LOCAL,
+            (r"^pred_", "head_"),
+            (r"_[ws]$", ".weight"),
+            (r"_b$", ".bias"),
+            (r"_rm$", ".running_mean"),
+            (r"_riv$", ".running_var"),
+        ),
+    ),
+    MMACTION2,
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds, in our names.
+
+    source: path of the file.
+    format: name of the format it was recognised as.
+    state: our names -> tensors, on the CPU, in the shapes of the file.
+    names: our names -> names in the file.
+    unused: names in the file that belong to nothing of ours.
+    """
+
+    source: str
+    format: str
+    state: dict[str, Tensor]
+    names: dict[str, str]
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the tensors of a file and of a network; counters of batches are left out.
+
+    loaded, inflated, new: our names: copied, copied with a time axis put in, left as they were.
+    unused: names in the file.
+    notes: sentences on what a user should know.
+    """
+
+    source: str
+    format: str
+    loaded: tuple[str, ...]
+    inflated: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rows = (
+            ("loaded", self.loaded, ""),
+            ("inflated", self.inflated, ""),
+            ("new", self.new, _groups(self.new)),
+            ("unused", self.unused, _groups(self.unused)),
+        )
+        lines = [f"  {label:<8} {len(names):>4}  {groups}".rstrip() for label, names, groups in rows]
+        return "\n".join([f"weights of {self.source} ({self.format})", *lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read a file of weights and translate its names.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than tensors and plain types; no format fits its names; or
+            it is a SlowFast network of two pathways.
+    """
+    tensors = _tensors(_read(Path(path)))
+    plain = {name: name.removeprefix("module.") for name in tensors}
+    if any(re.match(TWO_PATHWAYS, name) for name in plain.values()):
+        raise UserError(f"{path} is a SlowFast network of two pathways; videornn has networks of one: Slow, I3D, C2D")
+    found = [form for form in FORMATS if any(re.match(form.mark, name) for name in plain.values())]
+    if not found:
+        examples = f", such as {', '.join(list(tensors)[:2])}" if tensors else ""
+        raise UserError(
+            f"{path} has {len(tensors)} tensors{examples}, but is no network that videornn knows: "
+            f"{', '.join(form.name for form in FORMATS)}"
+        )
+    renamed = {_rename(name, found[0].renames): file_name for file_name, name in plain.items()}
+    names = {name: file_name for name, file_name in renamed.items() if re.fullmatch(OUR_NAMES, name)}
+    state = {name: tensors[file_name] for name, file_name in names.items()}
+    if found[0] is MMACTION2:
+        _add_out_biases_(state)
+    unused = tuple(file_name for name, file_name in renamed.items() if name not in names)
+    return Weights(str(path), found[0].name, state, names, unused)
+
+
+def load_weights(model: ResNet3d, path: str | Path, *, inflation: Inflation = "average", force: bool = False) -> LoadReport:
+    """Copy the weights of a file into a network, in place.
+
+    Tensors are taken by name and shape; attention blocks and the head are taken whole or not at all. What the file does
+    not have, or has in another shape, stays as it was.
+
+    Args:
+        inflation: how a 2D kernel becomes one of t frames: repeated and divided by t, or zero but for the middle frame.
+        force: load whatever fits, be it ever so little.
+
+    Raises:
+        UserError: see `read_weights`; or less than 95 % of the backbone's layers, those of the network and those of the
+            file taken together, fit. The network is then unchanged.
+    """
+    weights = read_weights(path)
+    ours = model.state_dict()
+    candidates = {name: _fit(weights.state[name], ours[name].shape, inflation) for name in ours if name in weights.state}
+    misfits = [name for name in _counted({**ours, **weights.state}) if candidates.get(name) is None]
+    if not force:
+        _check_backbone(weights, ours, misfits)
+    broken = {_unit(name) for name in misfits if name in ours} - {None}
+    fits = {name: fit for name, fit in candidates.items() if fit is not None and _unit(name) not in broken}
+    for name, fit in fits.items():
+        ours[name].copy_(fit)
+    counted = _counted(ours)
+    inflated = {name for name in fits if _is_flat(weights.state[name].shape, ours[name].shape)}
+    unused = [weights.names[name] for name in _counted(weights.names) if name not in fits]
+    return LoadReport(
+        weights.source,
+        weights.format,
+        loaded=tuple(name for name in counted if name in fits and name not in inflated),
+        inflated=tuple(name for name in counted if name in inflated),
+        new=tuple(name for name in counted if name not in fits),
+        unused=(*unused, *weights.unused),
+        notes=_notes(weights, ours, fits, misfits),
+    )
+
+
+def infer_network(weights: Weights) -> dict[str, Any]:
+    """The network that a file was made for, told from its names and shapes alone.
+
+    Returns:
+        name, depth, width, num_classes (None without a head) and attention (kind, and places if it is not "none"), as in
+        the model section of a config. name is None for an image network: what it becomes is for the caller to say.
+
+    Raises:
+        UserError: no network of ours has these blocks, kernels or attention.
+    """
+    state = weights.state
+    blocks = tuple(len({name.split(".")[1] for name in state if name.startswith(stage)}) for stage in STAGES)
+    depths = BOTTLENECK_DEPTHS if "res2.0.conv3.conv.weight" in state else BASIC_DEPTHS
+    depth = next((depth for depth, counts in depths.items() if counts == blocks), None)
+    stem = state.get("stem.2.conv.weight", state.get("stem.0.conv.weight"))
+    if depth is None or stem is None:
+        raise UserError(f"{weights.source} ({weights.format}) has {blocks} residual blocks, as no network of videornn has")
+    head = state.get("head.weight")
+    return {
+        "name": None if stem.ndim == 4 else _family(weights, depth, stem.shape[0]),
+        "depth": depth,
+        "width": stem.shape[0],
+        "num_classes": None if head is None else head.shape[0],
+        "attention": _attention(weights),
+    }
+
+
+def _family(weights: Weights, depth: int, width: int) -> str:
+    kernels = _kernels(weights.state)
+    for name, family in FAMILIES.items():
+        if depth in family.depths:
+            with torch.device("meta"):
+                network = ResNet3d(name, depth, num_classes=1, width=width)
+            if _kernels(network.state_dict()) == kernels:
+                return name
+    raise UserError(f"{weights.source} ({weights.format}) has the kernels of none of {', '.join(FAMILIES)} at depth {depth}")
+
+
+def _kernels(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items() if tensor.ndim == 5 and _unit(name) is None}
+
+
+def _attention(weights: Weights) -> dict[str, Any]:
+    places: dict[str, list[int]] = {}
+    for unit in _blocks(weights.state):
+        stage, block, _ = unit.split(".")
+        places.setdefault(stage, []).append(int(block))
+    if not places:
+        return {"kind": "none"}
+    parts = {name.split(".", 3)[3] for name in _counted(weights.state) if ".attention." in name}
+    for kind, build in ATTENTION_KINDS.items():
+        # kinds that differ in a softmax have the same names: the first one has it
+        with torch.device("meta"):
+            block = build(2)
+        if parts == set(_counted(block.state_dict())):
+            return {"kind": kind, "places": {stage: sorted(blocks) for stage, blocks in sorted(places.items())}}
+    raise UserError(f"{weights.source} ({weights.format}) has attention of no kind of videornn: {', '.join(sorted(parts))}")
+
+
+def _read(path: Path) -> object:
+    if not path.is_file():
+        raise UserError(f"weights {path}: there is no such file")
+    with path.open("rb") as file:
+        head = file.read(64)
+    try:
+        # zip, or the number that torch before 1.6 began its files with
+        if head.startswith(b"PK") or torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in head:
+            return _read_torch(path)
+        with path.open("rb") as file:
+            return _NumpyUnpickler(file, encoding="latin1").load()
+    except _Refused as error:
+        raise UserError(
+            f"{path} holds more than tensors and plain types ({error}); nothing of it was run. If you trust it, load it "
+            f"where it was made and save the bare state dict: torch.save(model.state_dict(), ...)"
+        ) from error
+    except Exception as error:  # unpicklers meet damage with nearly any exception
+        raise UserError(f"{path} is damaged, cut short, or neither a file of torch.save nor a pickle of arrays") from error
+
+
+class _Refused(Exception):
+    """A file asks for something that is not needed for tensors; the message names it."""
+
+
+# what pickles of numpy arrays call, under the module names of numpy 1 and 2
+_NUMPY = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{f"numpy.{core}.multiarray._reconstruct": np.empty(0).__reduce__()[0] for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0] for core in ("core", "_core")},
+}
+_CONTAINERS = {"collections.OrderedDict": OrderedDict, "_codecs.encode": codecs.encode}
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return (_NUMPY | _CONTAINERS)[f"{module}.{name}"]
+        except KeyError:
+            raise _Refused(f"{module}.{name}") from None
+
+
+def _read_torch(path: Path) -> object:
+    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
+    with torch.serialization.safe_globals([*((value, name) for name, value in _NUMPY.items()), *dtypes]):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            raise _Refused(refused[1]) if refused else error from error
+
+
+def _tensors(content: object) -> dict[str, Tensor]:
+    """The tensors and numeric arrays of a file, by name; optimiser states and the like are left behind."""
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    found = {}
+    for name, value in content.items() if isinstance(content, dict) else ():
+        if not isinstance(name, str) or re.fullmatch(NO_WEIGHTS, name):
+            continue
+        if isinstance(value, Tensor):
+            found[name] = value.detach()
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            found[name] = torch.from_numpy(value.astype(np.float32))
+    return found
+
+
+def _rename(name: str, renames: Renames) -> str:
+    for pattern, ours in renames:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def _add_out_biases_(state: dict[str, Tensor]) -> None:
+    """MMCV's last convolution of a non-local block has no bias before the norm; ours has, and zero is the same."""
+    for name in [name for name in state if name.endswith(".attention.out.weight")]:
+        state.setdefault(name.removesuffix("weight") + "bias", state[name].new_zeros(len(state[name])))
+
+
+def _fit(tensor: Tensor, shape: torch.Size, inflation: Inflation) -> Tensor | None:
+    """The tensor in our shape, or None."""
+    if tensor.shape == shape:
+        return tensor
+    if _is_flat(tensor.shape, shape):
+        frames, kernel = shape[2], tensor.reshape(*shape[:2], 1, *shape[3:])
+        if inflation == "average":
+            return kernel.expand(shape) / frames
+        return kernel * torch.eye(frames, dtype=kernel.dtype)[frames // 2].view(-1, 1, 1)
+    # caffe2 writes matrices and 1x1x1 kernels with more or fewer sizes of 1 at the end
+    is_matrix = tensor.shape[:2] == shape[:2] and tensor.numel() == shape.numel() == shape[:2].numel()
+    return tensor.reshape(shape) if is_matrix else None
+
+
+def _is_flat(shape: torch.Size, ours: torch.Size) -> bool:
+    """Whether a kernel [O, I, h, w] or [O, I, 1, h, w] is to become one of [O, I, t, h, w]."""
+    return len(ours) == 5 and shape != ours and shape in ((*ours[:2], *ours[3:]), (*ours[:2], 1, *ours[3:]))
+
+
+def _unit(name: str) -> str | None:
+    """What a tensor is loaded together with: its attention block or the head; None in the backbone.
+
+    A trained gate in front of untrained weights would damage a trained network.
+    """
+    match = re.match(r"(res\d\.\d+\.attention|head)\.", name)
+    return match[1] if match else None
+
+
+def _blocks(names: Iterable[str]) -> set[str]:
+    return {unit for name in names if (unit := _unit(name)) not in (None, "head")}
+
+
+def _counted(names: Iterable[str]) -> list[str]:
+    """Names without the norms' counters of batches, which many files lack and no network here uses."""
+    return [name for name in names if not name.endswith("num_batches_tracked")]
+
+
+def _check_backbone(weights: Weights, ours: Mapping[str, Tensor], misfits: Collection[str]) -> None:
+    # layers, not tensors: five of six tensors belong to norms, whose shapes say nothing of temporal kernels
+    backbone = {name.rpartition(".")[0] for name in {**ours, **weights.state} if _unit(name) is None}
+    misfits = [name for name in misfits if _unit(name) is None]
+    share = 1 - len({name.rpartition(".")[0] for name in misfits}) / len(backbone)
+    if share >= MIN_SHARE:
+        return
+    examples = "; ".join(
+        f"{name} is {_shape(ours.get(name))} in the network and {_shape(weights.state.get(name))} in the file"
+        for name in misfits[:3]
+    )
+    raise UserError(
+        f"{weights.source} ({weights.format}) fits {100 * share:.0f} % of the layers of the backbone, less than "
+        f"{100 * MIN_SHARE:.0f} %: {examples}. Set model.name, model.depth and model.width to those of the file, or force "
+        f"the loading of what fits"
+    )
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else "x".join(map(str, tensor.shape))
+
+
+def _notes(weights: Weights, ours: Mapping[str, Tensor], fits: Collection[str], misfits: Collection[str]) -> tuple[str, ...]:
+    state, notes = weights.state, []
+    if "head.weight" not in fits:
+        classes = f"{len(state['head.weight'])} classes" if "head.weight" in state else "none"
+        notes.append(f"the head is new: the file has {classes}, the network {len(ours['head.weight'])}")
+    in_file, here, loaded = _blocks(state), _blocks(ours), _blocks(fits)
+    unused, halves = in_file - here, (in_file & here) - loaded
+    if unused:
+        notes.append(f"attention of the file at {_places(unused)} is unused: the network has none there")
+    if halves:
+        lacking = sorted({name.split(".", 3)[3] for name in misfits if name in ours and _unit(name) in halves})
+        notes.append(
+            f"attention at {_places(halves)} stays new: {', '.join(lacking)} of it is not in the file, or has another "
+            f"shape there, and part of a trained block behind its trained gate would damage the network"
+        )
+    if loaded and weights.format != VIDEORNN.name:
+        notes.append(AFFINITY_NOTE)
+    if loaded and weights.format == MMACTION2.name:
+        notes.append(POOLING_NOTE)
+    if weights.format == MMACTION2.name and ours["stem.0.conv.weight"].shape[2] == 5:
+        notes.append(STRIDE_NOTE)
+    return tuple(notes)
+
+
+def _places(blocks: Iterable[str]) -> str:
+    return ", ".join(sorted(block.removesuffix(".attention") for block in blocks))
+
+
+def _groups(names: Iterable[str]) -> str:
+    """Names by the part of the network they belong to: "res3.1.attention (13), head (2)"."""
+    counts = Counter(".".join(name.split(".")[:-1][:3]) or name for name in names)
+    shown = [f"{group} ({count})" for group, count in counts.items()]
+    return ", ".join(shown if len(shown) <= MAX_GROUPS else [*shown[:MAX_GROUPS], f"{len(shown) - MAX_GROUPS} more parts"])
