@@ -179,6 +179,7 @@ def test_networks_compiled_to_machine_code_compute_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("kind", list(ATTENTION_KINDS))
 def test_channels_last_is_kept_through_the_network(kind: str) -> None:
+    torch.set_num_threads(2)  # with one thread torch picks convolutions of another library, which do not keep it
     model = _small("i3d", 10, partial(ATTENTION_KINDS[kind], key_pool=(1, 2, 2)))
     model = model.to(memory_format=torch.channels_last_3d)
     layouts = {}
@@ -192,6 +193,7 @@ def test_channels_last_is_kept_through_the_network(kind: str) -> None:
 
 @pytest.mark.parametrize(("name", "depth"), [*NETWORKS, ("slow", "nl"), ("slow", "dnl")])
 def test_no_hidden_copies_permute_activations(name: str, depth) -> None:
+    torch.set_num_threads(2)  # see above
     block = {"nl": NL, "dnl": DNL}.get(depth)
     torch.manual_seed(0)
     model = ResNet3d(name, depth if block is None else 18, num_classes=5, width=8, attention=block, places={"res3": "all"})

@@ -140,7 +140,7 @@ def test_labels_and_classes_are_checked_before_the_first_step(
         ("data.train=null", "give data.train"),
         ("train.batch_size=500", "larger than the training set of 20 videos"),
         ("model.attention.places={res3: [7]}", "block 7 of res3"),
-        ("model.init=nowhere.pt", r"nowhere\.pt does not exist"),
+        ("model.init=nowhere.pt", r"nowhere\.pt: there is no such file"),
     ]:
         with pytest.raises(UserError, match=message):
             train(load_config(CONFIG, [*tiny_settings, setting]), tmp_path / "run")

@@ -12,6 +12,7 @@ from torch import nn
 from videornn.checkpoint import load_checkpoint
 from videornn.config import Config, config_from_dict, load_config, override_config
 from videornn.models import build_model
+from videornn.models.resnet3d import Factored3d, Stage
 
 PARTS = ("stem", "res2", "temporal_pool", "res3", "res4", "res5", "head")
 
@@ -38,7 +39,7 @@ def describe(source: Path, overrides: list[str]) -> Table:
     )
     table.add_column("part")
     table.add_column("layers")
-    for name in ("output C x T x H x W", "parameters", "GFLOPs"):
+    for name in ("output C,T,H,W", "parameters", "GFLOPs"):
         table.add_column(name, justify="right")
     for name in PARTS:
         part = getattr(model, name)
@@ -46,7 +47,13 @@ def describe(source: Path, overrides: list[str]) -> Table:
             continue
         parameters = sum(parameter.numel() for parameter in part.parameters())
         shape = " x ".join(map(str, shapes[name]))
-        table.add_row(name, _layers(part), shape, f"{parameters:,}", f"{flops[name] / 1e9:.2f}")
+        table.add_row(
+            name.replace("temporal_", ""),
+            _layers(part, config.model.attention.kind),
+            shape,
+            f"{parameters:,}",
+            f"{flops[name] / 1e9:.2f}",
+        )
     total = sum(parameter.numel() for parameter in model.parameters())
     table.add_section()
     table.add_row("total", "", "", f"{total:,}", f"{flops[''] / 1e9:.2f}")
@@ -59,14 +66,20 @@ def _config_of(source: Path, overrides: list[str]) -> Config:
     return load_config(source, overrides)
 
 
-def _layers(part: nn.Module) -> str:
-    if not isinstance(part, nn.Sequential) or not hasattr(part[0], "conv1"):
+def _layers(part: nn.Module, kind: str) -> str:
+    if not isinstance(part, Stage):
         return ", ".join(_sizes(module) for module in part.modules() if _sizes(module))
-    blocks = []
-    for block in part:
-        attention = "" if isinstance(block.attention, nn.Identity) else "+dnl"
-        blocks.append(f"{block.conv1.conv.kernel_size[0]}{attention}")
-    return f"{len(part)} x {type(part[0]).__name__}, temporal kernels {' '.join(blocks)}"
+    convs = [block.conv1.conv for block in part]
+    kernels = [
+        f"1+{conv.temporal.kernel_size[0]}" if isinstance(conv, Factored3d) else f"{conv.kernel_size[0]}" for conv in convs
+    ]
+    if len(set(kernels)) == 1:
+        kernels = kernels[:1]
+    elif len(kernels) > 6:
+        kernels = [*kernels[:4], "..."]
+    places = [str(place) for place, block in enumerate(part) if not isinstance(block.attention, nn.Identity)]
+    after = f", {kind} after {'all' if len(places) == len(part) else ' '.join(places)}" if places else ""
+    return f"{len(part)} x {type(part[0]).__name__}, temporal kernel {' '.join(kernels)}{after}"
 
 
 def _sizes(module: nn.Module) -> str:

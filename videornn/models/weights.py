@@ -253,7 +253,7 @@ def load_weights(model: ResNet3d, path: str | Path, *, inflation: Inflation = "a
     misfits = [name for name in _counted({**ours, **weights.state}) if candidates.get(name) is None]
     if not force:
         _check_backbone(weights, ours, misfits)
-    broken = {_unit(name) for name in misfits if name in ours} - {None}
+    broken = {_unit(name) for name in misfits} - {None}
     fits = {name: fit for name, fit in candidates.items() if fit is not None and _unit(name) not in broken}
     for name, fit in fits.items():
         ours[name].copy_(fit)
@@ -461,8 +461,8 @@ def _check_backbone(weights: Weights, ours: Mapping[str, Tensor], misfits: Colle
     )
     raise UserError(
         f"{weights.source} ({weights.format}) fits {100 * share:.0f} % of the layers of the backbone, less than "
-        f"{100 * MIN_SHARE:.0f} %: {examples}. Set model.name, model.depth and model.width to those of the file, or force "
-        f"the loading of what fits"
+        f"{100 * MIN_SHARE:.0f} %: {examples}. Set model.name, model.depth and model.width to those of the file, or load "
+        f"what fits all the same, with force (videornn convert --force)"
     )
 
 
@@ -480,10 +480,10 @@ def _notes(weights: Weights, ours: Mapping[str, Tensor], fits: Collection[str], 
     if unused:
         notes.append(f"attention of the file at {_places(unused)} is unused: the network has none there")
     if halves:
-        lacking = sorted({name.split(".", 3)[3] for name in misfits if name in ours and _unit(name) in halves})
+        different = sorted({name.split(".", 3)[3] for name in misfits if _unit(name) in halves})
         notes.append(
-            f"attention at {_places(halves)} stays new: {', '.join(lacking)} of it is not in the file, or has another "
-            f"shape there, and part of a trained block behind its trained gate would damage the network"
+            f"attention at {_places(halves)} stays new: the file has another kind or width of block there "
+            f"({', '.join(different)} differ), and part of it behind its trained gate would damage the network"
         )
     if loaded and weights.format != VIDEORNN.name:
         notes.append(AFFINITY_NOTE)

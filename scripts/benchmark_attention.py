@@ -1,0 +1,140 @@
+"""Time and memory of attention, forward and backward, against PyTorchVideo's NonLocal layer on the same machine.
+
+    python scripts/benchmark_attention.py [--batch 2] [--rounds 5] [--precision bf16] [--device cpu]
+
+Blocks stand where they do in a Slow R50 on 8 x 224 x 224, with keys pooled (1, 2, 2); then the whole network, with and
+without five of them. Cases take turns, so that a busy machine is busy for all; a time is the median of the rounds. Memory
+is the peak of what tensors hold during one step, on top of weights and input. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torchvision
+from pytorchvideo.layers.nonlocal_net import create_nonlocal
+from torch import nn
+
+from videornn.models import ATTENTION_KINDS, ResNet3d
+
+POSITIONS = {"res3": (512, 8, 28, 28), "res4": (1024, 8, 14, 14)}
+FIVE = {"res3": (1, 3), "res4": (1, 3, 5)}
+KEY_POOL = (1, 2, 2)
+PEER = "PyTorchVideo NonLocal"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=2, help="clips")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16", help="of autocast")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    result: dict[str, object] = {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "batch": options.batch,
+        "precision": options.precision,
+    }
+    step_of = partial(_step, batch=options.batch, precision=options.precision, device=options.device)
+    for place, size in POSITIONS.items():
+        peer = create_nonlocal(dim_in=size[0], dim_inner=size[0] // 2, pool_size=KEY_POOL)
+        # its views need the layout that it was written for
+        cases = {PEER: step_of(peer, size, memory_format=torch.contiguous_format)}
+        for kind, block in ATTENTION_KINDS.items():
+            cases[kind] = step_of(block(size[0], key_pool=KEY_POOL), size)
+        result[place] = _compare(f"{place} {'x'.join(map(str, size))}", cases, PEER, options.rounds, options.device)
+    cases = {}
+    for kind in ("none", "nl", "dnl"):
+        attention = None if kind == "none" else partial(ATTENTION_KINDS[kind], key_pool=KEY_POOL)
+        network = ResNet3d("slow", 50, num_classes=400, attention=attention, places=FIVE)
+        cases[kind] = step_of(network, (3, 8, 224, 224))
+    result["network"] = _compare("Slow R50 8x224, five blocks", cases, "none", options.rounds, options.device)
+    print(json.dumps(result))
+
+
+def _step(
+    model: nn.Module,
+    size: tuple[int, ...],
+    *,
+    batch: int,
+    precision: str,
+    device: str,
+    memory_format: torch.memory_format = torch.channels_last_3d,
+) -> Callable[[], None]:
+    """Forward and backward of a batch, with the input that the layer before would hand on."""
+    is_network = size[0] == 3
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    model = model.to(device, memory_format=memory_format).train()
+    x = torch.randn(batch, *size, device=device, dtype=torch.float32 if is_network else dtype)
+    x = x.to(memory_format=memory_format).requires_grad_(not is_network)
+
+    def step() -> None:
+        with torch.autocast(device, dtype, enabled=precision != "fp32"):
+            y = model(x)
+        y.float().square().mean().backward()
+        x.grad = None
+        model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _compare(
+    title: str, cases: dict[str, Callable[[], None]], base: str, rounds: int, device: str
+) -> dict[str, dict[str, float]]:
+    """Milliseconds and megabytes of each case, and both relative to the base, printed as a table."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for round_number in range(rounds + 1):
+        for name, step in cases.items():
+            start = time.perf_counter()
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if round_number > 0:  # the first is the warm-up
+                seconds[name].append(time.perf_counter() - start)
+    times = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+    peaks = {name: _peak_bytes(step, device) / 2**20 for name, step in cases.items()}
+    print(f"\n{title:<34} {'ms':>9} {'ratio':>7} {'MB':>9} {'ratio':>7}   (forward + backward; ratio to {base})")
+    rows = {}
+    for name in cases:
+        time_ratio, memory_ratio = times[name] / times[base], peaks[name] / peaks[base]
+        print(f"  {name:<32} {times[name]:9.1f} {time_ratio:7.2f} {peaks[name]:9.1f} {memory_ratio:7.2f}", flush=True)
+        rows[name] = {
+            "ms": round(times[name], 2),
+            "spread_ms": round(1e3 * (max(seconds[name]) - min(seconds[name])), 2),
+            "time_ratio": round(time_ratio, 3),
+            "peak_mb": round(peaks[name], 1),
+            "memory_ratio": round(memory_ratio, 3),
+        }
+    return rows
+
+
+def _peak_bytes(step: Callable[[], None], device: str) -> int:
+    """The most that the tensors of a step hold at a time, beyond what there was before it."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+if __name__ == "__main__":
+    sys.exit(main())
