@@ -2,9 +2,10 @@
 
     python scripts/benchmark_attention.py [--batch 2] [--rounds 5] [--precision bf16] [--device cpu]
 
-Blocks stand where they do in a Slow R50 on 8 x 224 x 224, with keys pooled (1, 2, 2); then the whole network, with and
-without five of them. Cases take turns, so that a busy machine is busy for all; a time is the median of the rounds. Memory
-is the peak of what tensors hold during one step, on top of weights and input. The last line is JSON.
+First which kernels take the two head widths; then the blocks, where they stand in a Slow R50 on 8 x 224 x 224, with keys
+pooled (1, 2, 2); then the whole network, with and without five of them. Cases take turns, so that a busy machine is busy for
+all; a time is the median of the rounds. Memory is the peak of what tensors hold during one step, on top of weights and
+input. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -18,13 +19,24 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from pytorchvideo.layers.nonlocal_net import create_nonlocal
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videornn.models import ATTENTION_KINDS, ResNet3d
+from videornn.models.softmax_attention import softmax_attention
 
 POSITIONS = {"res3": (512, 8, 28, 28), "res4": (1024, 8, 14, 14)}
+ATTENTION_SIZES = {"res3": (6272, 1568, 256), "res4": (1568, 392, 512)}  # queries, keys, width
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIVE = {"res3": (1, 3), "res4": (1, 3, 5)}
 KEY_POOL = (1, 2, 2)
 PEER = "PyTorchVideo NonLocal"
@@ -44,6 +56,10 @@ def main() -> None:
         "batch": options.batch,
         "precision": options.precision,
     }
+    for place, sizes in ATTENTION_SIZES.items():
+        cases = _kernels(*sizes, batch=options.batch, precision=options.precision, device=options.device)
+        title = "attention {}: N={}, M={}, D={}".format(place, *sizes)
+        result[f"attention {place}"] = _compare(title, cases, "videornn", options.rounds, options.device)
     step_of = partial(_step, batch=options.batch, precision=options.precision, device=options.device)
     for place, size in POSITIONS.items():
         peer = create_nonlocal(dim_in=size[0], dim_inner=size[0] // 2, pool_size=KEY_POOL)
@@ -61,6 +77,34 @@ def main() -> None:
     print(json.dumps(result))
 
 
+def _kernels(
+    num_queries: int, num_keys: int, width: int, *, batch: int, precision: str, device: str
+) -> dict[str, Callable[[], None]]:
+    """Forward and backward of one softmax attention by each kernel of torch that takes these sizes, and by videornn."""
+    sizes = (num_queries, num_keys, num_keys)
+    inputs = [torch.randn(batch, n, width, device=device, dtype=DTYPES[precision], requires_grad=True) for n in sizes]
+
+    def run(function: Callable[..., torch.Tensor]) -> None:
+        function(*inputs, scale=width**-0.5).sum().backward()
+        for tensor in inputs:
+            tensor.grad = None
+
+    def fused(kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        with sdpa_kernel(kernel):
+            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale)[:, 0]
+
+    steps = {"videornn": partial(run, softmax_attention)}
+    for name, kernel in KERNELS.items():
+        step = partial(run, partial(fused, kernel))
+        try:
+            step()
+        except RuntimeError as error:
+            print(f"{name} does not take width {width} in {precision} on {device}: {str(error).splitlines()[0]}")
+        else:
+            steps[name] = step
+    return steps
+
+
 def _step(
     model: nn.Module,
     size: tuple[int, ...],
@@ -72,7 +116,7 @@ def _step(
 ) -> Callable[[], None]:
     """Forward and backward of a batch, with the input that the layer before would hand on."""
     is_network = size[0] == 3
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = DTYPES[precision]
     model = model.to(device, memory_format=memory_format).train()
     x = torch.randn(batch, *size, device=device, dtype=torch.float32 if is_network else dtype)
     x = x.to(memory_format=memory_format).requires_grad_(not is_network)
@@ -80,7 +124,7 @@ def _step(
     def step() -> None:
         with torch.autocast(device, dtype, enabled=precision != "fp32"):
             y = model(x)
-        y.float().square().mean().backward()
+        y.backward(y.detach())  # a gradient in the layout of y, as the layer behind would hand it back
         x.grad = None
         model.zero_grad(set_to_none=True)
 
