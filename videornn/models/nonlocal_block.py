@@ -1,6 +1,6 @@
 """The attention family: non-local blocks, their two halves, disentangled non-local and global context blocks.
 
-All share one shell, as in figure 2 of Yin et al. 2020 (arXiv:2006.06668): z = x + BN(W_z y), and differ in y, the weighted
+All share one shell, as Yin et al. 2020 (arXiv:2006.06668) draw them: z = x + BN(W_z y), and differ in y, the weighted
 sum of the values. No block builds a map of N x M weights, except to be looked at: `attention`.
 
 Letters: B batch, C channels, D inner width, N query positions, M key positions (N, or fewer if keys are pooled); i runs
@@ -238,7 +238,8 @@ class ConcatenationNonLocal(AttentionBlock):
         """a [B, N] and b [B, M]: the shares of query and key in w_f . [q_i, k_j]."""
         query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
         of_query, of_key = at_least_float32(self.concat.weight)[0].chunk(2)
-        return at_least_float32(query) @ of_query, at_least_float32(key) @ of_key
+        with torch.autocast(x.device.type, enabled=False):
+            return at_least_float32(query) @ of_query, at_least_float32(key) @ of_key
 
 
 class PairwiseNonLocal(NonLocal):
@@ -273,14 +274,10 @@ class UnaryNonLocal(AttentionBlock):
         self.mask = conv(channels, 1, 1, bias=False)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
-        return _weighted_sum(self.unary(pooled), self.positions(self.value(pooled)))
+        return _weighted_sum(_unary_weights(self.positions(self.mask(pooled))), self.positions(self.value(pooled)))
 
     def weights(self, x: Tensor, pooled: Tensor) -> tuple[None, Tensor]:
-        return None, self.unary(pooled)
-
-    def unary(self, pooled: Tensor) -> Tensor:
-        """softmax_j(m_j), float32 [B, M]."""
-        return torch.softmax(at_least_float32(self.positions(self.mask(pooled)))[..., 0], dim=1)
+        return None, _unary_weights(self.positions(self.mask(pooled)))
 
 
 class GlobalContext(UnaryNonLocal):
@@ -329,14 +326,12 @@ class DisentangledNonLocal(PairwiseNonLocal):
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         query, key = self.queries_and_keys(x, pooled)
-        value = self.positions(self.value(pooled))
+        value, mask = self.positions(self.value(pooled)), self.positions(self.mask(pooled))
         pairwise = softmax_attention(query, key, value, self.scale)
-        return self.gain(pairwise) + _weighted_sum(self.unary(pooled), value)
+        return self.gain(pairwise) + _weighted_sum(_unary_weights(mask), value)
 
     def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        return super().weights(x, pooled)[0], self.unary(pooled)
-
-    unary = UnaryNonLocal.unary
+        return super().weights(x, pooled)[0], _unary_weights(self.positions(self.mask(pooled)))
 
 
 class Gain(nn.Module):
@@ -362,7 +357,14 @@ def _whiten(features: Tensor) -> Tensor:
 
 
 def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    return at_least_float32(query) @ at_least_float32(key).transpose(1, 2) * scale
+    """The whole map q_i . k_j * scale [B, N, M], only for looking at."""
+    with torch.autocast(query.device.type, enabled=False):
+        return at_least_float32(query) @ at_least_float32(key).transpose(1, 2) * scale
+
+
+def _unary_weights(mask: Tensor) -> Tensor:
+    """softmax_j(m_j), float32 [B, M], of m [B, M, 1]."""
+    return torch.softmax(at_least_float32(mask)[..., 0], dim=1)
 
 
 def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
