@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+# the compiler takes no context; that of torch 2.6 updates statistics in both runs, that of 2.15 in the first alone. Where it
+# is not known to, it is left to save memory by its own means
+COMPILER_COUNTS_ONCE = torch.__version__ >= (2, 15)
+
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:
     """function(x), of which only x is kept for the backward pass; the rest is computed once more there.
@@ -22,8 +26,7 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
     if not torch.is_grad_enabled():
         return function(x)
     if torch.compiler.is_compiling():
-        # the compiler takes no context, and needs none: it plans the second run without the updates of buffers
-        return checkpoint(function, x, use_reentrant=False)
+        return checkpoint(function, x, use_reentrant=False) if COMPILER_COUNTS_ONCE else function(x)
     return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _Uncounted(module)))
 
 
