@@ -244,8 +244,8 @@ def load_weights(model: ResNet3d, path: str | Path, *, inflation: Inflation = "a
         force: load whatever fits, be it ever so little.
 
     Raises:
-        UserError: see `read_weights`; or less than 95 % of the backbone's layers, those of the network and those of the
-            file taken together, fit. The network is then unchanged.
+        UserError: see `read_weights`; or less than 95 % of the backbone's layers (a convolution and its norm), those of
+            the network and those of the file taken together, fit. The network is then unchanged.
     """
     weights = read_weights(path)
     ours = model.state_dict()
@@ -450,9 +450,9 @@ def _counted(names: Iterable[str]) -> list[str]:
 
 def _check_backbone(weights: Weights, ours: Mapping[str, Tensor], misfits: Collection[str]) -> None:
     # layers, not tensors: five of six tensors belong to norms, whose shapes say nothing of temporal kernels
-    backbone = {name.rpartition(".")[0] for name in {**ours, **weights.state} if _unit(name) is None}
+    backbone = {_layer(name) for name in {**ours, **weights.state} if _unit(name) is None}
     misfits = [name for name in misfits if _unit(name) is None]
-    share = 1 - len({name.rpartition(".")[0] for name in misfits}) / len(backbone)
+    share = 1 - len({_layer(name) for name in misfits}) / len(backbone)
     if share >= MIN_SHARE:
         return
     examples = "; ".join(
@@ -464,6 +464,11 @@ def _check_backbone(weights: Weights, ours: Mapping[str, Tensor], misfits: Colle
         f"{100 * MIN_SHARE:.0f} %: {examples}. Set model.name, model.depth and model.width to those of the file, or load "
         f"what fits all the same, with force (videornn convert --force)"
     )
+
+
+def _layer(name: str) -> str:
+    """The convolution and its norm that a tensor of the backbone belongs to: "res3.0.conv1", "stem.0"."""
+    return ".".join(name.split(".")[: 2 if name.startswith("stem") else 3])
 
 
 def _shape(tensor: Tensor | None) -> str:
@@ -502,4 +507,4 @@ def _groups(names: Iterable[str]) -> str:
     """Names by the part of the network they belong to: "res3.1.attention (13), head (2)"."""
     counts = Counter(".".join(name.split(".")[:-1][:3]) or name for name in names)
     shown = [f"{group} ({count})" for group, count in counts.items()]
-    return ", ".join(shown if len(shown) <= MAX_GROUPS else [*shown[:MAX_GROUPS], f"{len(shown) - MAX_GROUPS} more parts"])
+    return ", ".join(shown if len(shown) <= MAX_GROUPS else [*shown[:MAX_GROUPS], f"and {len(shown) - MAX_GROUPS} more"])
