@@ -198,6 +198,15 @@ def test_chunks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+def test_parts_of_a_large_batch_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = _build(DisentangledNonLocal, axes="time")
+    x = torch.randn(2, C, 3, 4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        whole = block(x)
+        monkeypatch.setattr(softmax_attention, "MAX_BATCH", 7)  # of 40 groups: the last part is short
+        torch.testing.assert_close(block(x), whole, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(("cls", "ndim", "size", "key_pool", "axes", "gate"), EVERYTHING)
 def test_attention_is_what_forward_uses(cls, ndim, size, key_pool, axes, gate) -> None:
     block = _build(cls, ndim, key_pool, axes, gate)

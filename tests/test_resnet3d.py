@@ -5,7 +5,10 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from pytorchvideo.models.hub import c2d_r50, i3d_r50, slow_r50
 from torch import Tensor, nn
+from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnet152
 from torchvision.models.video import r2plus1d_18, r3d_18
+from torchvision.models.video.resnet import BasicBlock as TheirBlock
+from torchvision.models.video.resnet import BasicStem, Conv3DSimple, VideoResNet
 
 from videornn.config import AttentionConfig, ModelConfig
 from videornn.errors import UserError
@@ -68,6 +71,23 @@ def test_parameters_are_the_published_ones(name: str, theirs, millions: float) -
 @pytest.mark.parametrize(("name", "theirs"), [("r3d", r3d_18), ("r2plus1d", r2plus1d_18)])
 def test_parameters_are_those_of_torchvision(name: str, theirs) -> None:
     assert _num_parameters(_on_meta(ResNet3d, name=name, depth=18, num_classes=400)) == _num_parameters(_on_meta(theirs))
+
+
+@pytest.mark.parametrize("theirs", [resnet18, resnet34, resnet50, resnet101, resnet152])
+def test_every_depth_of_c2d_has_the_parameters_of_the_image_network(theirs) -> None:
+    depth = int(theirs.__name__.removeprefix("resnet"))
+    image_network = _on_meta(theirs)
+    assert _num_parameters(_on_meta(ResNet3d, name="c2d", depth=depth, num_classes=1000)) == _num_parameters(image_network)
+    for name in ("slow", "i3d"):  # as many tensors, of which those with time are larger
+        ours = _on_meta(ResNet3d, name=name, depth=depth, num_classes=1000)
+        assert len(list(ours.parameters())) == len(list(image_network.parameters()))
+
+
+def test_r3d_34_has_the_parameters_of_torchvision() -> None:
+    theirs = _on_meta(
+        VideoResNet, block=TheirBlock, conv_makers=[Conv3DSimple] * 4, layers=[3, 4, 6, 3], stem=BasicStem, num_classes=400
+    )
+    assert _num_parameters(_on_meta(ResNet3d, name="r3d", depth=34, num_classes=400)) == _num_parameters(theirs)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("slow", 39.81), ("i3d", 35.40), ("c2d", 31.69)])

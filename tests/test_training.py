@@ -11,6 +11,7 @@ import torch
 from videornn.checkpoint import load_checkpoint, save_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
+from videornn.evaluate import load_trained
 from videornn.optim import build_optimizer, lr_at
 from videornn.train import train
 
@@ -189,3 +190,11 @@ def test_what_is_no_checkpoint_is_refused_and_never_unpickled(tmp_path: Path) ->
     for name in ("text", "half", "foreign", "objects", "pickle", "missing"):
         with pytest.raises(UserError, match=rf"{name}\.pt"):
             load_checkpoint(tmp_path / f"{name}.pt")
+
+
+def test_a_checkpoint_whose_weights_are_not_of_its_network_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    content = torch.load(tiny_run / "checkpoints/last.pt", weights_only=True)
+    content["model"]["res3.0.attention.mask.bias"] = torch.zeros(1)  # DNL blocks had this bias once
+    torch.save(content, tmp_path / "old.pt")
+    with pytest.raises(UserError, match=r"old\.pt: its weights are not those of the network"):
+        load_trained(tmp_path / "old.pt", [])

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torchvision
+from torch import nn
 
 from videornn.errors import UserError
 
@@ -49,6 +50,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of videornn (no format {FORMAT!r}); `videornn convert` makes one of public weights"
         )
     return content
+
+
+def load_model(model: nn.Module, content: dict[str, Any], path: str | Path) -> None:
+    """Give a network the weights of a checkpoint read from path; raises UserError if they are not exactly its own."""
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights are not those of the network that its config describes; another version of videornn wrote "
+            f"it. A new training can start from what fits: model.init={path}"
+        ) from error
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from videornn import distributed, metrics
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoint import load_checkpoint, load_model
 from videornn.config import Config, config_from_dict, override_config
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
@@ -108,7 +108,7 @@ def load_trained(checkpoint: str | Path, overrides: list[str]) -> tuple[Config, 
     if config.model != stored.model:
         raise UserError(f"{checkpoint}: the model section is part of the checkpoint and cannot be overridden")
     model = build_model(config.model)
-    model.load_state_dict(content["model"])
+    load_model(model, content, checkpoint)
     device = distributed.pick_device(config.device)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
     return config, model, tuple(content["class_names"]), content["step"]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from videornn import distributed
-from videornn.checkpoint import load_checkpoint, save_checkpoint
+from videornn.checkpoint import load_checkpoint, load_model, save_checkpoint
 from videornn.config import Config, config_from_dict, config_to_yaml
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
@@ -84,7 +84,7 @@ class Run:
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go back to where save was called."""
-        self.model.load_state_dict(saved["model"])
+        load_model(self.model, saved, self.out / "checkpoints/last.pt")
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.best_top1 = saved["step"], saved["best_top1"]
 

@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 
 # entries of the map that exist at a time on the CPU: 8 MB of float32; less is slower, more is not faster
 CHUNK_ENTRIES = 2**21
+# a grid of CUDA blocks is no larger along the batch, which counts every place of every clip if axes is "time"
+MAX_BATCH = 65535
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -29,6 +31,9 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
     """
     if query.device.type == "cpu" and torch.is_grad_enabled():
         return _ChunkedAttention.apply(query, key, value, scale)
+    if len(query) > MAX_BATCH:
+        parts = zip(query.split(MAX_BATCH), key.split(MAX_BATCH), value.split(MAX_BATCH), strict=True)
+        return torch.cat([softmax_attention(*part, scale) for part in parts])
     # the fused kernels take four dimensions, [B, heads, N, D], and nothing else
     return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale)[:, 0]
 
