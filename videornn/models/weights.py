@@ -1,34 +1,29 @@
 """Weights from files: our own checkpoints, those of other projects, and image networks inflated to video.
 
 This module alone knows foreign names. A file is recognised by the names of its tensors, and a format is a table of
-substitutions that turn them into ours. Nothing that a file holds is ever run.
+substitutions that turn them into ours.
 """
 
 from __future__ import annotations
 
-import codecs
-import pickle
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
 from videornn.models.resnet3d import BASIC_DEPTHS, BOTTLENECK_DEPTHS, FAMILIES, STAGES, ResNet3d
+from videornn.models.tensor_files import read_tensors
 
 MIN_SHARE = 0.95
 OUR_NAMES = r"(stem\.\d|res[2-5]\.\d+\.(conv\d|shortcut|attention))\..+|head\.(weight|bias)"
-WRAPPERS = ("state_dict", "model_state", "model", "blobs")
 TWO_PATHWAYS = r"s\d\.pathway1_|t_(res|conv)|blocks\.\d\.multipathway_|(backbone\.)?(slow|fast)_path\."
-# what caffe2 keeps for its optimiser
-NO_WEIGHTS = r".*_momentum|lr|model_iter"
 
 # a report names this many parts of a network and counts the rest
 MAX_GROUPS = 8
@@ -213,7 +208,7 @@ def read_weights(path: str | Path) -> Weights:
         UserError: the file is missing, damaged, or holds more than tensors and plain types; no format fits its names; or
             it is a SlowFast network of two pathways.
     """
-    tensors = _tensors(_read(Path(path)))
+    tensors = read_tensors(Path(path))
     plain = {name: name.removeprefix("module.") for name in tensors}
     if any(re.match(TWO_PATHWAYS, name) for name in plain.values()):
         raise UserError(f"{path} is a SlowFast network of two pathways; videornn has networks of one: Slow, I3D, C2D")
@@ -328,75 +323,6 @@ def _attention(weights: Weights) -> dict[str, Any]:
         if parts == set(_counted(block.state_dict())):
             return {"kind": kind, "places": {stage: sorted(blocks) for stage, blocks in sorted(places.items())}}
     raise UserError(f"{weights.source} ({weights.format}) has attention of no kind of videornn: {', '.join(sorted(parts))}")
-
-
-def _read(path: Path) -> object:
-    if not path.is_file():
-        raise UserError(f"weights {path}: there is no such file")
-    with path.open("rb") as file:
-        head = file.read(64)
-    try:
-        # zip, or the number that torch before 1.6 began its files with
-        if head.startswith(b"PK") or torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in head:
-            return _read_torch(path)
-        with path.open("rb") as file:
-            return _NumpyUnpickler(file, encoding="latin1").load()
-    except _Refused as error:
-        raise UserError(
-            f"{path} holds more than tensors and plain types ({error}); nothing of it was run. If you trust it, load it "
-            f"where it was made and save the bare state dict: torch.save(model.state_dict(), ...)"
-        ) from error
-    except Exception as error:  # unpicklers meet damage with nearly any exception
-        raise UserError(f"{path} is damaged, cut short, or neither a file of torch.save nor a pickle of arrays") from error
-
-
-class _Refused(Exception):
-    """A file asks for something that is not needed for tensors; the message names it."""
-
-
-# what pickles of numpy arrays call, under the module names of numpy 1 and 2
-_NUMPY = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.{core}.multiarray._reconstruct": np.empty(0).__reduce__()[0] for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0] for core in ("core", "_core")},
-}
-_CONTAINERS = {"collections.OrderedDict": OrderedDict, "_codecs.encode": codecs.encode}
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return (_NUMPY | _CONTAINERS)[f"{module}.{name}"]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-
-def _read_torch(path: Path) -> object:
-    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-    with torch.serialization.safe_globals([*((value, name) for name, value in _NUMPY.items()), *dtypes]):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            refused = re.search(r"GLOBAL (\S+)", str(error))
-            raise _Refused(refused[1]) if refused else error from error
-
-
-def _tensors(content: object) -> dict[str, Tensor]:
-    """The tensors and numeric arrays of a file, by name; optimiser states and the like are left behind."""
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    found = {}
-    for name, value in content.items() if isinstance(content, dict) else ():
-        if not isinstance(name, str) or re.fullmatch(NO_WEIGHTS, name):
-            continue
-        if isinstance(value, Tensor):
-            found[name] = value.detach()
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            found[name] = torch.from_numpy(value.astype(np.float32))
-    return found
 
 
 def _rename(name: str, renames: Renames) -> str:
