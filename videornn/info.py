@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from rich.table import Table
 from torch import nn
 
@@ -13,6 +13,10 @@ from videornn.checkpoint import load_checkpoint
 from videornn.config import Config, config_from_dict, load_config, override_config
 from videornn.models import build_model
 from videornn.models.resnet3d import Factored3d, Stage
+
+with warnings.catch_warnings():  # fvcore scripts functions as it is imported, which torch says is out of date
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
 
 PARTS = ("stem", "res2", "temporal_pool", "res3", "res4", "res5", "head")
 
