@@ -63,7 +63,7 @@ def convert(
     if len(class_names) != config.model.num_classes:
         raise UserError(f"{labels} has {len(class_names)} class names, the network {config.model.num_classes} classes")
     model = build_model(config.model)
-    report = load_weights(model, source, inflation=config.model.inflation, force=force)
+    report = load_weights(model, weights, inflation=config.model.inflation, force=force)
     content = {
         "model": model.state_dict(),
         "step": 0,

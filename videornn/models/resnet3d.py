@@ -157,7 +157,9 @@ class Bottleneck(nn.Module):
 class Stage(nn.Sequential):
     """Residual blocks in a row; with recompute_blocks, training keeps only their inputs and runs each once more."""
 
-    recompute_blocks = False
+    def __init__(self, *blocks: nn.Module, recompute_blocks: bool = False) -> None:
+        super().__init__(*blocks)
+        self.recompute_blocks = recompute_blocks
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
@@ -210,7 +212,7 @@ class ResNet3d(nn.Module):
             blocks = []
             for position in range(num_blocks):
                 stage_width = width * 2**index
-                out_channels = stage_width * (4 if depth in BOTTLENECK_DEPTHS else 1)
+                out_channels = stage_width * (Bottleneck if depth in BOTTLENECK_DEPTHS else BasicBlock).expansion
                 here = attention(out_channels) if attention and position in places.get(stage, ()) else nn.Identity()
                 stride = (family.temporal_stride, 2, 2) if index > 0 and position == 0 else (1, 1, 1)
                 kernel = kernels[position % len(kernels)]
@@ -227,8 +229,7 @@ class ResNet3d(nn.Module):
                     )
                 blocks.append(block)
                 channels = out_channels
-            setattr(self, stage, Stage(*blocks))
-            getattr(self, stage).recompute_blocks = recompute_blocks
+            setattr(self, stage, Stage(*blocks, recompute_blocks=recompute_blocks))
         self.temporal_pool = LeanMaxPool(nn.MaxPool3d((2, 1, 1))) if family.temporal_pool else nn.Identity()
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)

@@ -228,8 +228,10 @@ def read_weights(path: str | Path) -> Weights:
     return Weights(str(path), found[0].name, state, names, unused)
 
 
-def load_weights(model: ResNet3d, path: str | Path, *, inflation: Inflation = "average", force: bool = False) -> LoadReport:
-    """Copy the weights of a file into a network, in place.
+def load_weights(
+    model: ResNet3d, path: str | Path | Weights, *, inflation: Inflation = "average", force: bool = False
+) -> LoadReport:
+    """Copy the weights of a file, or what `read_weights` made of it, into a network, in place.
 
     Tensors are taken by name and shape; attention blocks and the head are taken whole or not at all. What the file does
     not have, or has in another shape, stays as it was.
@@ -242,7 +244,7 @@ def load_weights(model: ResNet3d, path: str | Path, *, inflation: Inflation = "a
         UserError: see `read_weights`; or less than 95 % of the backbone's layers (a convolution and its norm), those of
             the network and those of the file taken together, fit. The network is then unchanged.
     """
-    weights = read_weights(path)
+    weights = path if isinstance(path, Weights) else read_weights(path)
     ours = model.state_dict()
     candidates = {name: _fit(weights.state[name], ours[name].shape, inflation) for name in ours if name in weights.state}
     misfits = [name for name in _counted({**ours, **weights.state}) if candidates.get(name) is None]
