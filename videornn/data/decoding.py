@@ -1,186 +1,38 @@
-"""Video back ends behind PyTorchVideo's Video interface: they seek, and convert only the frames asked for.
+"""Reading frames: which back end opens a file, and what happens when it fails.
 
-PyAV is always there; decord (x86-64 wheels only) is the other. Frames are numbered in the order a viewer sees them.
+PyAV is always there and is the fastest (`scripts/benchmark_data.py`). decord (x86-64 only) and torchcodec (needs FFmpeg's
+libraries) can be asked for; a folder of images is a video too.
 """
 
 from __future__ import annotations
 
-import bisect
 import os
-from abc import abstractmethod
-from collections.abc import Iterator
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import av
 import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
-from pytorchvideo.data.video import Video
+from PIL import Image
 from torch import Tensor
 
-from videornn.errors import DecodeError
+from videornn.data.pyav_video import PyAVVideo
+from videornn.data.video import FrameVideo
+from videornn.errors import DecodeError, UserError
 
-Decoder = Literal["auto", "pyav", "decord"]
-
-
-class FrameVideo(Video):
-    """A video whose frames can be asked for by index: num_frames, fps and frames_at, and PyTorchVideo's get_clip."""
-
-    path: str
-    num_frames: int
-    fps: Fraction
-
-    @property
-    def duration(self) -> float:
-        """Length in seconds."""
-        return float(self.num_frames / self.fps)
-
-    def frames_at(self, indices: Tensor) -> Tensor:
-        """RGB frames uint8 [len(indices), H, W, 3], in the order of indices (repeats allowed).
-
-        Raises:
-            DecodeError: a frame cannot be decoded.
-            ValueError: an index is outside the video.
-        """
-        wanted = indices.tolist()
-        if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
-            raise ValueError(f"{self.path}: frames {min(wanted)} to {max(wanted)} of a video of {self.num_frames} frames")
-        unique = sorted(set(wanted))
-        frames = self._decode(unique)
-        return torch.from_numpy(frames)[torch.tensor([bisect.bisect_left(unique, index) for index in wanted])]
-
-    def get_clip(self, start_sec: float, end_sec: float) -> dict[str, Tensor | None]:
-        """All frames shown in [start_sec, end_sec), as PyTorchVideo gives them: float32 [C, T, H, W] in 0..255."""
-        first = max(0, -int(-Fraction(start_sec) * self.fps // 1))
-        end = min(self.num_frames, -int(-Fraction(end_sec) * self.fps // 1))
-        if first >= end:
-            return {"video": None, "audio": None}
-        return {"video": self.frames_at(torch.arange(first, end)).permute(3, 0, 1, 2).float(), "audio": None}
-
-    @abstractmethod
-    def _decode(self, indices: list[int]) -> np.ndarray:
-        """RGB frames uint8 [len(indices), H, W, 3] of sorted, unique, valid indices."""
-
-
-class PyAVVideo(FrameVideo):
-    """Back end on PyAV: packets are listed without decoding; then it seeks to the key frame before each wanted frame.
-
-    AVI stores no timestamps, and those that FFmpeg makes up for B frames are wrong, so frames of an AVI are counted from
-    its start instead.
-
-    Raises:
-        DecodeError: the file is missing, is no video, or has no frame.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            # some AVI files carry metadata that is not UTF-8
-            self._container = av.open(path, metadata_errors="ignore")
-        except (av.FFmpegError, OSError, UnicodeError) as error:
-            raise DecodeError(f"{path}: {_reason(error)}") from error
-        try:
-            self._open_stream()
-        except BaseException:
-            self.close()
-            raise
-
-    def _open_stream(self) -> None:
-        if not self._container.streams.video:
-            raise DecodeError(f"{self.path}: has no video stream")
-        self._stream = self._container.streams.video[0]
-        self._converter = VideoReformatter()
-        self._stream.thread_type = "NONE"  # loaders run one process per core; threads would only compete
-        try:
-            packets = [packet for packet in self._container.demux(self._stream) if packet.size]
-            # an edit list can hide packets that must be decoded all the same: their frames do not count
-            shown = [packet.pts for packet in packets if not packet.is_discard]
-            self._counted = self._container.format.name == "avi" or None in shown or len(set(shown)) < len(shown)
-            if self._counted:
-                self._timestamps: list[int] = []
-                self.num_frames = sum(1 for _ in self._decode_from_start())
-            else:
-                self._timestamps = sorted(shown)
-                self._keys = sorted(packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None)
-                self.num_frames = len(shown)
-        except (av.FFmpegError, OSError) as error:
-            raise DecodeError(f"{self.path}: {_reason(error)}") from error
-        if self.num_frames == 0:
-            raise DecodeError(f"{self.path}: has no frame that can be decoded")
-        self.fps = self._frames_per_second()
-
-    def _frames_per_second(self) -> Fraction:
-        if not self._counted and self.num_frames > 1:
-            span = (self._timestamps[-1] - self._timestamps[0]) * self._stream.time_base
-            if span > 0:
-                # the average over the file, so that variable frame rates keep their true duration
-                return ((self.num_frames - 1) / span).limit_denominator(1001)
-        return Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
-
-    def _decode(self, indices: list[int]) -> np.ndarray:
-        frames = self._decode_counting(indices) if self._counted else self._decode_seeking(indices)
-        try:
-            pictures = [self._picture(frame) for frame in frames]
-            shapes = {picture.shape for picture in pictures}
-            if len(shapes) > 1:  # the size changes in mid-stream: bring all frames to the first one's
-                height, width = pictures[0].shape[:2]
-                pictures = [
-                    av.VideoFrame.from_ndarray(picture).to_ndarray(format="rgb24", width=width, height=height)
-                    for picture in pictures
-                ]
-        except (av.FFmpegError, OSError) as error:
-            raise DecodeError(f"{self.path}: {_reason(error)}") from error
-        if len(pictures) < len(indices):
-            raise DecodeError(f"{self.path}: frame {indices[len(pictures)]} of {self.num_frames} cannot be decoded")
-        return np.stack(pictures)
-
-    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
-        """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says."""
-        # one converter for all frames: setting one up takes longer than converting a small frame
-        rgb = self._converter.reformat(frame, format="rgb24").to_ndarray()
-        return np.rot90(rgb, k=frame.rotation // 90 % 4)
-
-    def _decode_counting(self, indices: list[int]) -> Iterator[av.VideoFrame]:
-        wanted = set(indices)
-        for index, frame in enumerate(self._decode_from_start()):
-            if index in wanted:
-                yield frame
-            if index >= indices[-1]:
-                return
-
-    def _decode_from_start(self) -> Iterator[av.VideoFrame]:
-        self._container.seek(0, backward=True)
-        yield from self._container.decode(self._stream)
-
-    def _decode_seeking(self, indices: list[int]) -> Iterator[av.VideoFrame]:
-        """Yield the wanted frames in order; seek whenever a key frame lies between here and the next wanted one."""
-        stream_frames: Iterator[av.VideoFrame] = iter(())
-        position: int | None = None  # timestamp of the last decoded frame
-        for index in indices:
-            target = self._timestamps[index]
-            key = self._keys[max(bisect.bisect_right(self._keys, target) - 1, 0)] if self._keys else self._timestamps[0]
-            if position is None or key > position:
-                self._container.seek(key, stream=self._stream, backward=True)
-                stream_frames = self._container.decode(self._stream)
-            for frame in stream_frames:
-                position = frame.pts
-                if position is not None and position >= target:
-                    break
-            else:
-                return
-            if position != target:
-                raise DecodeError(f"{self.path}: frame {index} of {self.num_frames} is damaged")
-            yield frame
-
-    def close(self) -> None:
-        """Release the file."""
-        self._container.close()
+Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp"])
+FOLDER_FPS = Fraction(30)  # a folder of frames does not say how fast they follow each other
 
 
 class DecordVideo(FrameVideo):
-    """Back end on decord 0.6: fast on sound files; its array type is used as it is, no process-wide bridge is set.
+    """Back end on decord 0.6: its array type is used as it is, no process-wide bridge is set.
 
     Raises:
         DecodeError: decord is not installed, or cannot open the file.
@@ -192,44 +44,189 @@ class DecordVideo(FrameVideo):
         except ImportError as error:
             raise DecodeError(f"{path}: decord is not installed (x86-64 only); use data.decoder=pyav") from error
         self.path = path
-        self._error = decord.DECORDError
+        self._errors = (decord.DECORDError, RuntimeError, OSError)
         try:
             self._reader = decord.VideoReader(path, num_threads=1)
             self.num_frames = len(self._reader)
+            if self.num_frames == 0:
+                raise DecodeError(f"{path}: has no frame that can be decoded")
             self.fps = Fraction(self._reader.get_avg_fps()).limit_denominator(1001)
-        except (self._error, RuntimeError, OSError) as error:
-            raise DecodeError(f"{path}: decord cannot open it ({str(error).splitlines()[0]})") from error
-        if self.num_frames == 0:
-            raise DecodeError(f"{path}: has no frame that can be decoded")
+            starts = self._reader.get_frame_timestamp(range(self.num_frames))[:, 0]
+        except self._errors as error:
+            raise DecodeError(f"{path}: decord cannot open it ({_first_line(error)})") from error
+        self.times = (starts - starts[0]).astype(np.float64)
 
     def _decode(self, indices: list[int]) -> np.ndarray:
         try:
             frames = self._reader.get_batch(indices)
-        except (self._error, RuntimeError) as error:
-            raise DecodeError(f"{self.path}: decord cannot decode it ({str(error).splitlines()[0]})") from error
+        except self._errors as error:
+            raise DecodeError(f"{self.path}: decord cannot decode it ({_first_line(error)})") from error
         # another library of the process may have set decord's bridge to torch
         return frames.numpy() if isinstance(frames, Tensor) else frames.asnumpy()
 
 
-def open_video(path: str | Path, decoder: Decoder = "auto") -> FrameVideo:
-    """Open a video with a back end; auto is PyAV, which decodes what decord does and more.
+class TorchcodecVideo(FrameVideo):
+    """Back end on torchcodec, with exact seeking; PyAV says when frames appear.
+
+    Raises:
+        DecodeError: torchcodec cannot be loaded, or cannot open the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            from torchcodec.decoders import VideoDecoder
+        except (ImportError, OSError, RuntimeError) as error:
+            raise DecodeError(f"{path}: torchcodec cannot be loaded ({_first_line(error)})") from error
+        self.path = path
+        try:
+            self._reader = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            self.num_frames = len(self._reader)
+            if self.num_frames == 0:
+                raise DecodeError(f"{path}: has no frame that can be decoded")
+            self.fps = Fraction(self._reader.metadata.average_fps or 25).limit_denominator(1001)
+        except (ValueError, IndexError, RuntimeError, OSError) as error:
+            raise DecodeError(f"{path}: torchcodec cannot open it ({_first_line(error)})") from error
+        self.times = np.arange(self.num_frames) / float(self.fps)
+        with suppress(DecodeError), PyAVVideo(path) as listed:  # torchcodec does not tell when its frames appear
+            if listed.num_frames == self.num_frames:
+                self.fps, self.times = listed.fps, listed.times
+
+    def _decode(self, indices: list[int]) -> np.ndarray:
+        try:
+            return self._reader.get_frames_at(indices=indices).data.numpy()
+        except (ValueError, IndexError, RuntimeError, OSError) as error:
+            raise DecodeError(f"{self.path}: torchcodec cannot decode it ({_first_line(error)})") from error
+
+
+class FrameFolder(FrameVideo):
+    """Back end on a folder of images, one a frame, in the order of the numbers in their names; 30 frames per second.
+
+    Raises:
+        DecodeError: the folder has no image.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        names = [entry.name for entry in os.scandir(path) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES]
+        if not names:
+            raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        self._names = sorted(
+            names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+        )
+        self.num_frames = len(names)
+        self.fps = FOLDER_FPS
+        self.times = np.arange(self.num_frames) / float(FOLDER_FPS)
+
+    def _decode(self, indices: list[int]) -> np.ndarray:
+        pictures: list[np.ndarray] = []
+        for index in indices:
+            file = os.path.join(self.path, self._names[index])
+            try:
+                with Image.open(file) as image:
+                    picture = image.convert("RGB")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise DecodeError(f"{file}: cannot be decoded ({_first_line(error).lower()})") from error
+            if pictures and picture.size[::-1] != pictures[0].shape[:2]:
+                picture = picture.resize(pictures[0].shape[1::-1], Image.Resampling.BICUBIC)
+            pictures.append(np.asarray(picture))
+        return np.stack(pictures)
+
+
+def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 60.0) -> FrameVideo:
+    """Open a video file, or a folder of images, with a back end; auto is PyAV.
 
     AVI files go to PyAV in any case: decord numbers their frames wrongly when there are B frames.
+
+    Args:
+        timeout: seconds that PyAV may take for opening, and for each call of frames_at.
 
     Raises:
         DecodeError: the file is missing, is no video, or has no frame.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        return FrameFolder(path)
     if not os.path.exists(path):
         raise DecodeError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise DecodeError(f"{path}: is a folder, not a video")
+    if not os.path.isfile(path):
+        raise DecodeError(f"{path}: is not a file")
     if os.path.getsize(path) == 0:
         raise DecodeError(f"{path}: is empty (0 bytes)")
-    use_decord = decoder == "decord" and not path.lower().endswith(".avi")
-    return DecordVideo(path) if use_decord else PyAVVideo(path)
+    if decoder in ("auto", "pyav") or path.lower().endswith(".avi"):
+        return PyAVVideo(path, timeout=timeout)
+    return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
 
 
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"cannot be decoded ({text.lower()})"
+def read_frames(
+    path: str | Path,
+    choose: Callable[[FrameVideo], Tensor],
+    *,
+    decoder: Decoder = "auto",
+    timeout: float = 60.0,
+) -> Tensor:
+    """Frames of a video, uint8 [T, H, W, 3]; a back end that fails gives way to another one, once.
+
+    PyAV stands in for decord and torchcodec, and torchcodec, where it works, for PyAV. decord stands in for none: it can
+    hang on a broken file.
+
+    Args:
+        choose: tells which frames, int64 [T], of the opened video; it is asked again for the other back end.
+
+    Raises:
+        DecodeError: neither can decode the frames; the message is that of the first.
+    """
+
+    def read(name: Decoder) -> Tensor:
+        with open_video(path, name, timeout=timeout) as video:
+            return video.frames_at(choose(video))
+
+    try:
+        return read(decoder)
+    except DecodeError:
+        stand_in = "torchcodec" if decoder in ("auto", "pyav") else "pyav"
+        if not os.path.isfile(path) or (stand_in == "torchcodec" and why_not(stand_in)):
+            raise
+        with suppress(DecodeError):
+            return read(stand_in)
+        raise
+
+
+@lru_cache
+def why_not(decoder: Decoder) -> str:
+    """Why a back end does not work here, found by decoding a video made on the spot; empty if it does."""
+    grey = np.full((48, 64, 3), 128, dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "grey.mp4")
+        with av.open(path, "w") as container:
+            stream = container.add_stream("mpeg4", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for _ in range(3):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey)))
+            container.mux(stream.encode(None))
+        try:
+            with open_video(path, decoder) as video:
+                frame = video.frames_at(torch.tensor([1]))
+        except DecodeError as error:
+            return str(error).removeprefix(f"{path}: ")
+    wrong = (frame.float() - 128).abs().max().item()
+    return "" if wrong < 8 else f"decodes a grey picture with an error of {wrong:.0f} of 255"
+
+
+def choose_decoder(decoder: Decoder) -> tuple[Decoder, str]:
+    """The back end to use, and a sentence that says why.
+
+    Raises:
+        UserError: the one asked for does not work here.
+    """
+    rejected = []
+    for name in ("pyav", "torchcodec", "decord") if decoder == "auto" else (decoder,):
+        reason = why_not(name)
+        if not reason:
+            why = f"since {'; '.join(rejected)}" if rejected else "the fastest" if decoder == "auto" else "as asked for"
+            return name, f"decoder {name}, {why}; it decodes a test video"
+        rejected.append(f"{name} does not work ({reason})")
+    raise UserError(f"data.decoder={decoder}: {'; '.join(rejected)}; use data.decoder=auto")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,197 @@
+"""The PyAV back end: a clip costs the decoding of the frames that it is made of, and of those that these refer to."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from videornn.data.video import Deadline, FrameVideo
+from videornn.errors import DecodeError
+
+KEPT_BYTES = 2**25  # compressed data of a video that stays in memory; of a longer one it is read again
+
+
+class PyAVVideo(FrameVideo):
+    """Packets are listed once without decoding; a frame is then decoded from the last key frame before it.
+
+    Every packet gets its place in the file as its timestamp before it is decoded, so that a decoded frame tells which
+    packet it came from, whatever the container says about time. The container's own timestamps give the order in which
+    frames are shown. AVI has none, and those that FFmpeg makes up are wrong if there are B frames: such a video is decoded
+    once to learn the order.
+
+    Args:
+        timeout: seconds for opening, and again for every call of frames_at.
+
+    Raises:
+        DecodeError: the file is missing, is no video, has no frame, or takes longer than the timeout.
+    """
+
+    def __init__(self, path: str, *, timeout: float = 60.0) -> None:
+        self.path = path
+        self._timeout = timeout
+        self._deadline = Deadline(timeout)
+        self._converter = VideoReformatter()  # one for all frames: setting one up takes longer than converting a small frame
+        self._open()
+        try:
+            self._list_packets()
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        finally:
+            if not hasattr(self, "times"):
+                self.close()
+
+    def _open(self) -> None:
+        try:
+            # some AVI files carry metadata that is not UTF-8
+            self._container = av.open(self.path, metadata_errors="ignore")
+        except (av.FFmpegError, OSError, UnicodeError) as error:
+            raise self._failed(error) from error
+        stream = self._container.streams.best("video")  # the one that players show, not the picture of a cover
+        if stream is None or stream.disposition & Disposition.attached_pic:
+            self._container.close()
+            raise DecodeError(f"{self.path}: has no video stream")
+        self._stream = stream
+        self._codec = stream.codec_context
+        self._codec.thread_type = "NONE"  # loaders run one process per core; threads would only compete
+        self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
+        self._kept: list[av.Packet] | None = []
+
+    def _list_packets(self) -> None:
+        """Find key frames and the order in which packets are shown, and keep the packets themselves if they are few."""
+        timestamps: list[int | None] = []
+        self._keys: list[int] = []
+        shown, smallest, num_bytes = [], None, 0
+        for number, packet in enumerate(self._read_packets()):
+            timestamps.append(packet.pts)
+            if packet.is_keyframe:
+                self._keys.append(number)
+            if not packet.is_discard:  # an edit list can hide packets that must be decoded all the same
+                shown.append(number)
+            smallest = packet.size if smallest is None else min(packet.size, smallest)
+            num_bytes += packet.size
+            if num_bytes > KEPT_BYTES:
+                self._kept = None
+            if self._kept is not None:
+                self._kept.append(packet)
+        known = {timestamps[number] for number in shown}
+        has_times = None not in known and len(known) == len(shown)
+        # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame of the packet before
+        if self._container.format.name == "avi" and (self._codec.has_b_frames or (smallest or 0) <= 8):
+            has_times = False
+        self._discard = "NONREF" if has_times else "DEFAULT"  # a decoder of packed B frames loses count if it leaves some out
+        if has_times:
+            self._shown = sorted(shown, key=timestamps.__getitem__)
+        else:
+            everything = range(len(timestamps))
+            self._keys = []  # such files mark frames as key frames that are none
+            self._shown = [number for number, _ in self._frames_of(everything, set(everything))]
+        self.num_frames = len(self._shown)
+        if self.num_frames == 0:
+            raise DecodeError(f"{self.path}: has no frame that can be decoded")
+        self._place = {number: index for index, number in enumerate(self._shown)}
+        self._set_times([timestamps[number] for number in self._shown] if has_times else None)
+
+    def _set_times(self, timestamps: list[int] | None) -> None:
+        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        span = (timestamps[-1] - timestamps[0]) * self._stream.time_base if timestamps else 0
+        if span > 0:
+            # the average over the file, so that a variable frame rate keeps its true duration
+            self.fps = ((self.num_frames - 1) / span).limit_denominator(1001)
+            self.times = (np.array(timestamps) - timestamps[0]) * float(self._stream.time_base)
+        else:
+            self.fps = Fraction(rate)
+            self.times = np.arange(self.num_frames) / float(self.fps)
+
+    def _decode(self, indices: list[int]) -> np.ndarray:
+        self._deadline = Deadline(self._timeout)
+        try:
+            pictures = {number: self._picture(frame) for number, frame in self._wanted_frames(indices)}
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        first = pictures[self._shown[indices[0]]]
+        frames = np.empty((len(indices), *first.shape), dtype=np.uint8)
+        for place, index in enumerate(indices):
+            picture = pictures[self._shown[index]]
+            if picture.shape != first.shape:  # the size changes in mid-stream: bring all frames to the first one's
+                height, width = first.shape[:2]
+                picture = av.VideoFrame.from_ndarray(picture).to_ndarray(format="rgb24", width=width, height=height)
+            frames[place] = picture
+        return frames
+
+    def _wanted_frames(self, indices: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames of these indices, each with the number of its packet."""
+        for key, wanted in self._runs(indices):
+            missing = set(wanted)
+            for number, frame in self._frames_of(range(key, max(wanted) + 1), missing):
+                if number in missing:
+                    missing.remove(number)
+                    yield number, frame
+            if missing:  # a "key frame" can need what lies before it: decode all from the start
+                everything = range(max(wanted) + 1)
+                for number, frame in self._frames_of(everything, set(everything)):
+                    if number in missing:
+                        missing.remove(number)
+                        yield number, frame
+            if missing:
+                index = min(self._place[number] for number in missing)
+                raise DecodeError(f"{self.path}: frame {index} of {self.num_frames} is damaged")
+
+    def _runs(self, indices: list[int]) -> list[tuple[int, list[int]]]:
+        """(first packet, wanted packets) of every stretch that can be decoded without what lies before it."""
+        runs: dict[int, list[int]] = {}
+        for index in indices:
+            number = self._shown[index]
+            place = bisect.bisect_right(self._keys, number) - 1
+            # B frames can follow a key frame in the file but precede it on the screen; they refer to what is before it
+            while place >= 0 and self._place.get(self._keys[place], -1) > index:
+                place -= 1
+            runs.setdefault(self._keys[place] if place >= 0 else 0, []).append(number)
+        return sorted(runs.items())
+
+    def _frames_of(self, numbers: range, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode the packets of these numbers; frames that are not wanted and that none refers to are left out."""
+        wanted = frozenset(wanted)  # the caller's set shrinks as frames arrive
+        packets = self._packets_from(numbers.start)
+        self._codec.flush_buffers()
+        for number, packet in zip(numbers, packets, strict=False):
+            self._deadline.check(self.path)
+            packet.pts = number
+            self._codec.skip_frame = "DEFAULT" if number in wanted else self._discard
+            for frame in self._codec.decode(packet):
+                yield frame.pts, frame
+        for frame in self._codec.decode(None):  # those that wait for their turn on the screen
+            yield frame.pts, frame
+
+    def _packets_from(self, number: int) -> Iterator[av.Packet]:
+        if self._kept is not None:
+            return islice(self._kept, number, None)
+        self._container.close()
+        self._open()
+        self._kept = None
+        return islice(self._read_packets(), number, None)
+
+    def _read_packets(self) -> Iterator[av.Packet]:
+        for packet in self._container.demux(self._stream):
+            self._deadline.check(self.path)
+            if packet.size:
+                yield packet
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says."""
+        return np.rot90(self._converter.reformat(frame, format="rgb24").to_ndarray(), k=frame.rotation // 90 % 4)
+
+    def _failed(self, error: Exception) -> DecodeError:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return DecodeError(f"{self.path}: cannot be decoded ({text.lower()})")
+
+    def close(self) -> None:
+        """Release the file."""
+        self._kept = []
+        self._container.close()
