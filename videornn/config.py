@@ -89,6 +89,12 @@ class DataConfig(Section):
     """Frames per second that temporal_stride refers to; null: every video's own frames."""
     sampling: Literal["clip", "segments"] = "clip"
     """clip: num_frames at a fixed stride; segments: one frame from each of num_frames equal parts of the whole video."""
+    short_videos: Literal["repeat_last", "loop"] = "repeat_last"
+    """What a clip has past the end of a video that is too short for it: its last frame again, or the video again."""
+    clips_per_video: Count = 1
+    """Training clips cut from every opened video (repeated augmentation); train.batch_size counts clips."""
+    class_sampling: Literal["natural", "sqrt", "balanced"] = "natural"
+    """Classes of an epoch: as in the list, as likely as the square root of their size, or all equally likely."""
     frame_order: Literal["time", "shuffled", "single"] = "time"
     """time, or a control that takes motion away: shuffled order, or one frame repeated."""
     crop_size: Annotated[int, Field(ge=16)] = 224
@@ -109,8 +115,10 @@ class DataConfig(Section):
         0.225,
     )
     """Standard deviation per RGB channel, for values in 0..1."""
-    decoder: Literal["auto", "pyav", "decord"] = "auto"
-    """Video back end; auto is pyav."""
+    decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
+    """Video back end; auto takes the first of pyav, torchcodec and decord that works."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds that a video may take to open, and to decode, before it counts as bad."""
     num_workers: Annotated[int, Field(ge=0)] = 2
     """Loader processes per rank; 0 loads in the training process."""
     max_bad_share: Probability = 0.1

@@ -9,3 +9,7 @@ class UserError(ValueError):
 
 class DecodeError(UserError):
     """A video could not be opened or decoded; the message names the file and the reason."""
+
+
+class DecodeTimeout(DecodeError):
+    """A video took longer than it may."""

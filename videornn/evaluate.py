@@ -10,14 +10,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from videornn import distributed, metrics
 from videornn.checkpoint import load_checkpoint, load_model
 from videornn.config import Config, config_from_dict, override_config
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
-from videornn.data.loader import build_test_loader, view_spec
+from videornn.data.loader import ClipLoader, build_test_loader, to_device, view_spec
 from videornn.engine import predict_step, to_model_input
 from videornn.errors import UserError
 from videornn.models import build_model
@@ -38,7 +37,7 @@ class Scores:
 
 def score_videos(
     model: nn.Module,
-    loader: DataLoader,
+    loader: ClipLoader,
     *,
     mean: Tensor,
     std: Tensor,
@@ -54,7 +53,7 @@ def score_videos(
     """
     model.eval()
     scores, labels, indices, bad = [], [], [], []
-    for batch in loader:
+    for batch in to_device(loader, mean.device):
         num_videos, num_views = batch.clips.shape[:2]
         views = batch.clips[batch.valid].flatten(0, 1)  # [B*V, 3, T, H, W]
         parts = [
@@ -64,7 +63,7 @@ def score_videos(
         ]
         if parts:
             scores.append(torch.cat(parts).unflatten(0, (-1, num_views)))
-            labels.append(batch.labels[batch.valid])
+            labels.append(batch.labels.cpu()[batch.valid])
             indices.append(batch.indices[batch.valid])
         bad += batch.bad
         on_video(num_videos)
@@ -144,10 +143,10 @@ def evaluate(
     out = Path(checkpoint).resolve().parent.parent / "test" if out is None else out
     with distributed.process_group(device):
         loader = build_test_loader(
+            config.data,
             table,
             view_spec(config.data, config.test),
             batch_size=1,
-            num_workers=config.data.num_workers,
             pin_memory=device.type == "cuda",
             rank=distributed.rank(),
             num_ranks=distributed.num_ranks(),

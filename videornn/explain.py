@@ -73,7 +73,8 @@ def explain(checkpoint: str | Path, video: str, out: Path, queries: list[Query])
     if not blocks:
         raise UserError(f"{checkpoint}: this network has no attention block to look at (model.attention.kind is none)")
     one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
-    clip = load_views(video, view_spec(config.data, one_view))  # uint8 [1, 3, T, H, W]
+    spec, data = view_spec(config.data, one_view), config.data
+    clip = load_views(video, spec, decoder=data.decoder, timeout=data.timeout)  # uint8 [1, 3, T, H, W]
     for query in queries:
         if query.frame >= clip.shape[2]:
             raise UserError(f"--query frame {query.frame} is outside the clip, which has frames 0 to {clip.shape[2] - 1}")

@@ -37,7 +37,8 @@ class Predictor:
 
     def scores(self, path: str | Path) -> Tensor:
         """Mean softmax scores of the video's views, float32 [K] on the CPU; raises DecodeError."""
-        views = load_views(str(path), self._view_spec)  # [V, 3, T, H, W]
+        data = self.config.data
+        views = load_views(str(path), self._view_spec, decoder=data.decoder, timeout=data.timeout)  # [V, 3, T, H, W]
         parts = [
             predict_step(self.model, to_model_input(part, self._mean, self._std), precision=self.config.train.precision)
             for part in views.split(self.config.test.batch_size)

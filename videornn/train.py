@@ -18,7 +18,8 @@ from videornn.checkpoint import load_checkpoint, load_model, save_checkpoint
 from videornn.config import Config, config_from_dict, config_to_yaml
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
-from videornn.data.loader import Batch, build_loader, build_test_loader, view_spec
+from videornn.data.decoding import choose_decoder
+from videornn.data.loader import Batch, ClipLoader, build_loader, build_test_loader, to_device, videos_per_batch, view_spec
 from videornn.engine import to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
@@ -32,6 +33,7 @@ FREE_ON_RESUME = (
     "device",
     "data.num_workers",
     "data.test",
+    "data.timeout",
     "data.val",
     "train.log_every",
     "train.val_every",
@@ -64,7 +66,7 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.num_videos // self.config.train.batch_size
+        return self.num_videos // videos_per_batch(self.config.data, self.config.train.batch_size)
 
     @property
     def num_steps(self) -> int:
@@ -141,15 +143,17 @@ def _train(run: Run, table: VideoTable) -> None:
         (run.out / "config.yaml").write_text(config_to_yaml(run.config), encoding="utf-8")
     logger = RunLogger(run.out if is_main else None, num_steps=run.num_steps, first_step=run.step)
     logger.say(_headline(run))
+    logger.say(choose_decoder(run.config.data.decoder)[1])
+    val_loader = _val_loader(run)
     try:
         if run.step < run.num_steps:
             with _signals() as received:
-                _loop(run, iter(loader), logger, received)
+                _loop(run, to_device(loader, run.device), val_loader, logger, received)
     finally:
         logger.close()
 
 
-def _loop(run: Run, batches: Iterator[Batch], logger: RunLogger, received: list[int]) -> None:
+def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, logger: RunLogger, received: list[int]) -> None:
     """Every step is train_step; now and then a log line, a validation, a checkpoint."""
     section = run.config.train
     is_main = distributed.rank() == 0
@@ -168,7 +172,7 @@ def _loop(run: Run, batches: Iterator[Batch], logger: RunLogger, received: list[
         loss, correct = train_step(
             parallel,
             to_model_input(batch.clips, mean, std),
-            batch.labels.to(run.device, non_blocking=True),
+            batch.labels,
             run.optimizer,
             precision=section.precision,
             label_smoothing=section.label_smoothing,
@@ -183,8 +187,8 @@ def _loop(run: Run, batches: Iterator[Batch], logger: RunLogger, received: list[
             logger.log("train", run.step, epoch=run.step / run.steps_per_epoch, lr=lr, **meter.read_and_reset())
         if epoch_ends:
             bad = _share_bad(bad, run.num_videos, run.config.data.max_bad_share, run.out if is_main else None)
-        if run.val_table is not None and epoch_ends and (epoch % section.val_every == 0 or last):
-            top1 = _validate(run, mean, std, logger)
+        if val_loader is not None and epoch_ends and (epoch % section.val_every == 0 or last):
+            top1 = _validate(run, val_loader, mean, std, logger)
             meter.restart_clock()
             if top1 >= run.best_top1:
                 run.best_top1 = top1
@@ -192,7 +196,7 @@ def _loop(run: Run, batches: Iterator[Batch], logger: RunLogger, received: list[
                     run.save("best.pt")
         if is_main and (last or received or (epoch_ends and epoch % section.save_every == 0)):
             run.save("last.pt")
-            if last and run.val_table is None:
+            if last and val_loader is None:
                 run.save("best.pt")  # without a validation the last one is the best there is
         if received:
             raise Interrupted(received[0], run.step)
@@ -238,19 +242,26 @@ class _Meter:
         return numbers
 
 
-def _validate(run: Run, mean: torch.Tensor, std: torch.Tensor, logger: RunLogger) -> float:
-    """Top-1 of the centre clip and crop of every validation video, over all ranks."""
-    config, table = run.config, run.val_table
+def _val_loader(run: Run) -> ClipLoader | None:
+    """Loader of the centre clip and crop of every validation video."""
+    if run.val_table is None:
+        return None
+    config = run.config
     one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
-    loader = build_test_loader(
-        table,
+    return build_test_loader(
+        config.data,
+        run.val_table,
         view_spec(config.data, one_view),
         batch_size=config.test.batch_size,
-        num_workers=config.data.num_workers,
         pin_memory=run.device.type == "cuda",
         rank=distributed.rank(),
         num_ranks=distributed.num_ranks(),
     )
+
+
+def _validate(run: Run, loader: ClipLoader, mean: torch.Tensor, std: torch.Tensor, logger: RunLogger) -> float:
+    """Top-1 of the centre clip and crop of every validation video, over all ranks."""
+    config, table = run.config, run.val_table
     precision, views_at_once = config.train.precision, config.test.batch_size
     scores = score_videos(run.model, loader, mean=mean, std=std, precision=precision, views_at_once=views_at_once)
     summary = summarize(scores)

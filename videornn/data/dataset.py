@@ -1,21 +1,25 @@
-"""Map-style datasets: training clips by (epoch, index), test views by index. A sample is a pure function of its key.
+"""Map-style datasets: training clips by (epoch, index, draw), test views by index. A sample is a pure function of its key.
 
-A video that cannot be decoded never stops a loader: in training the next sound video of the epoch's order stands in for
-it, with its own label, and in evaluation its row is marked invalid; both carry the reason along.
+A video that cannot be decoded never stops a loader: in training the next sound video of the table stands in for it, with its
+own label, and in evaluation its row is marked invalid; both carry the reason along.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from videornn.data.annotations import VideoTable
-from videornn.data.decoding import Decoder, open_video
+from videornn.data.decoding import Decoder, read_frames
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
 from videornn.data.transforms import crop_views, jitter_color, random_crop_flip
+from videornn.data.video import FrameVideo
 from videornn.errors import DecodeError, UserError
 
 MAX_REPLACEMENTS = 10
@@ -43,12 +47,56 @@ class Sample:
     bad: tuple[BadVideo, ...] = ()
 
 
+@dataclass
+class VideoReader:
+    """Reads frames of a table's videos; the training process can see what each worker is at.
+
+    Args:
+        timeout: seconds that PyAV may take to open a video, and again to decode from it.
+        culprits: videos that killed a worker or hung in it, by index, with the reason; they are not opened again.
+    """
+
+    table: VideoTable
+    decoder: Decoder = "auto"
+    timeout: float = 60.0
+    culprits: dict[int, str] = field(default_factory=dict)
+    _work: Tensor | None = None  # float64 [num_workers, 3] in shared memory: process id, index of the video, since when
+
+    def frames(self, index: int, choose: Callable[[FrameVideo], Tensor]) -> Tensor:
+        """Frames uint8 [T, H, W, 3] of one video, as read_frames gives them; raises DecodeError."""
+        if index in self.culprits:
+            raise DecodeError(self.culprits[index])
+        self._note(index)
+        try:
+            return read_frames(self.table.path(index), choose, decoder=self.decoder, timeout=self.timeout)
+        finally:
+            self._note(-1)
+
+    def watch_workers(self, num_workers: int) -> None:
+        """Make room for what so many workers, started from now on, are at."""
+        self._work = torch.full((num_workers, 3), -1.0, dtype=torch.float64).share_memory_() if num_workers else None
+
+    def at_work(self) -> list[tuple[int, int, float]]:
+        """(process id, index of the video, seconds so far) of every worker that is reading a video."""
+        rows = [] if self._work is None else self._work.tolist()
+        return [(int(pid), int(index), time.monotonic() - since) for pid, index, since in rows if index >= 0]
+
+    def _note(self, index: int) -> None:
+        worker = get_worker_info()
+        if worker is not None and self._work is not None:
+            self._work[worker.id] = torch.tensor([os.getpid(), index, time.monotonic()], dtype=torch.float64)
+
+
 class TrainClips(Dataset):
-    """Random training clips of a table of videos; the key is (epoch, index)."""
+    """Random training clips of a table of videos.
+
+    The key is (epoch, index, draw): draw counts how often the epoch has had the video before. An item is a list of
+    clips_per_video samples, cut from one opened video (repeated augmentation, Hoffer et al. 2020, arXiv:1901.09335).
+    """
 
     def __init__(
         self,
-        table: VideoTable,
+        reader: VideoReader,
         spec: ClipSpec,
         *,
         crop_size: int,
@@ -57,9 +105,9 @@ class TrainClips(Dataset):
         squeeze: bool,
         color_jitter: float,
         seed: int,
-        decoder: Decoder = "auto",
+        clips_per_video: int = 1,
     ) -> None:
-        self.table = table
+        self.reader = reader
         self.spec = spec
         self.crop_size = crop_size
         self.short_side = short_side
@@ -67,30 +115,38 @@ class TrainClips(Dataset):
         self.squeeze = squeeze
         self.color_jitter = color_jitter
         self.seed = seed
-        self.decoder = decoder
+        self.clips_per_video = clips_per_video
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.reader.table)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int, int]) -> list[Sample]:
+        epoch, index, draw = key
         bad = []
         for attempt in range(MAX_REPLACEMENTS):
-            candidate = (index + attempt) % len(self.table)
-            path, label = self.table[candidate]
+            candidate = (index + attempt) % len(self)
+            seed = sample_seed(self.seed, epoch, candidate, *([draw] if draw else []))
             try:
-                return Sample(self._clip(path, sample_seed(self.seed, epoch, candidate)), label, candidate, bad=tuple(bad))
+                clips = self._clips(candidate, seed)
             except DecodeError as error:
-                bad.append(BadVideo(path, str(error)))
+                bad.append(BadVideo(self.reader.table.path(candidate), str(error)))
+                continue
+            label = int(self.reader.table.labels[candidate])
+            return [Sample(clip, label, candidate, bad=tuple(bad) if n == 0 else ()) for n, clip in enumerate(clips)]
         raise UserError(f"{MAX_REPLACEMENTS} videos in a row cannot be decoded; the last: {bad[-1].reason}")
 
-    def _clip(self, path: str, seed: int) -> Tensor:
-        video = open_video(path, self.decoder)
-        try:
-            frames = video.frames_at(sample_random_clip(self.spec, video.num_frames, video.fps, seed))
-        finally:
-            video.close()
-        generator = torch.Generator().manual_seed(seed + 1)
+    def _clips(self, index: int, seed: int) -> list[Tensor]:
+        seeds = [seed + 2 * clip for clip in range(self.clips_per_video)]
+
+        def choose(video: FrameVideo) -> Tensor:
+            clips = [sample_random_clip(self.spec, video.num_frames, video.fps, clip_seed) for clip_seed in seeds]
+            return video.on_screen(torch.cat(clips))
+
+        frames = self.reader.frames(index, choose).unflatten(0, (self.clips_per_video, -1))
+        return [self._transform(clip, clip_seed + 1) for clip, clip_seed in zip(frames, seeds, strict=True)]
+
+    def _transform(self, frames: Tensor, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
         clip = random_crop_flip(frames, self.crop_size, self.short_side, self.hflip, generator, squeeze=self.squeeze)
         return jitter_color(clip, self.color_jitter, generator)
 
@@ -105,48 +161,47 @@ class ViewSpec:
     crop_size: int
     short_side: int
     squeeze: bool = False
-    decoder: Decoder = "auto"
+
+    def choose(self, video: FrameVideo) -> Tensor:
+        """Frame indices int64 [num_clips * T] of all clips of a video, one clip after the other."""
+        return video.on_screen(uniform_clips(self.clip, video.num_frames, video.fps, self.num_clips)).flatten()
+
+    def cut(self, frames: Tensor) -> Tensor:
+        """Chosen frames uint8 [num_clips * T, H, W, 3] -> views uint8 [num_clips * num_crops, 3, T, S, S]."""
+        crops = crop_views(frames, self.crop_size, self.short_side, self.num_crops, squeeze=self.squeeze)
+        clips = crops.unflatten(2, (self.num_clips, -1))  # [num_crops, 3, num_clips, T, S, S]
+        return clips.permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
 
 
-def load_views(path: str, spec: ViewSpec) -> Tensor:
-    """Views uint8 [num_clips * num_crops, 3, T, H, W] of a video, every frame decoded once; raises DecodeError."""
-    video = open_video(path, spec.decoder)
-    try:
-        indices = uniform_clips(spec.clip, video.num_frames, video.fps, spec.num_clips)  # [num_clips, T]
-        wanted, where = indices.unique(return_inverse=True)
-        frames = video.frames_at(wanted)
-    finally:
-        video.close()
-    crops = [
-        crop_views(frames[clip], spec.crop_size, spec.short_side, spec.num_crops, squeeze=spec.squeeze) for clip in where
-    ]
-    return torch.cat(crops)
+def load_views(path: str, spec: ViewSpec, *, decoder: Decoder = "auto", timeout: float = 60.0) -> Tensor:
+    """Views uint8 [num_clips * num_crops, 3, T, S, S] of a video, every frame decoded once; raises DecodeError."""
+    return spec.cut(read_frames(path, spec.choose, decoder=decoder, timeout=timeout))
 
 
 class VideoViews(Dataset):
     """All test views of every video of a table; the key is the index of the video."""
 
-    def __init__(self, table: VideoTable, spec: ViewSpec) -> None:
-        self.table = table
+    def __init__(self, reader: VideoReader, spec: ViewSpec) -> None:
+        self.reader = reader
         self.spec = spec
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.reader.table)
 
-    def __getitem__(self, index: int) -> Sample:
-        path, label = self.table[index]
+    def __getitem__(self, index: int) -> list[Sample]:
+        path, label = self.reader.table[index]
         try:
-            return Sample(load_views(path, self.spec), label, index)
+            return [Sample(self.spec.cut(self.reader.frames(index, self.spec.choose)), label, index)]
         except DecodeError as error:
-            size = self.spec.crop_size
-            shape = (self.spec.num_clips * self.spec.num_crops, 3, self.spec.clip.num_frames, size, size)
-            return Sample(torch.zeros(shape, dtype=torch.uint8), label, index, False, (BadVideo(path, str(error)),))
+            spec = self.spec
+            shape = (spec.num_clips * spec.num_crops, 3, spec.clip.num_frames, spec.crop_size, spec.crop_size)
+            return [Sample(torch.zeros(shape, dtype=torch.uint8), label, index, False, (BadVideo(path, str(error)),))]
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
+def sample_seed(*parts: int) -> int:
     """A well-mixed 62-bit seed of a sample (splitmix64), equal wherever and whenever the sample is made."""
     value = 0
-    for part in (seed, epoch, index):
+    for part in parts:
         value = (value + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
-from videornn.errors import DecodeError, UserError
+from videornn.errors import DecodeError, DecodeTimeout, UserError
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp"])
@@ -182,6 +182,8 @@ def read_frames(
 
     try:
         return read(decoder)
+    except DecodeTimeout:
+        raise
     except DecodeError:
         stand_in = "torchcodec" if decoder in ("auto", "pyav") else "pyav"
         if not os.path.isfile(path) or (stand_in == "torchcodec" and why_not(stand_in)):

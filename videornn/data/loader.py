@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
+import shutil
 import signal
-from collections.abc import Iterator
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from videornn.data.annotations import VideoTable
-from videornn.data.dataset import BadVideo, Sample, TrainClips, VideoViews, ViewSpec
+from videornn.data.dataset import BadVideo, Sample, TrainClips, VideoReader, VideoViews, ViewSpec, sample_seed
+from videornn.data.decoding import choose_decoder
 from videornn.data.sampling import ClipSpec
 from videornn.errors import UserError
 
 if TYPE_CHECKING:
     from videornn.config import DataConfig, TestConfig
+
+MAX_RESTARTS = 20  # of workers that died or hung, in one pass
+MAX_PREFETCH = 4  # batches ahead of every worker
+MAX_SHARED_BYTES = 2**30  # of batches of one rank in shared memory
+POLL_SECONDS = 5.0  # between two looks at whether the workers are alive
+HANG_TIMEOUTS = 5.0  # a worker hangs if it is at a video for so many data.timeout
 
 
 @dataclass(frozen=True)
@@ -32,42 +45,200 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by DataLoader."""
-        return Batch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices, self.valid.pin_memory(), self.bad)
+        return Batch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices, self.valid, self.bad)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with clips and labels on a device."""
+        clips, labels = (tensor.to(device, non_blocking=True) for tensor in (self.clips, self.labels))
+        return Batch(clips, labels, self.indices, self.valid, self.bad)
 
 
-class TrainBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) keys of one rank, from step first_step on, epoch after epoch, for ever.
+class TrainBatches(Sampler[list[tuple[int, int, int]]]):
+    """Batches of (epoch, index, draw) keys of one rank, from step first_step on, epoch after epoch, for ever.
 
-    Each epoch is a permutation cut into batches of batch_size (the incomplete last one is left out); rank r of n takes the
-    r-th of n equal parts of every batch, so a step sees the same samples whatever the number of ranks.
+    Each epoch is an order of all videos cut into batches of batch_size (the incomplete last one is left out); rank r of n
+    takes the r-th of n equal parts of every batch, so a step sees the same samples whatever the number of ranks. With
+    class_sampling "natural" the order is a permutation; "sqrt" and "balanced" draw as many videos, with replacement and
+    with classes as likely as the square root of their size, or equally likely. draw counts how often the epoch has had
+    the video before.
 
     Raises:
         ValueError: the set is smaller than a batch, or a batch does not divide by the number of ranks.
     """
 
     def __init__(
-        self, num_videos: int, batch_size: int, *, seed: int, first_step: int = 0, rank: int = 0, num_ranks: int = 1
+        self,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        seed: int,
+        class_sampling: Literal["natural", "sqrt", "balanced"] = "natural",
+        first_step: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
-        if batch_size > num_videos:
-            raise ValueError(f"a batch of {batch_size} clips is larger than the training set of {num_videos} videos")
+        if batch_size > len(labels):
+            raise ValueError(f"a batch of {batch_size} videos is larger than the training set of {len(labels)} videos")
         if batch_size % num_ranks:
-            raise ValueError(f"a batch of {batch_size} clips cannot be divided equally over {num_ranks} ranks")
-        self.num_videos = num_videos
+            raise ValueError(f"a batch of {batch_size} videos cannot be divided equally over {num_ranks} ranks")
+        self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
+        self.class_sampling = class_sampling
         self.first_step = first_step
         self.part = slice(rank * batch_size // num_ranks, (rank + 1) * batch_size // num_ranks)
-        self.steps_per_epoch = num_videos // batch_size
+        self.steps_per_epoch = len(labels) // batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, first = divmod(self.first_step, self.steps_per_epoch)
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        return self.from_step(self.first_step)
+
+    def from_step(self, step: int) -> Iterator[list[tuple[int, int, int]]]:
+        """The batches from a step on, a pure function of the seed and the step."""
+        first_epoch, first = divmod(step, self.steps_per_epoch)
+        for epoch in itertools.count(first_epoch):
+            order, draws = self._epoch(epoch)
+            for start in range(first * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
+                places = range(start, start + self.batch_size)[self.part]
+                yield [(epoch, int(order[place]), int(draws[place])) for place in places]
+            first = 0
+
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Indices of all places of an epoch, and how often each was there before, int64 [N] both."""
+        generator = torch.Generator().manual_seed(sample_seed(self.seed, epoch))
+        num_videos = len(self.labels)
+        if self.class_sampling == "natural":
+            return torch.randperm(num_videos, generator=generator), torch.zeros(num_videos, dtype=torch.int64)
+        _, classes, sizes = self.labels.unique(return_inverse=True, return_counts=True)
+        weights = sizes.double() ** (-0.5 if self.class_sampling == "sqrt" else -1.0)
+        # inverse of the cumulative distribution: torch.multinomial takes no more than 2^24 videos
+        ends = weights[classes].cumsum(0)
+        order = torch.searchsorted(ends, torch.rand(num_videos, generator=generator, dtype=torch.float64) * ends[-1])
+        return order, _times_before(order)
+
+
+def _times_before(order: Tensor) -> Tensor:
+    """For every entry, how many equal ones precede it, int64 [N]."""
+    by_value = order.argsort(stable=True)
+    _, counts = order[by_value].unique_consecutive(return_counts=True)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    times = torch.empty_like(order)
+    times[by_value] = torch.arange(len(order)) - starts
+    return times
+
+
+class TestBatches(Sampler[list[int]]):
+    """Batches of the indices of every num_ranks-th video from rank on; none is repeated to even out the ranks."""
+
+    __test__ = False  # for pytest: this is no test
+
+    def __init__(self, num_videos: int, batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
+        indices = range(rank, num_videos, num_ranks)
+        self.first_step = 0
+        self.batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.from_step(self.first_step)
+
+    def from_step(self, step: int) -> Iterator[list[int]]:
+        """The batches from a step on."""
+        return iter(self.batches[step:])
+
+
+class ClipLoader:
+    """A DataLoader that names the video that killed or hung one of its workers, and goes on without it.
+
+    Samples depend on their key only, so other workers can start from the batch that did not come. Every pass over the loader
+    gives the same batches, from workers that stay.
+
+    Args:
+        batches: the keys of every batch, from any step on.
+        num_workers: 0 loads in this process, where nothing survives a video that kills or hangs the decoder.
+        batch_bytes: size of a batch; prefetch and, if need be, workers are cut down to what fits into shared memory.
+        hang_seconds: how long a worker may be at one video.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainClips | VideoViews,
+        batches: TrainBatches | TestBatches,
+        *,
+        num_workers: int,
+        batch_bytes: int,
+        pin_memory: bool = False,
+        hang_seconds: float = 300.0,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.pin_memory = pin_memory
+        self.hang_seconds = hang_seconds
+        self.num_workers, self.prefetch_factor = _fit_shared_memory(num_workers, batch_bytes)
+        self._loader: DataLoader | None = None  # the one whose workers stay from pass to pass
+
+    def __len__(self) -> int:
+        """Batches of a pass; only for TestBatches."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._loader = self._loader or self._new_loader(self.batches)
+        iterator = _iterator(self._loader)
+        done = num_restarts = 0
         while True:
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            order = torch.randperm(self.num_videos, generator=generator).tolist()
-            for step in range(first, self.steps_per_epoch):
-                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(epoch, index) for index in batch[self.part]]
-            epoch, first = epoch + 1, 0
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except UserError as error:  # torch puts a traceback of the worker before the sentence
+                raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
+            except RuntimeError as error:  # torch tells in words whether a worker is late, dead, or raised it
+                if "DataLoader timed out" in str(error) and not self._hanging():
+                    continue
+                self._blame(error)
+                num_restarts += 1
+                if num_restarts > MAX_RESTARTS:
+                    raise UserError(f"{num_restarts} loader workers died or hung; the last: {error}") from error
+                self._loader = iterator = None  # ends the old workers before new ones start
+                iterator = _iterator(self._new_loader(self.batches.from_step(self.batches.first_step + done)))
+                continue
+            yield batch
+            done += 1
+
+    def _new_loader(self, batches: Iterable) -> DataLoader:
+        self.dataset.reader.watch_workers(self.num_workers)
+        return DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_init_worker,
+            prefetch_factor=self.prefetch_factor,
+            persistent_workers=self.num_workers > 0,
+            timeout=POLL_SECONDS if self.num_workers else 0,
+        )
+
+    def _hanging(self) -> list[int]:
+        """Videos at which workers have been for too long."""
+        return [index for _, index, seconds in self.dataset.reader.at_work() if seconds > self.hang_seconds]
+
+    def _blame(self, error: RuntimeError) -> None:
+        """Mark the videos at which workers hung or died as bad; raises the error if it was neither."""
+        text, reader = str(error), self.dataset.reader
+        if "DataLoader timed out" in text:
+            culprits = self._hanging()
+            what = f"hung for {self.hang_seconds:g} s"
+        elif found := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text):
+            dead = {int(pid) for pid in found[1].split(",")}
+            culprits = [index for pid, index, _ in reader.at_work() if pid in dead]
+            what = "died"
+        else:
+            raise error
+        if not culprits:
+            raise UserError(f"a loader worker {what}, not while decoding: {text.splitlines()[0]}") from error
+        for index in culprits:
+            reader.culprits[index] = f"{reader.table.path(index)}: a loader worker {what} at it"
 
 
 def build_loader(
@@ -80,14 +251,14 @@ def build_loader(
     rank: int = 0,
     num_ranks: int = 1,
     pin_memory: bool = False,
-) -> DataLoader:
+) -> ClipLoader:
     """Endless training loader of one rank, from step first_step on; batch_size counts the clips of all ranks.
 
     Raises:
-        UserError: the batch is larger than the set, or does not divide by the number of ranks.
+        UserError: the batch is larger than the set, or does not divide by the ranks or the clips per video.
     """
     dataset = TrainClips(
-        table,
+        _reader(section, table),
         clip_spec(section),
         crop_size=section.crop_size,
         short_side=section.short_side,
@@ -95,57 +266,108 @@ def build_loader(
         squeeze=section.aspect == "squeeze",
         color_jitter=section.color_jitter,
         seed=seed,
-        decoder=section.decoder,
+        clips_per_video=section.clips_per_video,
     )
     try:
-        batches = TrainBatches(len(table), batch_size, seed=seed, first_step=first_step, rank=rank, num_ranks=num_ranks)
+        batches = TrainBatches(
+            torch.from_numpy(table.labels),
+            videos_per_batch(section, batch_size),
+            seed=seed,
+            class_sampling=section.class_sampling,
+            first_step=first_step,
+            rank=rank,
+            num_ranks=num_ranks,
+        )
     except ValueError as error:
         raise UserError(f"train.batch_size={batch_size}: {error}") from error
-    return DataLoader(
+    return ClipLoader(
         dataset,
-        batch_sampler=batches,
+        batches,
         num_workers=section.num_workers,
-        collate_fn=collate,
+        batch_bytes=batch_size // num_ranks * 3 * section.num_frames * section.crop_size**2,
         pin_memory=pin_memory,
-        worker_init_fn=_init_worker,
-        prefetch_factor=4 if section.num_workers else None,
+        hang_seconds=HANG_TIMEOUTS * section.timeout,
     )
 
 
 def build_test_loader(
+    section: DataConfig,
     table: VideoTable,
     spec: ViewSpec,
     *,
     batch_size: int,
-    num_workers: int,
     pin_memory: bool = False,
     rank: int = 0,
     num_ranks: int = 1,
-) -> DataLoader:
-    """Loader of the views of every num_ranks-th video from rank on; no video is repeated to even out the ranks."""
-    return DataLoader(
-        VideoViews(table, spec),
-        batch_size=batch_size,
-        sampler=range(rank, len(table), num_ranks),
-        num_workers=num_workers,
-        collate_fn=collate,
+) -> ClipLoader:
+    """Loader of the views of every num_ranks-th video from rank on; batch_size counts videos."""
+    view_bytes = 3 * spec.clip.num_frames * spec.crop_size**2
+    return ClipLoader(
+        VideoViews(_reader(section, table), spec),
+        TestBatches(len(table), batch_size, rank=rank, num_ranks=num_ranks),
+        num_workers=section.num_workers,
+        batch_bytes=batch_size * spec.num_clips * spec.num_crops * view_bytes,
         pin_memory=pin_memory,
-        worker_init_fn=_init_worker,
+        hang_seconds=HANG_TIMEOUTS * section.timeout,
     )
+
+
+def videos_per_batch(section: DataConfig, batch_size: int) -> int:
+    """Videos that a batch of batch_size clips is cut from; raises UserError if they do not divide."""
+    if batch_size % section.clips_per_video:
+        raise UserError(
+            f"train.batch_size={batch_size} clips cannot be cut from whole videos with data.clips_per_video="
+            f"{section.clips_per_video}; make one a multiple of the other"
+        )
+    return batch_size // section.clips_per_video
+
+
+def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches with clips and labels on the device.
+
+    On CUDA a batch is copied on a stream of its own while the step before it computes: its tensors must come pinned.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+    ahead: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in itertools.chain(batches, [None]):
+        following = None
+        if batch is not None:
+            with torch.cuda.stream(stream):
+                following = batch.to(device), stream.record_event()
+        if ahead is not None:
+            copied, arrived = ahead
+            current = torch.cuda.current_stream(device)
+            current.wait_event(arrived)
+            for tensor in (copied.clips, copied.labels):
+                tensor.record_stream(current)  # its memory must not go to another batch before the step is done with it
+            yield copied
+        ahead = following
 
 
 def clip_spec(section: DataConfig) -> ClipSpec:
     """How the data section of a config takes a clip from a video."""
-    return ClipSpec(section.num_frames, section.temporal_stride, section.sampling_fps, section.sampling, section.frame_order)
+    return ClipSpec(
+        section.num_frames,
+        section.temporal_stride,
+        section.sampling_fps,
+        section.sampling,
+        section.frame_order,
+        section.short_videos,
+    )
 
 
 def view_spec(section: DataConfig, test: TestConfig) -> ViewSpec:
     """The test views that a config asks for."""
-    return ViewSpec(clip_spec(section), test.num_clips, test.num_crops, test.crop_size, test.short_side, section.decoder)
+    squeeze = section.aspect == "squeeze"
+    return ViewSpec(clip_spec(section), test.num_clips, test.num_crops, test.crop_size, test.short_side, squeeze)
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Stack samples into a Batch."""
+def collate(groups: list[list[Sample]]) -> Batch:
+    """Stack the samples of several videos into a Batch."""
+    samples = [sample for group in groups for sample in group]
     return Batch(
         clips=torch.stack([sample.clips for sample in samples]),
         labels=torch.tensor([sample.label for sample in samples]),
@@ -155,8 +377,39 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
+def _reader(section: DataConfig, table: VideoTable) -> VideoReader:
+    return VideoReader(table, choose_decoder(section.decoder)[0], section.timeout)
+
+
+def _iterator(loader: DataLoader) -> Iterator[Batch]:
+    """Start the workers; torch's handler would raise the death of one in the middle of whatever the process is at."""
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    iterator = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return iterator
+
+
 def _init_worker(worker_id: int) -> None:
     # Ctrl-C reaches the whole process group; the training process decides when its workers end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # one process per core: threads of a worker would compete with the other workers and the training process
     torch.set_num_threads(1)
+
+
+def _fit_shared_memory(num_workers: int, batch_bytes: int) -> tuple[int, int | None]:
+    """Workers and batches prefetched by each that fit into shared memory; a container may have as little as 64 MB."""
+    if num_workers == 0:
+        return 0, None
+    budget = MAX_SHARED_BYTES
+    if os.path.isdir("/dev/shm"):
+        budget = min(budget, shutil.disk_usage("/dev/shm").free // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    num_batches = max(budget // batch_bytes, 1)
+    if num_batches < num_workers:
+        warnings.warn(
+            f"shared memory (/dev/shm) has room for {num_batches} batches of {batch_bytes / 1e6:.0f} MB: "
+            f"{num_batches} loader workers instead of {num_workers}; give a container more with --shm-size",
+            stacklevel=3,
+        )
+    num_workers = min(num_workers, num_batches)
+    return num_workers, min(max(num_batches // num_workers, 1), MAX_PREFETCH)

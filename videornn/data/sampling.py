@@ -18,8 +18,9 @@ class ClipSpec:
     """How a clip is taken from a video.
 
     num_frames at a distance of temporal_stride frames of a sampling_fps video (None: of the video itself); with
-    sampling "segments", one frame from each of num_frames equal parts of the whole video. frame_order "shuffled" and
-    "single" are controls that take the motion away.
+    sampling "segments", one frame from each of num_frames equal parts of the whole video. A clip that reaches past the end
+    of a short video repeats the last frame, or begins again (short_videos). frame_order "shuffled" and "single" are controls
+    that take the motion away.
     """
 
     num_frames: int
@@ -27,6 +28,7 @@ class ClipSpec:
     sampling_fps: float | None = None
     sampling: Literal["clip", "segments"] = "clip"
     frame_order: Literal["time", "shuffled", "single"] = "time"
+    short_videos: Literal["repeat_last", "loop"] = "repeat_last"
 
     def frame_step(self, fps: Fraction) -> Fraction:
         """Source frames from one sampled frame to the next, for a video of that many frames per second."""
@@ -39,12 +41,15 @@ class ClipSpec:
         return self.num_frames * self.frame_step(fps) / fps
 
 
-def clip_indices(num_video_frames: int, num_frames: int, frame_step: Fraction, start: int) -> Tensor:
-    """Indices of one clip; past the end of the video the last frame repeats.
+def clip_indices(
+    num_video_frames: int, num_frames: int, frame_step: Fraction, start: int, short_videos: str = "repeat_last"
+) -> Tensor:
+    """Indices of one clip.
 
     Args:
         frame_step: source frames from one sampled frame to the next (1 = consecutive; may be a fraction).
         start: index of the first sampled frame, in [0, num_video_frames).
+        short_videos: past the end of the video, repeat_last or loop.
 
     Returns:
         int64 [T], every entry a valid frame index.
@@ -57,7 +62,8 @@ def clip_indices(num_video_frames: int, num_frames: int, frame_step: Fraction, s
     if not 0 <= start < num_video_frames:
         raise ValueError(f"start {start} is outside a video of {num_video_frames} frames")
     steps = torch.arange(num_frames) * frame_step.numerator // frame_step.denominator
-    return (start + steps).clamp(max=num_video_frames - 1)
+    indices = start + steps
+    return indices % num_video_frames if short_videos == "loop" else indices.clamp(max=num_video_frames - 1)
 
 
 def segment_indices(num_video_frames: int, num_frames: int, offsets: Tensor) -> Tensor:
@@ -107,7 +113,7 @@ def uniform_clips(spec: ClipSpec, num_video_frames: int, fps: Fraction, num_clip
 
 def _clip_from(spec: ClipSpec, num_video_frames: int, fps: Fraction, start_seconds: Fraction) -> Tensor:
     start = min(int(start_seconds * fps), num_video_frames - 1)
-    return clip_indices(num_video_frames, spec.num_frames, spec.frame_step(fps), start)
+    return clip_indices(num_video_frames, spec.num_frames, spec.frame_step(fps), start, spec.short_videos)
 
 
 def _reorder(indices: Tensor, spec: ClipSpec, generator: torch.Generator) -> Tensor:
