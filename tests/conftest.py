@@ -13,18 +13,31 @@ import torch
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def write_video(path: Path, num_frames: int, *, fps: int = 25, size: tuple[int, int] = (64, 48), **options: str) -> Path:
-    """A video whose frame i is grey of brightness 16 + 3 i, plus a bright square that moves; size is (width, height)."""
+def write_video(
+    path: Path,
+    num_frames: int,
+    *,
+    fps: int = 25,
+    size: tuple[int, int] = (64, 48),
+    codec: str | None = None,
+    times: list[int] | None = None,
+    **options: str,
+) -> Path:
+    """A video whose frame i is grey of brightness 16 + 3 i, plus a bright square that moves; size is (width, height).
+
+    times: when each frame appears, in 1 / fps seconds; by default one after the other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        codec = "mpeg4" if path.suffix == ".avi" else "libx264"
-        stream = container.add_stream(codec, rate=fps, options={"qp": "4", "qmin": "2", "qmax": "2", **options})
+        codec = codec or ("mpeg4" if path.suffix == ".avi" else "libx264")
+        quality = {} if "vp" in codec else {"qp": "4", "qmin": "2", "qmax": "2"}
+        stream = container.add_stream(codec, rate=fps, options={**quality, **options})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for index in range(num_frames):
             picture = np.full((size[1], size[0], 3), 16 + 3 * index, np.uint8)
             picture[8:16, (3 * index) % (size[0] - 8) :][:, :8] = 255
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = index
+            frame.pts = index if times is None else times[index]
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

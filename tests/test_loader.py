@@ -206,3 +206,19 @@ def test_in_evaluation_a_broken_video_is_marked_and_never_replaced(motion_set: P
             assert batch.clips.shape[1:] == (6, 3, 4, 16, 16)
             seen += list(zip(batch.indices.tolist(), batch.valid.tolist(), strict=True))
     assert sorted(seen) == [(index, index != 3) for index in range(len(table))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_memory_is_flat_over_20000_samples(make_video, tmp_path: Path) -> None:
+    lines = [f"{make_video(tmp_path / f'{n}{suffix}', 20)} 0\n" for n in range(4) for suffix in (".mp4", ".avi", ".mkv")]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    (tmp_path / "bad.mp4").write_text("no video")
+    (tmp_path / "list.txt").write_text("".join([*lines, f"{tmp_path}/bad.mp4 0\n"]))
+    dataset = build_loader(SMALL, load_videos(str(tmp_path / "list.txt")), batch_size=4, seed=5).dataset
+    resident = []
+    for number in range(20000):
+        assert len(dataset[(number, number % 13, 0)]) == 1
+        if number % 4000 == 3999:
+            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
+    assert max(resident) - resident[0] < 20, resident

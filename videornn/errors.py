@@ -9,7 +9,3 @@ class UserError(ValueError):
 
 class DecodeError(UserError):
     """A video could not be opened or decoded; the message names the file and the reason."""
-
-
-class DecodeTimeout(DecodeError):
-    """A video took longer than it may."""

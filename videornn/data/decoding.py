@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
-from videornn.errors import DecodeError, DecodeTimeout, UserError
+from videornn.errors import DecodeError, UserError
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp"])
@@ -83,7 +83,8 @@ class TorchcodecVideo(FrameVideo):
             self.num_frames = len(self._reader)
             if self.num_frames == 0:
                 raise DecodeError(f"{path}: has no frame that can be decoded")
-            self.fps = Fraction(self._reader.metadata.average_fps or 25).limit_denominator(1001)
+            fps = self._reader.metadata.average_fps or 0.0  # broken files have 0, inf and nan
+            self.fps = Fraction(fps).limit_denominator(1001) if 0.01 < fps < 10000 else Fraction(25)
         except (ValueError, IndexError, RuntimeError, OSError) as error:
             raise DecodeError(f"{path}: torchcodec cannot open it ({_first_line(error)})") from error
         self.times = np.arange(self.num_frames) / float(self.fps)
@@ -164,16 +165,15 @@ def read_frames(
     decoder: Decoder = "auto",
     timeout: float = 60.0,
 ) -> Tensor:
-    """Frames of a video, uint8 [T, H, W, 3]; a back end that fails gives way to another one, once.
+    """Frames of a video, uint8 [T, H, W, 3]; where decord or torchcodec fails, PyAV is tried once.
 
-    PyAV stands in for decord and torchcodec, and torchcodec, where it works, for PyAV. decord stands in for none: it can
-    hang on a broken file.
+    Nothing stands in for PyAV: decord hangs on some broken files, and torchcodec can bring the process down.
 
     Args:
         choose: tells which frames, int64 [T], of the opened video; it is asked again for the other back end.
 
     Raises:
-        DecodeError: neither can decode the frames; the message is that of the first.
+        DecodeError: the frames cannot be decoded; the message is that of the first back end.
     """
 
     def read(name: Decoder) -> Tensor:
@@ -182,14 +182,11 @@ def read_frames(
 
     try:
         return read(decoder)
-    except DecodeTimeout:
-        raise
     except DecodeError:
-        stand_in = "torchcodec" if decoder in ("auto", "pyav") else "pyav"
-        if not os.path.isfile(path) or (stand_in == "torchcodec" and why_not(stand_in)):
+        if decoder in ("auto", "pyav") or not os.path.isfile(path):
             raise
         with suppress(DecodeError):
-            return read(stand_in)
+            return read("pyav")
         raise
 
 

@@ -38,30 +38,29 @@ class PyAVVideo(FrameVideo):
         self._timeout = timeout
         self._deadline = Deadline(timeout)
         self._converter = VideoReformatter()  # one for all frames: setting one up takes longer than converting a small frame
-        self._open()
+        self._container: av.container.InputContainer | None = None
         try:
+            self._open()
             self._list_packets()
-        except (av.FFmpegError, OSError) as error:
+        except DecodeError:
+            self.close()
+            raise
+        except (av.FFmpegError, OSError, UnicodeError) as error:
+            self.close()
             raise self._failed(error) from error
-        finally:
-            if not hasattr(self, "times"):
-                self.close()
 
     def _open(self) -> None:
-        try:
-            # some AVI files carry metadata that is not UTF-8
-            self._container = av.open(self.path, metadata_errors="ignore")
-        except (av.FFmpegError, OSError, UnicodeError) as error:
-            raise self._failed(error) from error
-        stream = self._container.streams.best("video")  # the one that players show, not the picture of a cover
-        if stream is None or stream.disposition & Disposition.attached_pic:
-            self._container.close()
+        self._kept: list[av.Packet] | None = []
+        # some AVI files carry metadata that is not UTF-8
+        self._container = av.open(self.path, metadata_errors="ignore")
+        self._stream = self._container.streams.best("video")  # the one that players show
+        if self._stream is None or self._stream.disposition & Disposition.attached_pic:  # the cover of a record
             raise DecodeError(f"{self.path}: has no video stream")
-        self._stream = stream
-        self._codec = stream.codec_context
+        self._codec = self._stream.codec_context
+        if self._codec is None:
+            raise DecodeError(f"{self.path}: its video is in a format that FFmpeg does not know")
         self._codec.thread_type = "NONE"  # loaders run one process per core; threads would only compete
         self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
-        self._kept: list[av.Packet] | None = []
 
     def _list_packets(self) -> None:
         """Find key frames and the order in which packets are shown, and keep the packets themselves if they are few."""
@@ -174,16 +173,19 @@ class PyAVVideo(FrameVideo):
     def _packets_from(self, number: int) -> Iterator[av.Packet]:
         if self._kept is not None:
             return islice(self._kept, number, None)
-        self._container.close()
+        self.close()
         self._open()
         self._kept = None
         return islice(self._read_packets(), number, None)
 
     def _read_packets(self) -> Iterator[av.Packet]:
-        for packet in self._container.demux(self._stream):
-            self._deadline.check(self.path)
-            if packet.size:
-                yield packet
+        try:
+            for packet in self._container.demux(self._stream):
+                self._deadline.check(self.path)
+                if packet.size:
+                    yield packet
+        except IndexError as error:  # from PyAV, when a stream turns up that the start of the file did not announce
+            raise DecodeError(f"{self.path}: a stream begins in the middle of the file") from error
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says."""
@@ -196,4 +198,5 @@ class PyAVVideo(FrameVideo):
     def close(self) -> None:
         """Release the file."""
         self._kept = []
-        self._container.close()
+        if self._container is not None:
+            self._container.close()

@@ -11,7 +11,7 @@ import torch
 from pytorchvideo.data.video import Video
 from torch import Tensor
 
-from videornn.errors import DecodeTimeout
+from videornn.errors import DecodeError
 
 
 class FrameVideo(Video):
@@ -93,6 +93,6 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def check(self, path: str) -> None:
-        """Raises DecodeTimeout, naming the video, if the moment has passed."""
+        """Raises DecodeError, naming the video, if the moment has passed."""
         if time.monotonic() > self._end:
-            raise DecodeTimeout(f"{path}: took longer than {self._seconds:g} s to decode")
+            raise DecodeError(f"{path}: took longer than {self._seconds:g} s to decode")
