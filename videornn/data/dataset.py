@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from videornn.data.annotations import VideoTable
 from videornn.data.decoding import Decoder, open_video
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
-from videornn.data.transforms import crop_views, jitter_color, random_crop_flip
+from videornn.data.transforms import TrainTransform, crop_views
 from videornn.errors import DecodeError, UserError
 
 MAX_REPLACEMENTS = 10
@@ -51,21 +51,13 @@ class TrainClips(Dataset):
         table: VideoTable,
         spec: ClipSpec,
         *,
-        crop_size: int,
-        short_side: tuple[int, int],
-        hflip: float,
-        squeeze: bool,
-        color_jitter: float,
+        transform: TrainTransform,
         seed: int,
         decoder: Decoder = "auto",
     ) -> None:
         self.table = table
         self.spec = spec
-        self.crop_size = crop_size
-        self.short_side = short_side
-        self.hflip = hflip
-        self.squeeze = squeeze
-        self.color_jitter = color_jitter
+        self.transform = transform
         self.seed = seed
         self.decoder = decoder
 
@@ -79,20 +71,19 @@ class TrainClips(Dataset):
             candidate = (index + attempt) % len(self.table)
             path, label = self.table[candidate]
             try:
-                return Sample(self._clip(path, sample_seed(self.seed, epoch, candidate)), label, candidate, bad=tuple(bad))
+                clip, label = self._clip(path, label, sample_seed(self.seed, epoch, candidate))
+                return Sample(clip, label, candidate, bad=tuple(bad))
             except DecodeError as error:
                 bad.append(BadVideo(path, str(error)))
         raise UserError(f"{MAX_REPLACEMENTS} videos in a row cannot be decoded; the last: {bad[-1].reason}")
 
-    def _clip(self, path: str, seed: int) -> Tensor:
+    def _clip(self, path: str, label: int, seed: int) -> tuple[Tensor, int]:
         video = open_video(path, self.decoder)
         try:
             frames = video.frames_at(sample_random_clip(self.spec, video.num_frames, video.fps, seed))
         finally:
             video.close()
-        generator = torch.Generator().manual_seed(seed + 1)
-        clip = random_crop_flip(frames, self.crop_size, self.short_side, self.hflip, generator, squeeze=self.squeeze)
-        return jitter_color(clip, self.color_jitter, generator)
+        return self.transform(frames, label, torch.Generator().manual_seed(seed + 1))
 
 
 @dataclass(frozen=True)

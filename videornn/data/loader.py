@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from videornn.data.annotations import VideoTable
 from videornn.data.dataset import BadVideo, Sample, TrainClips, VideoViews, ViewSpec
 from videornn.data.sampling import ClipSpec
+from videornn.data.transforms import train_transform
 from videornn.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,11 +90,7 @@ def build_loader(
     dataset = TrainClips(
         table,
         clip_spec(section),
-        crop_size=section.crop_size,
-        short_side=section.short_side,
-        hflip=section.hflip,
-        squeeze=section.aspect == "squeeze",
-        color_jitter=section.color_jitter,
+        transform=train_transform(section, table.class_names),
         seed=seed,
         decoder=section.decoder,
     )
