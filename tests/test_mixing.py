@@ -106,6 +106,16 @@ def test_mixing_leaves_its_input_and_keeps_channels_last() -> None:
         assert not torch.equal(mixed, other)
 
 
+@pytest.mark.parametrize("mixing", [Mixing(5, mixup_alpha=1.0), Mixing(5, cutmix_alpha=1.0)])
+def test_mixing_never_waits_for_a_value_of_the_device(mixing: Mixing) -> None:
+    # tensors without values: to read one is an error
+    clips, labels = (tensor.to("meta") for tensor in _batch(6))
+    mixed, targets = mixing(clips, labels, np.random.default_rng(0))
+    assert mixed.shape == clips.shape and targets.shape == (6, 5) and targets.device.type == "meta"
+    with pytest.raises(RuntimeError):
+        targets.sum().item()
+
+
 class _Fixed(nn.Module):
     """A network whose logits are its parameters."""
 
@@ -144,13 +154,14 @@ def test_where_the_partner_has_the_larger_share_its_class_is_the_right_one() -> 
 
 @pytest.mark.slow
 def test_a_mixed_run_that_is_stopped_and_resumed_ends_bit_identical(
-    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from videornn import train as job
 
-    settings = [*tiny_settings, "data.mixup_alpha=0.8", "data.cutmix_alpha=1.0", "data.crop=resized"]
+    settings = [*tiny_settings, "data.mixup_alpha=0.8", "data.cutmix_alpha=1.0", "data.crop=resized", "data.hflip=0.5"]
     config = load_config(CONFIG, [*settings, "data.rand_augment=2", "data.erasing=0.25", "train.label_smoothing=0.1"])
     job.train(config, tmp_path / "whole")
+    assert "flips swap the labels of 4 classes, 0 are never flipped" in capsys.readouterr().out
 
     def stop_in_step_1(step: int, **arguments: float) -> float:
         if step == 1:

@@ -93,7 +93,7 @@ class TrainTransform:
         return _rounded(top_draw * (height - box_height), left_draw * (width - box_width), box_height, box_width)
 
     def _draw_resized_box(self, height: int, width: int, generator: torch.Generator) -> Box:
-        # what one unit of the frame is in pixels: a frame that is squeezed first is one unit high and wide
+        # a square of the whole area, in pixels: if the frame is squeezed first, the frame itself
         unit = (height, width) if self.squeeze else (math.sqrt(height * width),) * 2
         box = _draw_box(height, width, unit, self.area, self.aspect_ratio, generator)
         return box or _largest_box(height, width, unit, self.aspect_ratio)
@@ -197,9 +197,10 @@ def _draw_box(
     aspect_ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> Box | None:
-    """A box of a uniform area (in unit[0] * unit[1] pixels) and a log-uniform aspect ratio, anywhere in the frame.
+    """A box of uniform area and log-uniform aspect ratio, anywhere in the frame; None where no draw fits into it.
 
-    None where no draw fits into the frame.
+    Args:
+        unit: height and width, in pixels, of a box of area 1 and aspect ratio 1.
     """
     log_low, log_high = math.log(aspect_ratio[0]), math.log(aspect_ratio[1])
     for _ in range(MAX_DRAWS):
@@ -214,7 +215,7 @@ def _draw_box(
 
 
 def _largest_box(height: int, width: int, unit: tuple[float, float], aspect_ratio: tuple[float, float]) -> Box:
-    """The largest box in the middle of the frame whose aspect ratio, in units, is allowed."""
+    """The largest box in the middle of the frame whose aspect ratio, with unit as in _draw_box, is allowed."""
     box_height = min(height, round(width / unit[1] * unit[0] / aspect_ratio[0]))
     box_width = min(width, round(height / unit[0] * unit[1] * aspect_ratio[1]))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
@@ -228,6 +229,7 @@ def _crop_extent(height: int, width: int, share: float, squeeze: bool) -> tuple[
 
 
 def _rounded(top: float, left: float, height: float, width: float) -> Box:
+    """The box in whole pixels, at least one."""
     return round(top), round(left), max(round(height), 1), max(round(width), 1)
 
 
