@@ -152,7 +152,7 @@ def plain_clips(paths: list[str], folder: Path, read_frames: Callable[[str, Tens
             paths[index],
             lambda num_frames, fps: sample_random_clip(spec, num_frames, Fraction(fps).limit_denominator(1001), seed),
         )
-        return dataset._transform(frames, seed)
+        return dataset.transform(frames, 0, torch.Generator().manual_seed(seed))[0]
 
     return read
 

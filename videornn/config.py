@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -19,6 +20,7 @@ from videornn.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
 class Section(BaseModel):
@@ -99,14 +101,34 @@ class DataConfig(Section):
     """time, or a control that takes motion away: shuffled order, or one frame repeated."""
     crop_size: Annotated[int, Field(ge=16)] = 224
     """Side of the square training crop, in pixels."""
+    crop: Literal["scale_jitter", "resized"] = "scale_jitter"
+    """Random training crop: a square after scaling to short_side, or a box of crop_area and crop_aspect made square."""
     short_side: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (256, 320)
-    """Range of the random short side that training videos are scaled to before the crop, in pixels."""
+    """Range of the random short side that training videos are scaled to before the crop, in pixels (scale_jitter)."""
+    crop_area: Range = (0.08, 1.0)
+    """Range of the crop's share of the frame's area (resized), 0..1."""
+    crop_aspect: Range = (0.75, 1.3333)
+    """Range of the crop's width / height before it is made square (resized)."""
     aspect: Literal["keep", "squeeze"] = "keep"
     """keep: square crops of the frame as it is; squeeze: make the whole frame square first, so that no side is cut off."""
     hflip: Probability = 0.5
-    """Probability of a horizontal flip; 0 where left and right make a difference."""
+    """Probability of a horizontal flip; swaps classes named left and right; 0 where other names tell the two apart."""
     color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of brightness, contrast and saturation of a training clip."""
+    rand_augment: Annotated[int, Field(ge=0)] = 0
+    """RandAugment: number of random operations on a training clip; 0 is off, 2 is usual."""
+    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of RandAugment's operations, 0..30."""
+    erasing: Probability = 0.0
+    """Probability that a random box of a training clip, 2 to 33 % of it, is painted with the mean."""
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Mixup: the share of a clip in a blend of two is Beta(alpha, alpha); 0 is off, 0.8 is usual."""
+    cutmix_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """CutMix: the share of a clip that a box of another leaves is Beta(alpha, alpha); 0 is off, 1 is usual."""
+    mix_probability: Probability = 1.0
+    """Share of the training batches that are mixed, if mixup_alpha or cutmix_alpha is above 0."""
+    cutmix_share: Probability = 0.5
+    """Share of the mixed batches that take CutMix, if both are on."""
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     """Mean per RGB channel that is subtracted, for values in 0..1."""
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
@@ -127,11 +149,19 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def crop_fits_short_side(self) -> DataConfig:
         low, high = self.short_side
-        if not self.crop_size <= low <= high:
+        if self.crop == "scale_jitter" and not self.crop_size <= low <= high:
             raise ValueError(
                 f"crop_size <= short_side[0] <= short_side[1] must hold, got crop_size {self.crop_size} and "
                 f"short_side [{low}, {high}]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def crop_ranges_ascend(self) -> DataConfig:
+        for key, (low, high), limit in (("crop_area", self.crop_area, 1.0), ("crop_aspect", self.crop_aspect, math.inf)):
+            if not low <= high <= limit:
+                at_most = " <= 1" if limit == 1 else ""
+                raise ValueError(f"{key}[0] <= {key}[1]{at_most} must hold, got [{low}, {high}]")
         return self
 
 

@@ -17,7 +17,7 @@ def to_model_input(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def train_step(
     model: nn.Module,
     clips: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     optimizer: torch.optim.Optimizer,
     *,
     precision: str = "fp32",
@@ -28,20 +28,22 @@ def train_step(
 
     Args:
         clips: float [B, 3, T, H, W], normalised, on the model's device.
-        labels: int64 [B].
+        targets: labels int64 [B], or float [B, K] shares of the classes of mixed clips.
         precision: fp32, or bf16 for autocast.
 
     Returns:
-        Loss (float32 scalar) and number of correct clips (int64 scalar), both detached and still on the device.
+        Loss (float32 scalar) and number of correct clips (int64 scalar), both detached and still on the device. A mixed
+        clip is correct if the class of its largest share is found.
     """
     with torch.autocast(clips.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = model(clips)
-    loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
     loss.backward()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    labels = targets.argmax(1) if targets.ndim == 2 else targets
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 

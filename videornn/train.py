@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +21,8 @@ from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
 from videornn.data.decoding import choose_decoder
 from videornn.data.loader import Batch, ClipLoader, build_loader, build_test_loader, to_device, videos_per_batch, view_spec
+from videornn.data.mixing import Mixing
+from videornn.data.transforms import mirrored_labels
 from videornn.engine import to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
@@ -158,6 +161,7 @@ def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, log
     section = run.config.train
     is_main = distributed.rank() == 0
     mean, std = normalization(run.config, run.device)
+    mixing = _mixing(run.config)
     parallel = _parallel(run.model, run.device)
     warmup_steps = round(section.warmup_epochs * run.steps_per_epoch)
     bad: dict[str, BadVideo] = {}
@@ -169,10 +173,14 @@ def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, log
         lr = lr_at(run.step, lr=section.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
         set_lr(run.optimizer, lr)
         parallel.train()
+        clips, targets = to_model_input(batch.clips, mean, std), batch.labels
+        if mixing is not None:
+            # a pure function of the step as well
+            clips, targets = mixing(clips, targets, np.random.default_rng([run.config.seed, run.step, distributed.rank()]))
         loss, correct = train_step(
             parallel,
-            to_model_input(batch.clips, mean, std),
-            batch.labels,
+            clips,
+            targets,
             run.optimizer,
             precision=section.precision,
             label_smoothing=section.label_smoothing,
@@ -271,6 +279,20 @@ def _validate(run: Run, loader: ClipLoader, mean: torch.Tensor, std: torch.Tenso
     return summary["video_top1"]
 
 
+def _mixing(config: Config) -> Mixing | None:
+    """How batches are mixed, or None if they are not."""
+    section = config.data
+    if section.mixup_alpha == 0 and section.cutmix_alpha == 0:
+        return None
+    return Mixing(
+        config.model.num_classes,
+        mixup_alpha=section.mixup_alpha,
+        cutmix_alpha=section.cutmix_alpha,
+        probability=section.mix_probability,
+        cutmix_share=section.cutmix_share,
+    )
+
+
 def _load_data(config: Config) -> tuple[VideoTable, VideoTable | None, Config, tuple[str, ...]]:
     """Training and validation videos, the config with num_classes filled in, and the class names."""
     section = config.data
@@ -367,10 +389,13 @@ def _headline(run: Run) -> str:
     parameters = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     attention = "" if model.attention.kind == "none" else f" + {model.attention.kind}"
     val = "no validation" if run.val_table is None else f"{len(run.val_table)} to validate"
+    mirrored = mirrored_labels(run.class_names) if run.config.data.hflip else ()
+    never, swapped = mirrored.count(-1), sum(there not in (-1, here) for here, there in enumerate(mirrored))
+    flips = f"; flips swap the labels of {swapped} classes, {never} are never flipped" if never or swapped else ""
     start = f"; going on after step {run.step}" if run.step else ""
     return (
         f"{model.name} r{model.depth}{attention} ({parameters:.2f} M parameters) on {run.device} x "
         f"{distributed.num_ranks()}, {section.precision}; {run.num_videos} training videos of {model.num_classes} "
         f"classes, {val}; {section.epochs} epochs of {run.steps_per_epoch} steps of {section.batch_size} clips, "
-        f"lr {section.lr:g}{start}"
+        f"lr {section.lr:g}{flips}{start}"
     )

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 from videornn.data.annotations import VideoTable
 from videornn.data.decoding import Decoder, read_frames
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
-from videornn.data.transforms import crop_views, jitter_color, random_crop_flip
+from videornn.data.transforms import TrainTransform, crop_views
 from videornn.data.video import FrameVideo
 from videornn.errors import DecodeError, UserError
 
@@ -99,21 +99,13 @@ class TrainClips(Dataset):
         reader: VideoReader,
         spec: ClipSpec,
         *,
-        crop_size: int,
-        short_side: tuple[int, int],
-        hflip: float,
-        squeeze: bool,
-        color_jitter: float,
+        transform: TrainTransform,
         seed: int,
         clips_per_video: int = 1,
     ) -> None:
         self.reader = reader
         self.spec = spec
-        self.crop_size = crop_size
-        self.short_side = short_side
-        self.hflip = hflip
-        self.squeeze = squeeze
-        self.color_jitter = color_jitter
+        self.transform = transform
         self.seed = seed
         self.clips_per_video = clips_per_video
 
@@ -131,11 +123,14 @@ class TrainClips(Dataset):
             except DecodeError as error:
                 bad.append(BadVideo(self.reader.table.path(candidate), str(error)))
                 continue
-            label = int(self.reader.table.labels[candidate])
-            return [Sample(clip, label, candidate, bad=tuple(bad) if n == 0 else ()) for n, clip in enumerate(clips)]
+            return [
+                Sample(clip, label, candidate, bad=tuple(bad) if number == 0 else ())
+                for number, (clip, label) in enumerate(clips)
+            ]
         raise UserError(f"{MAX_REPLACEMENTS} videos in a row cannot be decoded; the last: {bad[-1].reason}")
 
-    def _clips(self, index: int, seed: int) -> list[Tensor]:
+    def _clips(self, index: int, seed: int) -> list[tuple[Tensor, int]]:
+        """Clips of one video with their labels."""
         seeds = [seed + 2 * clip for clip in range(self.clips_per_video)]
 
         def choose(video: FrameVideo) -> Tensor:
@@ -143,12 +138,11 @@ class TrainClips(Dataset):
             return video.on_screen(torch.cat(clips))
 
         frames = self.reader.frames(index, choose).unflatten(0, (self.clips_per_video, -1))
-        return [self._transform(clip, clip_seed + 1) for clip, clip_seed in zip(frames, seeds, strict=True)]
-
-    def _transform(self, frames: Tensor, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        clip = random_crop_flip(frames, self.crop_size, self.short_side, self.hflip, generator, squeeze=self.squeeze)
-        return jitter_color(clip, self.color_jitter, generator)
+        label = int(self.reader.table.labels[index])
+        return [
+            self.transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
+            for clip, clip_seed in zip(frames, seeds, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from videornn.data.annotations import VideoTable
 from videornn.data.dataset import BadVideo, Sample, TrainClips, VideoReader, VideoViews, ViewSpec, sample_seed
 from videornn.data.decoding import choose_decoder
 from videornn.data.sampling import ClipSpec
+from videornn.data.transforms import train_transform
 from videornn.errors import UserError
 
 if TYPE_CHECKING:
@@ -260,11 +261,7 @@ def build_loader(
     dataset = TrainClips(
         _reader(section, table),
         clip_spec(section),
-        crop_size=section.crop_size,
-        short_side=section.short_side,
-        hflip=section.hflip,
-        squeeze=section.aspect == "squeeze",
-        color_jitter=section.color_jitter,
+        transform=train_transform(section, table.class_names),
         seed=seed,
         clips_per_video=section.clips_per_video,
     )
@@ -361,15 +358,22 @@ def clip_spec(section: DataConfig) -> ClipSpec:
 
 def view_spec(section: DataConfig, test: TestConfig) -> ViewSpec:
     """The test views that a config asks for."""
-    squeeze = section.aspect == "squeeze"
-    return ViewSpec(clip_spec(section), test.num_clips, test.num_crops, test.crop_size, test.short_side, squeeze)
+    return ViewSpec(
+        clip_spec(section),
+        num_clips=test.num_clips,
+        num_crops=test.num_crops,
+        crop_size=test.crop_size,
+        short_side=test.short_side,
+        squeeze=section.aspect == "squeeze",
+    )
 
 
 def collate(groups: list[list[Sample]]) -> Batch:
     """Stack the samples of several videos into a Batch."""
     samples = [sample for group in groups for sample in group]
     return Batch(
-        clips=torch.stack([sample.clips for sample in samples]),
+        # clips come with their channels last in memory, from the decoder on: stacked so, nothing is transposed
+        clips=torch.stack([sample.clips.movedim(-4, -1) for sample in samples]).movedim(-1, -4),
         labels=torch.tensor([sample.label for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
         valid=torch.tensor([sample.valid for sample in samples]),

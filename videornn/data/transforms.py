@@ -1,59 +1,144 @@
-"""Crops and flips of uint8 clips with torchvision.transforms.v2; normalisation of batches on the device.
+"""Random crops, flips, colours and erasing of uint8 clips, test crops, normalisation of batches on the device.
 
-Decoded frames come as uint8 [T, H, W, 3]; every transform gives uint8 [..., 3, T, H, W]. A crop is cut out of the source
-first and only the crop is resized, which is the same picture as resize-then-crop at a fraction of the cost.
+Decoded frames come as uint8 [T, H, W, 3]; every transform gives uint8 [..., 3, T, H, W]. A training crop is cut out of the
+source first and only the crop is resized, which is the same picture as resize-then-crop at a fraction of the cost.
+Whatever is drawn is drawn once per clip: all its frames get the same crop, flip, colours and box.
 """
 
 from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from videornn.data.rand_augment import rand_augment
 
-def random_crop_flip(
-    frames: Tensor,
-    crop_size: int,
-    short_side: tuple[int, int],
-    hflip: float,
-    generator: torch.Generator,
-    *,
-    squeeze: bool = False,
-) -> Tensor:
-    """Scale the short side to a random length, cut a random square crop, maybe flip; the same for all frames.
+if TYPE_CHECKING:
+    from videornn.config import DataConfig
 
-    Args:
-        frames: uint8 [T, H, W, 3].
-        crop_size: side of the crop, in pixels after scaling.
-        short_side: smallest and largest short side, in pixels.
-        hflip: probability of the flip.
-        squeeze: make the whole frame square first, so that a crop spans the same share of height and width.
+# area and aspect ratio (width / height) of an erased box: Zhong et al. 2017, arXiv:1708.04896, as torchvision has them
+ERASED_AREA = (0.02, 0.33)
+ERASED_ASPECT = (0.3, 3.3)
+MAX_DRAWS = 10  # of a box that fits, before a box that always fits stands in
 
-    Returns:
-        uint8 [3, T, crop_size, crop_size].
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
+# "left" or "right" as a word of its own in any case, or as a word of a camelCase name
+SIDE = re.compile(
+    r"(?i:(?<![a-z])(?:left|right)(?![a-z]))|(?<=[a-z])(?:Left|Right)(?![a-z])|(?<![A-Za-z])(?:[Ll]eft|[Rr]ight)(?=[A-Z])"
+)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """What is done to a training clip: crop, flip, colour jitter, RandAugment, random erasing, in this order.
+
+    crop_size: side of the square crop, in pixels.
+    crop: scale_jitter scales the short side to a random length in short_side (pixels) and cuts a square; resized cuts a
+        box of a random share of the frame's area in area and a random width / height in aspect_ratio, and makes it square.
+    squeeze: make the whole frame square first, so that a crop spans the same share of height and width.
+    hflip: probability of the flip.
+    mirrored: label of a flipped clip by label, -1 where clips are not flipped (see mirrored_labels); () keeps labels.
+    color_jitter: largest relative change of brightness, contrast and saturation.
+    rand_augment: number of RandAugment's operations; rand_augment_magnitude: their strength, 0..30.
+    erasing: probability that a random box is painted with fill (RGB, 0..255), which RandAugment also shows beyond edges.
     """
-    height, width = frames.shape[1:3]
-    scale_draw, top_draw, left_draw, flip_draw = torch.rand(4, generator=generator).tolist()
-    # uniform in the inverse of the scale, as is usual for 256-320 jitter (Wang et al. 2018)
-    target = 1 / (1 / short_side[1] + scale_draw * (1 / short_side[0] - 1 / short_side[1]))
-    crop_height, crop_width = _crop_extent(height, width, crop_size / target, squeeze)
-    top, left = top_draw * (height - crop_height), left_draw * (width - crop_width)
-    crop = _crop(frames, top, left, crop_height, crop_width, crop_size)
-    return F.horizontal_flip(crop) if flip_draw < hflip else crop
+
+    crop_size: int
+    crop: Literal["scale_jitter", "resized"] = "scale_jitter"
+    short_side: tuple[int, int] = (256, 320)
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    squeeze: bool = False
+    hflip: float = 0.0
+    mirrored: tuple[int, ...] = ()
+    color_jitter: float = 0.0
+    rand_augment: int = 0
+    rand_augment_magnitude: int = 9
+    erasing: float = 0.0
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    def __call__(self, frames: Tensor, label: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """The clip that the model sees and its label; a pure function of the arguments and the generator's state.
+
+        Args:
+            frames: uint8 [T, H, W, 3].
+
+        Returns:
+            uint8 [3, T, crop_size, crop_size], and the label, which a flip may have changed.
+        """
+        draw_box = self._draw_scaled_square if self.crop == "scale_jitter" else self._draw_resized_box
+        box = draw_box(*frames.shape[1:3], generator)
+        images = _crop(frames, box, self.crop_size)  # [T, 3, S, S]
+        mirrored = self.mirrored[label] if self.mirrored else label
+        if _draw(generator) < self.hflip and mirrored >= 0:
+            images, label = F.horizontal_flip(images), mirrored
+        if self.color_jitter > 0 or self.rand_augment > 0:
+            images = images.contiguous()  # most kernels of colours and warps are faster on planes
+        images = _jitter_color(images, self.color_jitter, generator)
+        images = rand_augment(images, self.rand_augment, self.rand_augment_magnitude, self.fill, generator)
+        images = self._erase(images, generator)
+        return images.permute(1, 0, 2, 3), label
+
+    def _draw_scaled_square(self, height: int, width: int, generator: torch.Generator) -> Box:
+        scale_draw, top_draw, left_draw = torch.rand(3, generator=generator).tolist()
+        low, high = self.short_side
+        # uniform in the inverse of the scale, as is usual for 256-320 jitter (Wang et al. 2018)
+        target = 1 / (1 / high + scale_draw * (1 / low - 1 / high))
+        box_height, box_width = _crop_extent(height, width, self.crop_size / target, self.squeeze)
+        return _rounded(top_draw * (height - box_height), left_draw * (width - box_width), box_height, box_width)
+
+    def _draw_resized_box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        # a square of the whole area, in pixels: if the frame is squeezed first, the frame itself
+        unit = (height, width) if self.squeeze else (math.sqrt(height * width),) * 2
+        box = _draw_box(height, width, unit, self.area, self.aspect_ratio, generator)
+        return box or _largest_box(height, width, unit, self.aspect_ratio)
+
+    def _erase(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        if self.erasing == 0 or _draw(generator) >= self.erasing:
+            return images
+        size = self.crop_size
+        box = _draw_box(size, size, (size, size), ERASED_AREA, ERASED_ASPECT, generator)
+        if box is None:
+            return images
+        return F.erase(images, *box, torch.tensor(self.fill, dtype=torch.uint8)[:, None, None])
 
 
-def jitter_color(clip: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Multiply brightness, contrast and saturation by random factors in 1 +- strength, the same for all frames.
+def train_transform(section: DataConfig, class_names: tuple[str, ...]) -> TrainTransform:
+    """The transform that the data section of a config asks for; class_names is empty where they are not known."""
+    return TrainTransform(
+        crop_size=section.crop_size,
+        crop=section.crop,
+        short_side=section.short_side,
+        area=section.crop_area,
+        aspect_ratio=section.crop_aspect,
+        squeeze=section.aspect == "squeeze",
+        hflip=section.hflip,
+        mirrored=mirrored_labels(class_names),
+        color_jitter=section.color_jitter,
+        rand_augment=section.rand_augment,
+        rand_augment_magnitude=section.rand_augment_magnitude,
+        erasing=section.erasing,
+        fill=tuple(round(255 * value) for value in section.mean),
+    )
 
-    Args:
-        clip: uint8 [3, T, H, W].
-        strength: 0 leaves the clip as it is.
+
+def mirrored_labels(class_names: tuple[str, ...]) -> tuple[int, ...]:
+    """Label of the mirrored class by label: the class whose name has left and right swapped.
+
+    A name without these words is its own mirror image; -1 where the swapped name is no class. Directions that names do not
+    say in these words (clockwise, a "d" against a "b") are not found: such sets need a flip probability of 0.
     """
-    if strength == 0:
-        return clip
-    brightness, contrast, saturation = (1 + strength * (2 * torch.rand(3, generator=generator) - 1)).tolist()
-    images = F.adjust_brightness(clip.permute(1, 0, 2, 3), brightness)  # [T, 3, H, W]
-    return F.adjust_saturation(F.adjust_contrast(images, contrast), saturation).permute(1, 0, 2, 3)
+    labels = {name.casefold(): label for label, name in enumerate(class_names)}
+    swapped = [SIDE.sub(lambda side: "right" if side[0].lower() == "left" else "left", name) for name in class_names]
+    return tuple(
+        label if names[0] == names[1] else labels.get(names[1].casefold(), -1)
+        for label, names in enumerate(zip(class_names, swapped, strict=True))
+    )
 
 
 def crop_views(frames: Tensor, crop_size: int, short_side: int, num_crops: int, *, squeeze: bool = False) -> Tensor:
@@ -65,7 +150,7 @@ def crop_views(frames: Tensor, crop_size: int, short_side: int, num_crops: int, 
         squeeze: make the whole frame square first, so that a crop spans the same share of height and width.
 
     Returns:
-        uint8 [num_crops, 3, T, crop_size, crop_size].
+        uint8 [num_crops, 3, T, crop_size, crop_size], channels last in memory.
 
     Raises:
         ValueError: num_crops is neither 1 nor 3.
@@ -73,19 +158,67 @@ def crop_views(frames: Tensor, crop_size: int, short_side: int, num_crops: int, 
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
     height, width = frames.shape[1:3]
-    crop_height, crop_width = _crop_extent(height, width, crop_size / short_side, squeeze)
-    crops = []
-    for place in (0.5,) if num_crops == 1 else (0.0, 0.5, 1.0):
-        top = (height - crop_height) * (place if height > width else 0.5)
-        left = (width - crop_width) * (0.5 if height > width else place)
-        crops.append(_crop(frames, top, left, crop_height, crop_width, crop_size))
-    return torch.stack(crops)
+    if num_crops == 1:
+        extent = _crop_extent(height, width, crop_size / short_side, squeeze)
+        box = _rounded((height - extent[0]) * 0.5, (width - extent[1]) * 0.5, *extent)
+        return _crop(frames, box, crop_size).transpose(0, 1)[None]
+    # three crops overlap: the whole frame is scaled once
+    images = F.resize(frames.permute(0, 3, 1, 2), [short_side] * (2 if squeeze else 1), antialias=True)
+    top, left = ((length - crop_size) * 0.5 for length in images.shape[2:])
+    places = [(2 * top * place, left) if height > width else (top, 2 * left * place) for place in (0.0, 0.5, 1.0)]
+    crops = [F.crop(images, round(top), round(left), crop_size, crop_size).permute(0, 2, 3, 1) for top, left in places]
+    return torch.stack(crops).permute(0, 4, 1, 2, 3)  # [V, T, S, S, 3] in memory
 
 
 def normalize(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 clips [B, 3, T, H, W] -> float32 with mean and std (float [3], for values in 0..1) taken out."""
     shape = (1, 3, 1, 1, 1)
     return clips.float().sub_(mean.view(shape) * 255).div_(std.view(shape) * 255)
+
+
+def _jitter_color(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    if strength == 0:
+        return images
+    brightness, contrast, saturation = (1 + strength * (2 * torch.rand(3, generator=generator) - 1)).tolist()
+    images = F.adjust_brightness(images, brightness)
+    return F.adjust_saturation(F.adjust_contrast(images, contrast), saturation)
+
+
+def _draw(generator: torch.Generator) -> float:
+    """Uniform in [0, 1)."""
+    return torch.rand(1, generator=generator).item()
+
+
+def _draw_box(
+    height: int,
+    width: int,
+    unit: tuple[float, float],
+    area: tuple[float, float],
+    aspect_ratio: tuple[float, float],
+    generator: torch.Generator,
+) -> Box | None:
+    """A box of uniform area and log-uniform aspect ratio, anywhere in the frame; None where no draw fits into it.
+
+    Args:
+        unit: height and width, in pixels, of a box of area 1 and aspect ratio 1.
+    """
+    log_low, log_high = math.log(aspect_ratio[0]), math.log(aspect_ratio[1])
+    for _ in range(MAX_DRAWS):
+        area_draw, aspect_draw, top_draw, left_draw = torch.rand(4, generator=generator).tolist()
+        share = area[0] + area_draw * (area[1] - area[0])
+        ratio = math.exp(log_low + aspect_draw * (log_high - log_low))
+        box_height, box_width = round(unit[0] * math.sqrt(share / ratio)), round(unit[1] * math.sqrt(share * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top, left = int(top_draw * (height - box_height + 1)), int(left_draw * (width - box_width + 1))
+            return top, left, box_height, box_width
+    return None
+
+
+def _largest_box(height: int, width: int, unit: tuple[float, float], aspect_ratio: tuple[float, float]) -> Box:
+    """The largest box in the middle of the frame whose aspect ratio, with unit as in _draw_box, is allowed."""
+    box_height = min(height, round(width / unit[1] * unit[0] / aspect_ratio[0]))
+    box_width = min(width, round(height / unit[0] * unit[1] * aspect_ratio[1]))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def _crop_extent(height: int, width: int, share: float, squeeze: bool) -> tuple[float, float]:
@@ -95,9 +228,11 @@ def _crop_extent(height: int, width: int, share: float, squeeze: bool) -> tuple[
     return share * min(height, width), share * min(height, width)
 
 
-def _crop(frames: Tensor, top: float, left: float, height: float, width: float, size: int) -> Tensor:
-    """Part of frames [T, H, W, 3], resized to a square: [3, T, size, size]."""
-    images = frames.permute(0, 3, 1, 2)  # [T, 3, H, W], channels last in memory: torchvision's fast path
-    extent = (max(round(height), 1), max(round(width), 1))
-    crop = F.resized_crop(images, round(top), round(left), *extent, [size, size], antialias=True)
-    return crop.permute(1, 0, 2, 3)  # [3, T, size, size]
+def _rounded(top: float, left: float, height: float, width: float) -> Box:
+    """The box in whole pixels, at least one."""
+    return round(top), round(left), max(round(height), 1), max(round(width), 1)
+
+
+def _crop(frames: Tensor, box: Box, size: int) -> Tensor:
+    """Part of frames [T, H, W, 3], resized to a square: [T, 3, size, size], channels last: torchvision's fast path."""
+    return F.resized_crop(frames.permute(0, 3, 1, 2), *box, [size, size], antialias=True)
