@@ -9,7 +9,7 @@ LEVELS = [
     {"config", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
     {"engine"},
     {"evaluate"},
-    {"train", "predict", "explain", "info", "convert"},
+    {"train", "predict", "explain", "info", "convert", "bench"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -174,6 +174,29 @@ def synthetic(
     _say(f"the data set is in {out}: lists train.txt, val.txt, test.txt, class names labels.txt, masks beside the videos")
 
 
+@data_app.command()
+def bench(
+    config: Annotated[Path, typer.Argument(help="A YAML file; the recipes are in configs/.")],
+    overrides: Overrides = None,
+    num_clips: Annotated[int, typer.Option(min=8, help="Training clips to time.")] = 64,
+) -> None:
+    """Say what a training clip costs, stage by stage, and whether this machine can feed the network."""
+    from videornn.bench import bench_loading
+    from videornn.config import load_config
+
+    with _ProgressBar("clips") as bar:
+        report = bench_loading(load_config(config, overrides), num_clips=num_clips, on_progress=bar.update)
+    total = sum(report.stages.values())
+    for stage, seconds in report.stages.items():
+        _say(f"{stage:10s} {1e3 * seconds:8.2f} ms a clip  {100 * seconds / total:5.1f} %")
+    _say(f"one core   {report.core_rate:8.1f} clips/s")
+    _say(f"loader     {report.loader_rate:8.1f} clips/s with data.num_workers={report.num_workers}")
+    _say(f"network    {report.model_rate:8.1f} clips/s in training on {report.device}")
+    if report.num_bad:
+        _say(f"{report.num_bad} of {num_clips} videos could not be decoded; `videornn data verify` tells which and why")
+    _say(report.advice())
+
+
 class _ProgressBar:
     """A bar with an ETA on a terminal; a plain line now and then elsewhere; nothing on ranks other than 0."""
 
