@@ -281,15 +281,24 @@ def test_rotation_in_the_metadata_is_applied(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["plain", "odd"])
-def test_every_real_clip_has_as_many_frames_as_a_plain_decode(shared_data: Path, folder: str) -> None:
+def test_real_clips_give_the_frames_of_a_plain_decode_bit_for_bit(shared_data: Path, folder: str) -> None:
+    rng = random.Random(0)
     for path in sorted((shared_data / "clips" / folder).iterdir()):
         with av.open(str(path), metadata_errors="ignore") as container:
-            num_frames = sum(1 for _ in container.decode(video=0))
-        video = open_video(path)
-        assert video.num_frames == num_frames, path.name
-        asked = torch.linspace(0, video.num_frames - 1, 5).long()
-        assert video.frames_at(asked).shape[0] == 5
-        video.close()
+            plain = [np.rot90(f.to_ndarray(format="rgb24"), k=f.rotation // 90 % 4) for f in container.decode(video=0)]
+        with open_video(path) as video:
+            assert video.num_frames == len(plain), path.name
+            for asked in (rng.sample(range(len(plain)), min(len(plain), 5)), [len(plain) // 2], [len(plain) - 1, 0]):
+                frames = video.frames_at(torch.tensor(asked)).numpy()
+                assert all(np.array_equal(frame, plain[index]) for frame, index in zip(frames, asked, strict=True)), (
+                    path.name
+                )
+
+
+def test_an_edit_list_hides_frames_and_a_start_offset_none(shared_data: Path) -> None:
+    assert open_video(shared_data / "clips/odd/discard_first_keyframe.mp4").num_frames == 25  # of 30 in the file
+    late = open_video(shared_data / "clips/odd/test_non_zero_start.mp4")
+    assert late.num_frames == 12 and late.times[0] == 0 and late.get_clip(0, 0.1)["video"].shape[1] == 3
 
 
 def test_no_broken_clip_does_more_than_raise_a_decode_error(shared_data: Path) -> None:

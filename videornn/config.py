@@ -90,7 +90,7 @@ class DataConfig(Section):
     sampling_fps: Annotated[float, Field(gt=0)] | None = 30.0
     """Frames per second that temporal_stride refers to; null: every video's own frames."""
     sampling: Literal["clip", "segments"] = "clip"
-    """clip: num_frames at a fixed stride; segments: one frame from each of num_frames equal parts of the whole video."""
+    """clip (dense): num_frames at a fixed stride; segments (TSN): one frame from each of num_frames equal parts."""
     short_videos: Literal["repeat_last", "loop"] = "repeat_last"
     """What a clip has past the end of a video that is too short for it: its last frame again, or the video again."""
     clips_per_video: Count = 1
