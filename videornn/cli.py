@@ -59,7 +59,8 @@ def test(
         views = f"{result['num_clips']} clips x {result['num_crops']} crops"
         _say(f"video top-1 {result['video_top1']:.2f} %  top-5 {result['video_top5']:.2f} %  ({views}, averaged)")
         _say(f"clip  top-1 {result['clip_top1']:.2f} %  top-5 {result['clip_top5']:.2f} %  (every view by itself)")
-        _say(f"{result['num_scored']} of {result['num_videos']} videos scored; results in {folder}")
+        missing = f" ({result['num_missing']} more are listed but not there)" if result["num_missing"] else ""
+        _say(f"{result['num_scored']} of {result['num_videos']} videos scored{missing}; results in {folder}")
 
 
 @app.command()
