@@ -339,3 +339,90 @@ def test_labels_are_remapped_by_class_name(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").unlink()
     unnamed = load_videos(_list(tmp_path, "a.mp4 1\n"))
     assert unnamed.with_classes(("x", "y", "z")).labels.tolist() == [1]
+
+
+def _hand_written(lines: list[str], separator: str, root: str = "") -> list[tuple[str, int]]:
+    """Rows of a simple list, taken apart in another way."""
+    return [(root + line.split(separator)[0], int(line.strip().split(separator)[1])) for line in lines]
+
+
+def test_real_lists_load_as_they_are(shared_data: Path) -> None:
+    lists = shared_data / "annotations"
+    for name, separator in (
+        ("slowfast/train.head200.csv", " "),
+        ("slowfast/test.head200.csv", " "),
+        ("slowfast/dali_train.head200.txt", " "),
+        ("nonlocal/vallist.head200.txt", " "),
+        ("mmaction2/tests/data/annotations/video_test_list.txt", " "),
+    ):
+        table = load_videos(str(lists / name))
+        folder = "" if "test_list" not in name else f"{lists / name}".rpartition("/")[0] + "/"
+        assert [table[i] for i in range(len(table))] == _hand_written((lists / name).open().readlines(), separator, folder)
+    frames = load_videos(str(lists / "ucf101/tsn_train_rgb_split1.head200.txt"))
+    assert len(frames) == 200 and frames[1] == (f"{lists}/ucf101/v_ApplyEyeMakeup_g08_c02", 0)
+    table = load_videos(str(lists / "mmaction2/tests/data/annotations/rawframe_test_list.txt"))
+    assert table.labels.tolist() == [127, 127] and table.path(0).endswith("/imgs")
+    for name in (
+        "rawframe_test_list_multi_label.txt",
+        "rawframe_test_list_with_offset.txt",
+        "video_test_list_multi_label.txt",
+    ):
+        with pytest.raises(UserError, match="numbers follow the path"):
+            load_videos(str(lists / "mmaction2/tests/data/annotations" / name))
+    for name in ("action_test_anno.json", "rawvideo_test_anno.json"):
+        with pytest.raises(UserError, match="no list of videos"):
+            load_videos(str(lists / "mmaction2/tests/data/annotations" / name))
+    for name in ("weizmann4/splits/person_train.txt", "ut_interaction/splits/seq_test.txt"):
+        source = shared_data / "actions" / name
+        table = load_videos(str(source), root=str(source.parents[1]))
+        rows = [(path, label) for path, label in (table[i] for i in range(len(table)))]
+        assert rows == _hand_written(source.open().readlines(), " ", f"{source.parents[1]}/")
+        assert all(Path(path).exists() for path, _ in rows)
+    by_name = load_videos(str(shared_data / "actions/ut_interaction/splits/all.csv"))
+    assert by_name.labels[:3].tolist() == [4, 2, 1] and by_name.class_names[4] == "punch"
+
+
+def test_real_kinetics_ucf101_and_hmdb51_lists_find_their_videos(shared_data: Path, tmp_path: Path) -> None:
+    lists = shared_data / "annotations"
+    csv_lines = (lists / "deepmind_activitynet/kinetics-400_val.full.csv").read_text().splitlines()[1:]
+    fields = [line.replace('"', "").rsplit(",", 5) for line in csv_lines]
+    for label, video, start, end, *_ in fields[::100]:
+        _touch(tmp_path, f"{label}/{video}_{int(start):06d}_{int(end):06d}.mp4")
+    table = load_videos(str(lists / "deepmind_activitynet/kinetics-400_val.full.csv"), root=str(tmp_path))
+    names = load_labels(lists / "slowfast/kinetics_400_labels.csv")
+    assert len(table) == len(fields[::100]) and table.num_listed == len(fields) == 19906
+    assert [table.class_names[label] for label in table.labels] == [row[0] for row in fields[::100]]
+    for other in ("slowfast/kinetics_400_labels.csv", "nonlocal/classids.json", "paddlevideo/Kinetics-400_label_list.txt"):
+        remapped = table.with_classes(load_labels(lists / other))
+        assert [names[label] for label in remapped.labels] == [row[0] for row in fields[::100]]
+    _touch(tmp_path, "--6bJUbfpnQ_000017_000027.mp4")
+    test = load_videos(str(lists / "deepmind_activitynet/kinetics-400_test.head200.csv"), root=str(tmp_path))
+    assert [test[0]] == [(f"{tmp_path}/--6bJUbfpnQ_000017_000027.mp4", -1)] and test.num_listed == 199
+    train = (lists / "ucf101/trainlist01.txt").read_text().split("\n")[:-1]
+    for line in train[::50]:
+        _touch(tmp_path, line.split()[0])
+    table = load_videos(str(lists / "ucf101"), root=str(tmp_path), split="train")
+    assert table.labels.tolist() == [int(line.split()[1]) - 1 for line in train[::50]] and table.num_listed == 9537
+    _touch(tmp_path, "HandstandPushups/v_HandStandPushups_g01_c01.avi")
+    test = load_videos(str(lists / "ucf101/testlist01.txt"), root=str(tmp_path))
+    assert (len(test), test.num_listed, test.class_names[test.labels[0]]) == (1, 3783, "HandstandPushups")
+    _touch(tmp_path, "wave/20060723sfjffbartsinger_wave_f_cm_np1_ba_med_0.avi", "x/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi")
+    names = str(lists / "hmdb51/class_list.txt")
+    for split, label, listed in (("train", "clap", 280), ("test", "wave", 120)):
+        table = load_videos(str(lists / "hmdb51"), root=str(tmp_path), labels=names, split=split)
+        assert len(table) == 1 and table.class_names[table.labels[0]] == label
+        assert (table.num_listed, len(table.class_names)) == (listed, 51)
+
+
+def test_real_label_maps_agree(shared_data: Path) -> None:
+    lists = shared_data / "annotations"
+    k400 = load_labels(lists / "slowfast/kinetics_400_labels.csv")
+    assert len(k400) == 400 and k400[:2] == ("abseiling", "air drumming") and k400[-1] == "zumba"
+    for name, size in (("k400", 400), ("k600", 600), ("k700", 700)):
+        names = load_labels(lists / f"mmaction2/tools_data_kinetics_label_map_{name}.txt")
+        assert len(names) == size and (size != 400 or names == k400)
+    assert load_labels(lists / "mmaction2/tools_data_sthv2_label_map.txt")[1] == "Attaching something to something"
+    ucf = load_labels(lists / "ucf101/classInd.txt")
+    assert len(ucf) == 101 and ucf == load_labels(lists / "mmaction2/tools_data_ucf101_label_map.txt")
+    hmdb = load_labels(lists / "hmdb51/class_list.txt")
+    assert len(hmdb) == 51 and sorted(hmdb) == sorted(load_labels(lists / "mmaction2/tools_data_hmdb51_label_map.txt"))

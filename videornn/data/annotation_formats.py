@@ -1,4 +1,4 @@
-"""Readers of the lists and folders in which data sets come; each gives a Listing, and annotations.py picks the reader.
+"""Readers of the lists and folders in which data sets come; each gives a VideoTable, and annotations.py picks the reader.
 
 Rows go straight into packed arrays, so that a list of 650,000 videos needs no more memory than its table.
 """
@@ -11,15 +11,17 @@ import re
 import sys
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from videornn.data.label_maps import ClassIds, LabelReader, load_labels
-from videornn.data.packed_paths import PackedPaths, PathPacker
+from videornn.data.packed_paths import PathPacker
 from videornn.data.video_files import VIDEO_SUFFIXES, FileIndex, scan_videos, stem
+from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
@@ -28,29 +30,6 @@ UCF_ROW = re.compile(r"[^/]+/v_[^/]+_g\d+_c\d+\.\w+(\s+\d+)?")
 HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 HMDB_CODES = {"train": "1", "val": "2", "test": "2"}
 MAX_PROBLEMS = 10
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a list names: N videos that are there (or are taken to be), and M that are not.
-
-    root: what the paths are relative to; labels: int32 [N], -1 where the list has none; class_names: by id, empty if
-    unknown; missing: names of the videos that are not there, as listed; missing_labels: int32 [M]; num_ambiguous: videos
-    with several files, of which one was taken.
-    """
-
-    root: str
-    paths: PackedPaths
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    missing: PackedPaths
-    missing_labels: np.ndarray
-    num_ambiguous: int = 0
-
-    @classmethod
-    def complete(cls, root: str, paths: PathPacker, labels: np.ndarray, class_names: tuple[str, ...]) -> Listing:
-        """A listing of which nothing is known to be missing."""
-        return cls(root, paths.pack(), labels, class_names, PathPacker().pack(), np.empty(0, np.int32))
 
 
 class Problems:
@@ -91,7 +70,7 @@ def is_kinetics(first_line: str) -> bool:
     return set(KINETICS_COLUMNS) <= {field.strip().strip('"').lower() for field in first_line.split(",")}
 
 
-def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> Listing:
+def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:
     """An official Kinetics list (columns youtube_id, time_start, time_end and perhaps label and split).
 
     Its videos are files `id_start_end`, the seconds with six digits or fewer, or `id` alone, anywhere under root.
@@ -140,7 +119,7 @@ def is_ucf101(path: Path, first_line: str) -> bool:
     return UCF_ROW.fullmatch(first_line) is not None and re.fullmatch(r"(train|test)list\d\d\.txt", path.name) is not None
 
 
-def read_ucf101(path: Path, class_names: tuple[str, ...], root: str) -> Listing:
+def read_ucf101(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
     """A trainlist or testlist of UCF101: the class is the folder of a video; ids are those of classInd.txt, from 0."""
 
     def rows(problems: Problems) -> Iterator[_Row]:
@@ -156,15 +135,18 @@ def read_ucf101(path: Path, class_names: tuple[str, ...], root: str) -> Listing:
     return _match(rows, path, class_names or (load_labels(ids) if ids.is_file() else ()), root)
 
 
+def is_ucf101_folder(folder: Path) -> bool:
+    """Whether a folder holds UCF101's lists."""
+    return (folder / "classInd.txt").is_file() and (folder / "trainlist01.txt").is_file()
+
+
 def hmdb51_files(folder: Path) -> list[Path]:
     """The `CLASS_test_splitN.txt` files of a folder."""
     return sorted(file for file in folder.glob("*_test_split?.txt") if HMDB_FILE.fullmatch(file.name))
 
 
-def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: str | None, fold: int) -> Listing:
+def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: str, fold: int) -> VideoTable:
     """Training (code 1) or test (code 2) videos of one of HMDB51's three splits; a file per class."""
-    if split is None:
-        raise UserError(f"{folder} holds the splits of HMDB51: say which videos are meant, split train or test")
     files = [file for file in hmdb51_files(folder) if HMDB_FILE.fullmatch(file.name)[2] == str(fold)]
     if not files:
         raise UserError(f"{folder} has no files of split {fold} of HMDB51 (CLASS_test_split{fold}.txt)")
@@ -181,10 +163,11 @@ def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: st
                 elif code == HMDB_CODES[split]:
                     yield _Row((file, number, line), f"{class_name}/{video}", stem(video), class_name)
 
-    return _match(rows, folder, class_names, root)
+    table = _match(rows, folder, class_names, root)
+    return replace(table, source=f"{folder} ({split}, split {fold})")
 
 
-def read_something(path: Path, class_names: tuple[str, ...], root: str) -> Listing:
+def read_something(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
     """A list of Something-Something v2: JSON entries with an id, and a template (the class) except in the test list."""
     beside = sorted(file for file in path.parent.glob("*labels*.json") if file != path)
 
@@ -210,7 +193,7 @@ def read_something(path: Path, class_names: tuple[str, ...], root: str) -> Listi
     return _match(rows, path, class_names or (load_labels(beside[0]) if beside else ()), root)
 
 
-def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> Listing:
+def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable:
     """Folders of videos, or of folders of frames, one per class; sorted by name they are the classes."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
     if not names:
@@ -229,7 +212,7 @@ def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> Listing:
         for video in videos:
             packer.append(f"{name}/{video}")
             labels.append(index)
-    return Listing.complete(str(folder), packer, np.array(labels, np.int32), class_names)
+    return VideoTable(str(folder), str(folder), packer.pack(), torch.tensor(labels, dtype=torch.int32), class_names)
 
 
 class _Row(NamedTuple):
@@ -262,7 +245,7 @@ def _match(
     *,
     key: Callable[[str], str] = str,
     split: str | None = None,
-) -> Listing:
+) -> VideoTable:
     """The rows of an official list with their files under root.
 
     Args:
@@ -294,10 +277,11 @@ def _match(
     if not there.any():
         raise UserError(
             f"{source}: none of its {len(found)} videos is under {root} ({len(index.paths)} videos are; the first listed is "
-            f"{missing[0]}): give the folder of the videos as data.root"
+            f"{missing[0]}): give the folder of the videos (data.root, or --root)"
         )
     paths = index.paths.take(found[there])
-    return Listing(root, paths, labels[there], class_names, missing, labels[~there], num_ambiguous)
+    label_ids = torch.from_numpy(labels[there])
+    return VideoTable(str(source), root, paths, label_ids, class_names, missing, labels[~there], num_ambiguous)
 
 
 def _read_rows(

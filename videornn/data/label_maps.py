@@ -32,9 +32,23 @@ def load_labels(path: str | Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"labels {path} is not a text file in UTF-8; it holds one class name a line, by id") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
+    if not text.strip():
         raise UserError(f"labels {path} is empty; it holds one class name a line, by id")
+    return _parse(path, text)
+
+
+def format_labels(class_names: Sequence[str]) -> str:
+    """The text of a label map that load_labels takes for these names: one a line, numbered only where that is needed."""
+    text = "".join(f"{name}\n" for name in class_names)
+    try:
+        clear = _parse(Path("labels.txt"), text) == tuple(class_names)
+    except UserError:
+        clear = False
+    return text if clear else "".join(f"{index} {name}\n" for index, name in enumerate(class_names))
+
+
+def _parse(path: Path, text: str) -> tuple[str, ...]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     names = _json_names(path, text) if text.lstrip()[0] in "{[" else _table_names(path, lines) or _numbered(path, lines)
     twice = [name for name, key in zip(names, map(class_key, names), strict=True) if not key or names.count(name) > 1]
     if twice:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from videornn.data.annotation_formats import Listing, Problems, numbered_lines
+import torch
+
+from videornn.data.annotation_formats import Problems, numbered_lines
 from videornn.data.label_maps import LabelReader
 from videornn.data.packed_paths import PathPacker
 from videornn.data.video_files import VIDEO_SUFFIXES
+from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
 PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "filename", "file_name", "video", "video_name", "file")
@@ -38,7 +41,7 @@ class _Layout:
     frame_counts: bool
 
 
-def read_list(path: Path, class_names: tuple[str, ...], root: str) -> Listing:
+def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
     """A file of `path label` lines, or of paths alone; labels are ids, or names of classes.
 
     The files are not looked for: at 650,000 of them that takes minutes, and a missing one shows as a bad video.
@@ -57,20 +60,24 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> Listing:
         labels.append(index)
     problems.check()
     ids, class_names = labels.finish()
-    return Listing.complete(root, packer, ids, class_names)
+    return VideoTable(str(path), root, packer.pack(), torch.from_numpy(ids), class_names, files_seen=False)
 
 
 def format_line(path: str, label: int) -> str:
     """The line of a list that read_list takes for this path and label; label -1: the path alone.
 
     Raises:
-        UserError: the path has a line break, which no list can hold.
+        UserError: the path has a line break, or is not UTF-8; no list can hold it.
     """
     if "\n" in path or "\r" in path:
         raise UserError(f"{path!r} has a line break in its name: rename it")
-    plain = _VIDEO.fullmatch(path) if label >= 0 else _VIDEO.fullmatch(path) and "," not in path
-    simple = path.isascii() and not re.search(r"[\s,\"]", path)
-    if not (simple or plain) or path != path.strip() or path[0] == '"' or "\t" in path:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path!r} is no name in UTF-8, as lists are written in: rename it") from None
+    # without quotes only what cannot be taken for anything else, be it the only line
+    word = label >= 0 and re.fullmatch(r'[^\s,"]+', path)
+    if not word and not (_VIDEO.fullmatch(path) and re.fullmatch(r'[^\s,"]+( [^\s,"]+)*', path)):
         path = '"' + path.replace('"', '""') + '"'
     return path if label < 0 else f"{path} {label}"
 
@@ -84,27 +91,28 @@ def _layout(path: Path, root: str) -> _Layout:
     if not body:
         raise UserError(f"{path}: the list has a header and no lines; every line is `path label`")
     separator = next((mark for mark in ("\t", ",") if all(_separates(mark, line) for line in body)), " ")
-    labelled = not all(_VIDEO.fullmatch(_fields(line, separator)[0]) and len(_fields(line, separator)) == 1 for line in body)
+    paths_alone = (len(_fields(line, separator)) == 1 and (_VIDEO.fullmatch(line) or line[0] == '"') for line in body)
     # `clip 12 3` is a folder of 12 frames, unless there is a folder `clip 12`
     counted = _NUMBERS[separator].fullmatch(body[0])
     named = counted and os.path.exists(os.path.join(root, body[0].rpartition(separator)[0].strip()))
-    return _Layout(separator, header, labelled, not named)
+    return _Layout(separator, header, not all(paths_alone), not named)
 
 
 def _header(line: str) -> tuple[str, ...] | None:
     """Columns of a header line, or None if it is a row."""
-    for separator in (",", "\t", None):
-        fields = tuple(field.strip().strip('"').lower() for field in line.split(separator))
+    for separator in (",", "\t", " "):
+        row = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        fields = tuple(field.strip().lower() for field in row)
         if len(fields) > 1 and set(fields) & set(PATH_COLUMNS) and set(fields) & set(LABEL_COLUMNS):
             return fields
     return None
 
 
 def _separates(mark: str, line: str) -> bool:
-    if mark == "\t" or mark not in line:
-        return mark in line
-    fields = _fields(line, mark)
-    return len(fields) > 1 and (fields[1].lstrip("-").isdecimal() or " " not in line or bool(_VIDEO.fullmatch(fields[0])))
+    fields = _fields(line, mark) if mark in line else []
+    return len(fields) > 1 and (
+        mark == "\t" or fields[1].lstrip("-").isdecimal() or " " not in line or bool(_VIDEO.fullmatch(fields[0]))
+    )
 
 
 def _fields(line: str, separator: str) -> list[str]:
@@ -112,10 +120,10 @@ def _fields(line: str, separator: str) -> list[str]:
     if line[0] == '"':
         path, *others = (field for field in next(csv.reader([line], delimiter=separator, skipinitialspace=True)))
         rest = separator.join(field for field in others if field).strip()
-    elif match := _WITH_SUFFIX[separator].fullmatch(line) or _NUMBERS[separator].fullmatch(line):
-        path, rest = match[1], match[2].strip(separator + " \t")
     elif _VIDEO.fullmatch(line):
         return [line]
+    elif match := _WITH_SUFFIX[separator].fullmatch(line) or _NUMBERS[separator].fullmatch(line):
+        path, rest = match[1], match[2].strip(separator + " \t")
     else:
         path, _, rest = (part.strip() for part in line.rpartition(separator))
     return [path, rest] if path and rest else [path or rest]
