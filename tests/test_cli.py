@@ -75,6 +75,12 @@ def test_infer_writes_text_json_and_csv_and_agrees_with_python(
     assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 30
     code, out, _ = videornn("infer", checkpoint, str(folder / "part/*.mp4"), "--json", "-")
     assert code == 0 and len(json.loads(out)) == 1
+    (tmp_path / "list.txt").write_text("".join(f"{result['path']}\n" for result in results[:2]))
+    for source in (tmp_path / "list.txt", motion_set / "test.txt"):
+        code, out, _ = videornn("infer", checkpoint, source, "--json", "-")
+        expected = results[: len(source.read_text().splitlines())]
+        assert code == 0 and {r["path"] for r in json.loads(out)} <= {r["path"] for r in results}
+        assert len(json.loads(out)) == len(expected)
 
 
 def test_a_broken_video_has_its_row_and_the_exit_code_says_so(

@@ -30,6 +30,7 @@ UCF_ROW = re.compile(r"[^/]+/v_[^/]+_g\d+_c\d+\.\w+(\s+\d+)?")
 HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 HMDB_CODES = {"train": "1", "val": "2", "test": "2"}
 MAX_PROBLEMS = 10
+MAX_LINE = 1 << 15  # characters; longer lines are of no list, and would take long to try
 
 
 class Problems:
@@ -58,6 +59,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
+                if len(line) > MAX_LINE or "\0" in line:
+                    raise UserError(f"{path}:{number}: this is no line of a list of videos, which is text and not so long")
                 line = line.strip()
                 if line:
                     yield number, line

@@ -47,7 +47,7 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
     The files are not looked for: at 650,000 of them that takes minutes, and a missing one shows as a bad video.
     """
     layout = _layout(path, root)
-    split = _splitter(path, layout)
+    split = _splitter(layout)
     packer, labels, problems = PathPacker(), LabelReader(class_names), Problems()
     for number, line in islice(numbered_lines(path), int(layout.header is not None), None):
         try:
@@ -129,7 +129,7 @@ def _fields(line: str, separator: str) -> list[str]:
     return [path, rest] if path and rest else [path or rest]
 
 
-def _splitter(path: Path, layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
+def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
     """A function from a line to its path and label; it raises ValueError that says what is wrong."""
     if layout.header is not None and len(layout.header) > 2 and layout.separator != " ":
         return _column_splitter(layout)
