@@ -49,6 +49,9 @@ def test_list_paths_may_hold_spaces_and_are_relative_to_the_list_or_the_root(tmp
         ("path label\na.mp4 3\n", [("a.mp4", 3)]),
         ("Path,Label\na b.mp4,3\n", [("a b.mp4", 3)]),
         ("id,label,video_path,split\n7,3,a b.mp4,x\n", [("a b.mp4", 3)]),
+        ("label,path\n3,a b.mp4\n", [("a b.mp4", 3)]),
+        ("path,label\na, b.mp4,3\n", [("a, b.mp4", 3)]),
+        ("path num_frames label\nimgs 5 127\n", [("imgs", 127)]),
         ("test.mp4 0\ntest.mp4 0\n", [("test.mp4", 0), ("test.mp4", 0)]),  # MMAction2
         ("imgs 5 127\nimgs 5 127\n", [("imgs", 127), ("imgs", 127)]),  # MMAction2: folder, number of frames, label
         ("v_ApplyEyeMakeup_g08_c01 119 0\n", [("v_ApplyEyeMakeup_g08_c01", 0)]),
@@ -166,6 +169,10 @@ def test_ucf101_lists_take_the_class_from_the_folder(tmp_path: Path) -> None:
     assert _rows(table, tmp_path) == [("UCF-101/Archery/v_Archery_g01_c02.mp4", 2)]
     with pytest.raises(UserError, match="split train or test"):
         load_videos(str(lists), root=str(tmp_path))
+    with pytest.raises(UserError, match=r"trainlist03\.txt does not exist"):
+        load_videos(str(lists), root=str(tmp_path), split="train", fold=3)
+    with pytest.raises(UserError, match="split 'all' is not one of train, val, test"):
+        load_videos(str(lists), root=str(tmp_path), split="all")
 
 
 def test_hmdb51_splits_take_the_class_from_the_file(tmp_path: Path) -> None:
@@ -198,13 +205,15 @@ def test_something_something_lists_take_the_template_as_class(tmp_path: Path) ->
         {"id": "42326", "label": "a cup moves", "template": "Moving [something] up", "placeholders": ["a cup"]},
         {"id": "1", "label": "x", "template": "Holding [something]", "placeholders": ["x"]},
     ]
+    entries += [{"id": str(i), "template": "Holding [something]"} for i in range(1000)]  # some lists are one long line
     source = _list(tmp_path, json.dumps(entries), name="train.json")
     table = load_videos(source)
     assert table.class_names == ("Holding something", "Moving something up")
-    assert _rows(table, tmp_path) == [("20bn/78687.webm", 0), ("20bn/42326.webm", 1)] and list(table.missing) == ["1"]
+    assert _rows(table, tmp_path) == [("20bn/78687.webm", 0), ("20bn/42326.webm", 1), ("20bn/5.webm", 0)]
+    assert table.missing[0] == "1" and len(table.missing) == 1000
     names = {"Moving something up": "0", "Poking": "1", "Holding something": "2"}
     (tmp_path / "something-labels.json").write_text(json.dumps(names))
-    assert load_videos(source).labels.tolist() == [2, 0]
+    assert load_videos(source).labels.tolist() == [2, 0, 2]
     test = load_videos(_list(tmp_path, '[{"id": "5"}]', name="test.json"))
     assert _rows(test, tmp_path) == [("20bn/5.webm", -1)]
     _list(tmp_path, '[{"video_dir": "a", "label": 1}]', name="other.json")
@@ -245,13 +254,11 @@ def test_the_first_ten_problems_are_told_at_once(tmp_path: Path) -> None:
     lines = str(error.value).splitlines()
     assert [line.split(":")[1] for line in lines[:10]] == [str(number) for number in range(2, 12)]
     assert lines[10:] == ["... and 3 more"]
-    wrong = KINETICS + "zumba,short\nzumba,abcdefghijk,soon,later,val,0\n"
+    wrong = KINETICS + "zumba,short\nzumba,abcdefghijk,inf,later,val,0\n"
     with pytest.raises(UserError) as error:
         load_videos(_list(tmp_path, wrong, name="k.csv"))
     first, second = str(error.value).splitlines()
-    assert (
-        "k.csv:7: 'zumba,short': there are 2 columns" in first and "k.csv:8" in second and "'soon' is not a time" in second
-    )
+    assert "k.csv:7: 'zumba,short': there are 2 columns" in first and "k.csv:8" in second and "'inf' is not a time" in second
 
 
 def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:

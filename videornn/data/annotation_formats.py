@@ -66,6 +66,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file in UTF-8; a list has `path label` lines") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def is_kinetics(first_line: str) -> bool:
@@ -105,7 +107,7 @@ def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: st
 def _seconds(text: str) -> int:
     try:
         return int(float(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a time in seconds") from None
 
 
@@ -175,9 +177,8 @@ def read_something(path: Path, class_names: tuple[str, ...], root: str) -> Video
     beside = sorted(file for file in path.parent.glob("*labels*.json") if file != path)
 
     def shorten(entry: dict) -> tuple[str, str | None] | None:  # at once: 200,000 dictionaries take 100 MB
-        template = entry.get("template")
         # thousands of entries share a template, and then a text too
-        class_name = None if template is None else sys.intern(template.replace("[", "").replace("]", ""))
+        class_name = sys.intern(str(entry["template"]).replace("[", "").replace("]", "")) if "template" in entry else None
         return (str(entry["id"]), class_name) if "id" in entry else None
 
     def rows(problems: Problems) -> Iterator[_Row]:

@@ -31,21 +31,22 @@ def load_videos(
         root: what list paths are relative to, and where the videos of official lists are; by default the list's folder.
         labels: file of class names; by default labels.txt beside the list, if there is one. Without names, the classes are
             the names met, sorted.
-        split: train, val or test, where a source holds several; by default all of a Kinetics list.
+        split: train, val or test, where a source holds several; by default all of a Kinetics list. UCF101 and HMDB51 have
+            no val: it is test there.
         fold: which of the three official splits of UCF101 and HMDB51.
 
     Raises:
         UserError: something is missing, lines are wrong (the first ten are told), or a class folder has no video.
     """
     path = Path(source)
-    if not path.exists():
-        raise UserError(
-            f"video list {source} does not exist: give a file of `path label` lines or a folder of class folders"
-        )
+    if split not in (None, *formats.HMDB_CODES):
+        raise UserError(f"split {split!r} is not one of {', '.join(formats.HMDB_CODES)}")
     if split is None and needs_split(source):
         raise UserError(f"{source} holds training and test lists: say which are meant, split train or test")
     if formats.is_ucf101_folder(path):
         path = path / f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt"
+    if not path.exists():
+        raise UserError(f"video list {path} does not exist: give a file of `path label` lines or a folder of class folders")
     if root is not None and not Path(root).is_dir():
         raise UserError(f"data.root {root} is not a folder")
     if path.is_dir():
@@ -78,9 +79,9 @@ def check_labels(table: VideoTable, num_classes: int) -> None:
 
 
 def _read_file(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:
-    first_line = next((line for _, line in islice(formats.numbered_lines(path), 1)), "")
     if path.suffix.lower() == ".json":
         return formats.read_something(path, class_names, root)
+    first_line = next((line for _, line in islice(formats.numbered_lines(path), 1)), "")
     if formats.is_kinetics(first_line):
         return formats.read_kinetics(path, class_names, root, split)
     if formats.is_ucf101(path, first_line):

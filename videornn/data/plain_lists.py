@@ -86,11 +86,12 @@ def _layout(path: Path, root: str) -> _Layout:
     sample = [line for _, line in islice(numbered_lines(path), NUM_SAMPLE_LINES)]
     if not sample:
         raise UserError(f"{path}: the list is empty; every line is `path label`")
-    header = _header(sample[0])
+    header, separator = _header(sample[0])
     body = sample[1:] if header else sample
     if not body:
         raise UserError(f"{path}: the list has a header and no lines; every line is `path label`")
-    separator = next((mark for mark in ("\t", ",") if all(_separates(mark, line) for line in body)), " ")
+    if separator is None:
+        separator = next((mark for mark in ("\t", ",") if all(_separates(mark, line) for line in body)), " ")
     paths_alone = (len(_fields(line, separator)) == 1 and (_VIDEO.fullmatch(line) or line[0] == '"') for line in body)
     # `clip 12 3` is a folder of 12 frames, unless there is a folder `clip 12`
     counted = _NUMBERS[separator].fullmatch(body[0])
@@ -98,14 +99,14 @@ def _layout(path: Path, root: str) -> _Layout:
     return _Layout(separator, header, not all(paths_alone), not named)
 
 
-def _header(line: str) -> tuple[str, ...] | None:
-    """Columns of a header line, or None if it is a row."""
+def _header(line: str) -> tuple[tuple[str, ...] | None, str | None]:
+    """Columns of a header line and what is between them, or None and None if it is a row."""
     for separator in (",", "\t", " "):
         row = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
         fields = tuple(field.strip().lower() for field in row)
         if len(fields) > 1 and set(fields) & set(PATH_COLUMNS) and set(fields) & set(LABEL_COLUMNS):
-            return fields
-    return None
+            return fields, separator
+    return None, None
 
 
 def _separates(mark: str, line: str) -> bool:
@@ -131,7 +132,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
     """A function from a line to its path and label; it raises ValueError that says what is wrong."""
-    if layout.header is not None and len(layout.header) > 2 and layout.separator != " ":
+    if layout.header is not None and (len(layout.header) > 2 or layout.header[0] not in PATH_COLUMNS):
         return _column_splitter(layout)
 
     def split(line: str) -> tuple[str, str | None]:
