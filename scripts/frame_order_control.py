@@ -31,7 +31,9 @@ def main() -> None:
         config = load_config(arguments.config, [*arguments.overrides, f"data.frame_order={order}"])
         last = train(config, arguments.out / order, resume=True)
         metrics, _ = evaluate(last, [], None, lambda done, total: None)
-        classes = len(load_videos(config.data.train, root=config.data.root, labels=config.data.labels).class_names)
+        section = config.data
+        table = load_videos(section.train, root=section.root, labels=section.labels, split="train", fold=section.fold)
+        classes = len(table.class_names)
         result[order] = round(metrics["video_top1"], 2)
         result["chance"] = round(100 / classes, 2)
         print(f"frames {order}: top-1 {result[order]} % (chance {result['chance']} %)", flush=True)

@@ -75,6 +75,12 @@ def test_infer_writes_text_json_and_csv_and_agrees_with_python(
     assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 30
     code, out, _ = videornn("infer", checkpoint, str(folder / "part/*.mp4"), "--json", "-")
     assert code == 0 and len(json.loads(out)) == 1
+    (tmp_path / "list.txt").write_text("".join(f"{result['path']}\n" for result in results[:2]))
+    for source in (tmp_path / "list.txt", motion_set / "test.txt"):
+        code, out, _ = videornn("infer", checkpoint, source, "--json", "-")
+        expected = results[: len(source.read_text().splitlines())]
+        assert code == 0 and {r["path"] for r in json.loads(out)} <= {r["path"] for r in results}
+        assert len(json.loads(out)) == len(expected)
 
 
 def test_a_broken_video_has_its_row_and_the_exit_code_says_so(
@@ -129,14 +135,14 @@ def test_info_and_config_describe_a_network(videornn, tiny_run: Path) -> None:
         (["train", CONFIG, "train.lerning_rate=1"], "unknown key 'train.lerning_rate'"),
         (["train", CONFIG, "train.epochs=many"], "train.epochs: input should be a valid integer"),
         (["train", CONFIG, "data.train=none.txt"], "video list none.txt does not exist"),
-        (["train", CONFIG, "data.train={bad}/range.txt", "data.labels={bad}/names.txt"], "range.txt:1: label 7"),
-        (["train", CONFIG, "data.train={bad}/nolabel.txt"], "nolabel.txt:2: 'b.mp4' has no label"),
+        (["train", CONFIG, "data.train={bad}/range.txt", "data.labels={bad}/names.txt"], "range.txt:1: 'a.mp4 7': label 7"),
+        (["train", CONFIG, "data.train={bad}/nolabel.txt"], "nolabel.txt:2: 'b.mp4': there is no label"),
         (["train", CONFIG, "data.train={bad}/folders"], "folders/empty has no video"),
         (["train", CONFIG, "device=cuda"], "torch sees no GPU"),
         (["test", "{bad}/names.txt"], "names.txt is not a checkpoint"),
         (["test", "{run}", "data.test={bad}/nolabel.txt"], "nolabel.txt:2"),
         (["test", "{run}", "model.depth=18"], "cannot be overridden"),
-        (["test", "{run}", "data.test={bad}/other"], "class 0 is 'walk' here and 'same_right' in the checkpoint"),
+        (["test", "{run}", "data.test={bad}/other"], "class 'walk' is not among the 10 classes of the network (same_right"),
         (["infer", "{run}", "nowhere.mp4"], "nowhere.mp4: no such file"),
         (["infer", "{run}", "{bad}/folders"], "folders has no video"),
         (["infer", "nowhere.pt", "a.mp4"], "checkpoint nowhere.pt does not exist"),

@@ -11,9 +11,9 @@ import torch
 from videornn.checkpoint import load_checkpoint, save_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
-from videornn.evaluate import load_trained
+from videornn.evaluate import evaluate, load_trained
 from videornn.optim import build_optimizer, lr_at
-from videornn.train import train
+from videornn.train import _load_data, train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
@@ -146,6 +146,43 @@ def test_labels_and_classes_are_checked_before_the_first_step(
         with pytest.raises(UserError, match=message):
             train(load_config(CONFIG, [*tiny_settings, setting]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _reordered(motion_set: Path, split: str, folder: Path) -> Path:
+    """A list of the set whose classes are in reverse order, spelt with blanks, in a folder of its own."""
+    names = (motion_set / "labels.txt").read_text().splitlines()
+    folder.mkdir()
+    (folder / "labels.txt").write_text("\n".join(name.replace("_", " ") for name in names[::-1]))
+    rows = [line.rsplit(" ", 1) for line in (motion_set / f"{split}.txt").read_text().splitlines()]
+    (folder / "list.txt").write_text("".join(f"{motion_set}/{path} {len(names) - 1 - int(id)}\n" for path, id in rows))
+    return folder / "list.txt"
+
+
+def test_validation_labels_mean_the_classes_of_the_training_set(
+    motion_set: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    settings = [*tiny_settings, f"data.val={_reordered(motion_set, 'val', tmp_path / 'other')}"]
+    table, val_table, config, class_names = _load_data(load_config(CONFIG, settings))
+    expected = [int(line.split()[1]) for line in (motion_set / "val.txt").open()]
+    assert val_table.labels.tolist() == expected and val_table.class_names == table.class_names == class_names
+    assert config.model.num_classes == 10
+    (tmp_path / "named.txt").write_text("b.mp4 approach\nc.mp4 swim\n")
+    with pytest.raises(UserError, match=r"named\.txt: class 'swim' is not among the 10 classes of the network"):
+        _load_data(load_config(CONFIG, [*tiny_settings, f"data.val={tmp_path}/named.txt"]))
+    (tmp_path / "paths.txt").write_text("a.mp4\nb.mp4\n")
+    for key in ("train", "val"):
+        with pytest.raises(UserError, match=r"paths\.txt has no labels"):
+            _load_data(load_config(CONFIG, [*tiny_settings, f"data.{key}={tmp_path}/paths.txt"]))
+
+
+def test_test_labels_mean_the_classes_of_the_checkpoint(motion_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = tiny_run / "checkpoints/last.pt"
+    results = []
+    for name, source in (("one", motion_set / "test.txt"), ("two", _reordered(motion_set, "test", tmp_path / "other"))):
+        result, _ = evaluate(checkpoint, [f"data.test={source}"], tmp_path / name, lambda done, total: None)
+        results.append((result, (tmp_path / name / "predictions.csv").read_text()))
+    assert results[0] == results[1]
+    assert results[0][0]["num_missing"] == 0
 
 
 def test_learning_rate_warms_up_linearly_and_falls_like_half_a_cosine() -> None:

@@ -75,7 +75,8 @@ def bench_loading(
     """
     if config.data.train is None:
         raise UserError("there is nothing to load: give data.train=LIST_OR_FOLDER")
-    table = load_videos(config.data.train, root=config.data.root, labels=config.data.labels)
+    section = config.data
+    table = load_videos(section.train, split="train", root=section.root, labels=section.labels, fold=section.fold)
     device = distributed.pick_device(config.device)
     stages, num_bad = _time_stages(config, table, device, num_clips, lambda done: on_progress(done, num_clips))
     loader_rate, num_workers = _loader_rate(config, table, num_clips)
@@ -120,10 +121,10 @@ def _read_clips(
     seconds, samples, num_bad = {"open": 0.0, "decode": 0.0, "transform": 0.0}, [], 0
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
     for number, index in zip(range(num_clips), itertools.cycle(order)):
-        clip_seed, label = sample_seed(seed, number, index), int(reader.table.labels[index])
+        clip_seed, (path, label) = sample_seed(seed, number, index), reader.table[index]
         start = clock()
         try:
-            with open_video(reader.table.path(index), reader.decoder, timeout=reader.timeout) as video:
+            with open_video(path, reader.decoder, timeout=reader.timeout) as video:
                 opened = clock()
                 clip = sample_random_clip(dataset.spec, video.num_frames, video.fps, clip_seed)
                 frames = video.frames_at(video.on_screen(clip))

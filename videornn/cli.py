@@ -59,13 +59,14 @@ def test(
         views = f"{result['num_clips']} clips x {result['num_crops']} crops"
         _say(f"video top-1 {result['video_top1']:.2f} %  top-5 {result['video_top5']:.2f} %  ({views}, averaged)")
         _say(f"clip  top-1 {result['clip_top1']:.2f} %  top-5 {result['clip_top5']:.2f} %  (every view by itself)")
-        _say(f"{result['num_scored']} of {result['num_videos']} videos scored; results in {folder}")
+        missing = f" ({result['num_missing']} more are listed but not there)" if result["num_missing"] else ""
+        _say(f"{result['num_scored']} of {result['num_videos']} videos scored{missing}; results in {folder}")
 
 
 @app.command()
 def infer(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Videos, folders or globs.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Videos, folders, lists or globs.")],
     topk: Annotated[int, typer.Option(min=1, help="Classes to print per video.")] = 5,
     json_file: Annotated[
         Optional[Path], typer.Option("--json", help="Write the results as JSON ('-': to the screen).")
@@ -195,6 +196,28 @@ def bench(
     if report.num_bad:
         _say(f"{report.num_bad} of {num_clips} videos could not be decoded; `videornn data verify` tells which and why")
     _say(report.advice())
+
+
+@data_app.command("list")
+def list_videos(
+    source: Annotated[str, typer.Argument(help="A list, own or official, or a folder of class folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for the lists.")],
+    root: Annotated[Optional[str], typer.Option(help="Folder of the videos; by default that of the source.")] = None,
+    labels: Annotated[Optional[str], typer.Option(help="File of class names; it sets the order of the ids.")] = None,
+    split: Annotated[Optional[str], typer.Option(help="train, val or test, where the source has several.")] = None,
+    fold: Annotated[int, typer.Option(min=1, max=3, help="Which official split of UCF101 or HMDB51.")] = 1,
+    val_share: Annotated[
+        Optional[float], typer.Option(help="Share of every class that goes to val.txt instead of train.txt.")
+    ] = None,
+) -> None:
+    """Make `path label` lists and labels.txt of any source, and count found and missing videos per class."""
+    from videornn.data.lists import make_lists
+
+    report = make_lists(source, out, root=root, labels=labels, split=split, fold=fold, val_share=val_share)
+    Console().print(report.table())
+    for remark in report.remarks:
+        _say(remark)
+    _say("wrote " + ", ".join(map(str, report.files)))
 
 
 class _ProgressBar:

@@ -74,15 +74,17 @@ class ModelConfig(Section):
 
 class DataConfig(Section):
     train: str | None = None
-    """Training videos: a list file of `path label` lines, or a folder with one folder per class."""
+    """Training videos: a list file, own or official, or a folder with one folder per class."""
     val: str | None = None
     """Videos evaluated after every epoch; null skips it."""
     test: str | None = None
     """Videos of `videornn test`; null takes val."""
     root: str | None = None
-    """Folder that the paths of list files are relative to; null: the folder of each list file."""
+    """Folder of the videos: list paths are relative to it, official lists searched under it; null: each list's own."""
     labels: str | None = None
-    """File with one class name a line, by id; null: labels.txt beside the training list if there is one."""
+    """File of class names: one a line, `id name` lines, or JSON; null: labels.txt beside each list if there is one."""
+    fold: Literal[1, 2, 3] = 1
+    """Which of the official splits, where a folder of lists holds three (UCF101, HMDB51)."""
     num_frames: Count = 8
     """Frames of a clip."""
     temporal_stride: Count = 8

@@ -137,8 +137,9 @@ def evaluate(
     source = config.data.test or config.data.val
     if source is None:
         raise UserError("there is nothing to test on: give data.test=LIST_OR_FOLDER")
-    table = load_videos(source, root=config.data.root, labels=config.data.labels)
-    _check_same_classes(table, class_names)
+    split = "test" if config.data.test else "val"
+    table = load_videos(source, root=config.data.root, labels=config.data.labels, split=split, fold=config.data.fold)
+    table = table.with_classes(class_names)
     check_labels(table, len(class_names))
     out = Path(checkpoint).resolve().parent.parent / "test" if out is None else out
     with distributed.process_group(device):
@@ -171,6 +172,7 @@ def evaluate(
         result = summarize(scores) | {
             "num_videos": len(table),
             "num_scored": len(scores.labels),
+            "num_missing": len(table.missing),
             "num_clips": config.test.num_clips,
             "num_crops": config.test.num_crops,
             "step": step,
@@ -213,16 +215,3 @@ def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-
-
-def _check_same_classes(table: VideoTable, class_names: tuple[str, ...]) -> None:
-    if table.class_names and table.class_names != class_names:
-        different = next(
-            (i for i, pair in enumerate(zip(table.class_names, class_names, strict=False)) if pair[0] != pair[1]),
-            min(len(table.class_names), len(class_names)),
-        )
-        here, there = (names[different] if different < len(names) else "none" for names in (table.class_names, class_names))
-        raise UserError(
-            f"{table.source}: class {different} is {here!r} here and {there!r} in the checkpoint; the label ids do not mean "
-            f"the same classes"
-        )

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from videornn.data.annotations import VIDEO_SUFFIXES
+from videornn.data.annotations import VIDEO_SUFFIXES, load_videos
 from videornn.data.dataset import load_views
 from videornn.data.loader import view_spec
 from videornn.engine import predict_step, to_model_input
 from videornn.errors import UserError
 from videornn.evaluate import load_trained, normalization, write_csv
+
+LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
 
 
 class Predictor:
@@ -56,10 +58,12 @@ def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str
 
 
 def find_videos(paths: list[str]) -> list[str]:
-    """Video files of files, folders (searched with their subfolders, by suffix) and globs, in that order.
+    """Video files of files, folders (searched with their subfolders, by suffix), lists and globs, in that order.
+
+    A list is what load_videos takes, with a suffix of LIST_SUFFIXES; its labels, if it has some, do not matter.
 
     Raises:
-        UserError: a folder has no video, or a glob matches nothing.
+        UserError: a folder has no video, a list cannot be read, or a glob matches nothing.
     """
     found = []
     for path in paths:
@@ -67,6 +71,9 @@ def find_videos(paths: list[str]) -> list[str]:
             files = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
             if not files:
                 raise UserError(f"folder {path} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        elif Path(path).suffix.lower() in LIST_SUFFIXES and Path(path).is_file():
+            table = load_videos(path)
+            files = [table.path(index) for index in range(len(table))]
         elif Path(path).exists() or not glob.has_magic(path):
             files = [path]
         else:

@@ -146,6 +146,8 @@ def _train(run: Run, table: VideoTable) -> None:
         (run.out / "config.yaml").write_text(config_to_yaml(run.config), encoding="utf-8")
     logger = RunLogger(run.out if is_main else None, num_steps=run.num_steps, first_step=run.step)
     logger.say(_headline(run))
+    for remark in [*table.remarks(), *(run.val_table.remarks() if run.val_table else [])]:
+        logger.say(remark)
     logger.say(choose_decoder(run.config.data.decoder)[1])
     val_loader = _val_loader(run)
     try:
@@ -298,7 +300,8 @@ def _load_data(config: Config) -> tuple[VideoTable, VideoTable | None, Config, t
     section = config.data
     if section.train is None:
         raise UserError("there is nothing to train on: give data.train=LIST_OR_FOLDER")
-    table = load_videos(section.train, root=section.root, labels=section.labels)
+    places = {"root": section.root, "labels": section.labels, "fold": section.fold}
+    table = load_videos(section.train, split="train", **places)
     num_classes = config.model.num_classes or len(table.class_names) or int(table.labels.max()) + 1
     if table.class_names and len(table.class_names) != num_classes:
         raise UserError(f"model.num_classes={num_classes}, but {section.train} has {len(table.class_names)} class names")
@@ -306,10 +309,8 @@ def _load_data(config: Config) -> tuple[VideoTable, VideoTable | None, Config, t
     check_labels(table, num_classes)
     val_table = None
     if section.val is not None:
-        val_table = load_videos(section.val, root=section.root, labels=section.labels)
+        val_table = load_videos(section.val, split="val", **places).with_classes(class_names)
         check_labels(val_table, num_classes)
-        if val_table.class_names and table.class_names and val_table.class_names != table.class_names:
-            raise UserError(f"{section.train} and {section.val} do not have the same classes")
     model = config.model.model_copy(update={"num_classes": num_classes})
     return table, val_table, config.model_copy(update={"model": model}), class_names
 

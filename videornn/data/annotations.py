@@ -1,94 +1,75 @@
-"""Lists of labelled videos: PyTorchVideo's LabeledVideoPaths, checked line by line and packed into flat arrays."""
+"""Labelled videos of any list or folder: the format is recognised, the rest is the readers'."""
 
 from __future__ import annotations
 
-import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from pytorchvideo.data.labeled_video_paths import LabeledVideoPaths
 
+from videornn.data import annotation_formats as formats
+from videornn.data.label_maps import load_labels
+from videornn.data.plain_lists import read_list
+from videornn.data.video_files import VIDEO_SUFFIXES
+from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
-VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".ogv"]
-)
+__all__ = ["VIDEO_SUFFIXES", "VideoTable", "check_labels", "load_labels", "load_videos", "needs_split"]
 
 
-class VideoTable:
-    """Paths and labels of N videos in three flat arrays, so that 650,000 rows cost megabytes and workers share them.
+def load_videos(
+    source: str, *, root: str | None = None, labels: str | None = None, split: str | None = None, fold: int = 1
+) -> VideoTable:
+    """The videos of a list file or of a folder; how it is written is recognised.
 
-    Args:
-        videos: PyTorchVideo's pairs.
-        class_names: names by label id, empty if unknown.
-        source: the list or folder it came from, for messages.
-    """
-
-    def __init__(self, videos: LabeledVideoPaths, class_names: tuple[str, ...], source: str) -> None:
-        paths, labels = [], np.empty(len(videos), dtype=np.int32)
-        for index in range(len(videos)):
-            path, annotation = videos[index]
-            paths.append(os.fsencode(path))
-            labels[index] = annotation["label"]
-        self._path_bytes = np.frombuffer(b"".join(paths), dtype=np.uint8)
-        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        self.labels = labels
-        self.class_names = class_names
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def path(self, index: int) -> str:
-        """Path of one video."""
-        start = self._ends[index - 1] if index > 0 else 0
-        return os.fsdecode(self._path_bytes[start : self._ends[index]].tobytes())
-
-    def __getitem__(self, index: int) -> tuple[str, int]:
-        """Path and label of one video."""
-        return self.path(index), int(self.labels[index])
-
-
-def load_videos(source: str, *, root: str | None = None, labels: str | None = None) -> VideoTable:
-    """The videos of a list file or of a folder of class folders.
+    A file may have `path label` lines (label: an id, or the name of a class; path: of a video or a folder of frames), in any
+    of the spellings of plain_lists.py, or be an official list of Kinetics, UCF101 or Something-Something v2. A folder may
+    have a folder per class, or hold the official lists of UCF101 or HMDB51. Videos of official lists are looked for by name
+    anywhere under root; those that are not there are left out and counted.
 
     Args:
-        source: a file of `path label` lines (label: an integer id; the path may hold spaces), or a folder in which every
-            folder is a class, sorted by name.
-        root: what list paths are relative to; by default the folder of the list.
-        labels: file of class names, one a line, by id; by default labels.txt beside the list, if there is one.
+        root: what list paths are relative to, and where the videos of official lists are; by default the list's folder.
+        labels: file of class names; by default labels.txt beside the list, if there is one. Without names, the classes are
+            the names met, sorted.
+        split: train, val or test, where a source holds several; by default all of a Kinetics list. UCF101 and HMDB51 have
+            no val: it is test there.
+        fold: which of the three official splits of UCF101 and HMDB51.
 
     Raises:
-        UserError: something is missing, a line has no label or a wrong one, or a class folder has no video.
+        UserError: something is missing, lines are wrong (the first ten are told), or a class folder has no video.
     """
     path = Path(source)
-    if path.is_dir():
-        return _class_folders(path)
-    if not path.is_file():
-        raise UserError(
-            f"video list {source} does not exist: give a file of `path label` lines or a folder of class folders"
-        )
-    class_names = _class_names(path, labels)
-    pairs = [_parse_line(path, number, line, class_names) for number, line in _lines(path)]
-    if not pairs:
-        raise UserError(f"{source}: the list is empty; every line is `path label`")
+    if split not in (None, *formats.HMDB_CODES):
+        raise UserError(f"split {split!r} is not one of {', '.join(formats.HMDB_CODES)}")
+    if split is None and needs_split(source):
+        raise UserError(f"{source} holds training and test lists: say which are meant, split train or test")
+    if formats.is_ucf101_folder(path):
+        path = path / f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt"
+    if not path.exists():
+        raise UserError(f"video list {path} does not exist: give a file of `path label` lines or a folder of class folders")
     if root is not None and not Path(root).is_dir():
         raise UserError(f"data.root {root} is not a folder")
-    prefix = str(path.parent) if root is None else root
-    return VideoTable(LabeledVideoPaths(pairs, path_prefix=prefix), class_names, source)
+    if path.is_dir():
+        class_names = load_labels(labels) if labels else ()
+        if formats.hmdb51_files(path):
+            return formats.read_hmdb51(path, class_names, root or source, split, fold)
+        return formats.read_class_folders(path, class_names)
+    return _read_file(path, _class_names(path, labels), root or str(path.parent), split)
 
 
-def load_labels(path: str | Path) -> tuple[str, ...]:
-    """Class names, by id, of a file with one a line; raises UserError if there is no such file."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"labels {path} does not exist; it holds one class name a line, by id")
-    return tuple(line for _, line in _lines(path))
+def needs_split(source: str) -> bool:
+    """Whether a source is a folder of official lists, of which load_videos takes those of one split."""
+    return formats.is_ucf101_folder(Path(source)) or bool(formats.hmdb51_files(Path(source)))
 
 
 def check_labels(table: VideoTable, num_classes: int) -> None:
-    """Raises UserError if a label is not in [0, num_classes); needed where the two come from different places."""
-    outside = np.flatnonzero((table.labels < 0) | (table.labels >= num_classes))
+    """Raises UserError if a video has no label, or one that is not in [0, num_classes)."""
+    labels = table.labels
+    if (labels < 0).any():
+        raise UserError(
+            f"{table.source} has no labels, which training and testing need; `videornn infer` takes videos without labels"
+        )
+    outside = np.flatnonzero(labels >= num_classes)
     if outside.size:
         path, label = table[int(outside[0])]
         raise UserError(
@@ -97,41 +78,19 @@ def check_labels(table: VideoTable, num_classes: int) -> None:
         )
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file; a list has `path label` lines") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-
-
-def _parse_line(path: Path, number: int, line: str, class_names: tuple[str, ...]) -> tuple[str, int]:
-    *video, label = line.rsplit(None, 1)
-    if not video:
-        raise UserError(f"{path}:{number}: {line!r} has no label; every line is `path label`")
-    if not label.isdecimal():
-        raise UserError(f"{path}:{number}: label {label!r} of {video[0]!r} is not a whole number from 0 on")
-    if class_names and int(label) >= len(class_names):
-        raise UserError(
-            f"{path}:{number}: label {label} of {video[0]!r} is out of range: there are {len(class_names)} class names, "
-            f"so labels are 0 to {len(class_names) - 1}"
-        )
-    return video[0], int(label)
+def _read_file(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:
+    if path.suffix.lower() == ".json":
+        return formats.read_something(path, class_names, root)
+    first_line = next((line for _, line in islice(formats.numbered_lines(path), 1)), "")
+    if formats.is_kinetics(first_line):
+        return formats.read_kinetics(path, class_names, root, split)
+    if formats.is_ucf101(path, first_line):
+        return formats.read_ucf101(path, class_names, root)
+    if formats.HMDB_FILE.fullmatch(path.name):
+        raise UserError(f"{path} is one class of HMDB51: give its folder, {path.parent}")
+    return read_list(path, class_names, root)
 
 
 def _class_names(list_path: Path, labels: str | None) -> tuple[str, ...]:
     beside = list_path.parent / "labels.txt"
     return load_labels(labels) if labels else load_labels(beside) if beside.is_file() else ()
-
-
-def _class_folders(folder: Path) -> VideoTable:
-    class_names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
-    if not class_names:
-        raise UserError(f"{folder} has no class folders; it should hold one folder of videos per class")
-    pairs = []
-    for label, name in enumerate(class_names):
-        files = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-        if not files:
-            raise UserError(f"class folder {folder / name} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
-        pairs += [(str(file.relative_to(folder)), label) for file in files]
-    return VideoTable(LabeledVideoPaths(pairs, path_prefix=str(folder)), class_names, str(folder))

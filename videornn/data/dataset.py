@@ -138,7 +138,7 @@ class TrainClips(Dataset):
             return video.on_screen(torch.cat(clips))
 
         frames = self.reader.frames(index, choose).unflatten(0, (self.clips_per_video, -1))
-        label = int(self.reader.table.labels[index])
+        _, label = self.reader.table[index]
         return [
             self.transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
             for clip, clip_seed in zip(frames, seeds, strict=True)

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
+from videornn.data.video_files import FRAME_SUFFIXES
 from videornn.errors import DecodeError, UserError
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp"])
 FOLDER_FPS = Fraction(30)  # a folder of frames does not say how fast they follow each other
 
 
@@ -108,9 +108,9 @@ class FrameFolder(FrameVideo):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        names = [entry.name for entry in os.scandir(path) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES]
+        names = [entry.name for entry in os.scandir(path) if Path(entry.name).suffix.lower() in FRAME_SUFFIXES]
         if not names:
-            raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(FRAME_SUFFIXES))})")
         self._names = sorted(
             names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
         )

@@ -1,0 +1,323 @@
+"""Readers of the lists and folders in which data sets come; each gives a VideoTable, and annotations.py picks the reader.
+
+Rows go straight into packed arrays, so that a list of 650,000 videos needs no more memory than its table.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from videornn.data.label_maps import ClassIds, LabelReader, load_labels
+from videornn.data.packed_paths import PathPacker
+from videornn.data.video_files import VIDEO_SUFFIXES, FileIndex, scan_videos, stem
+from videornn.data.video_table import VideoTable
+from videornn.errors import UserError
+
+KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+SPLIT_NAMES = {"validate": "val", "validation": "val", "training": "train", "testing": "test"}
+UCF_ROW = re.compile(r"[^/]+/v_[^/]+_g\d+_c\d+\.\w+(\s+\d+)?")
+HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
+HMDB_CODES = {"train": "1", "val": "2", "test": "2"}
+MAX_PROBLEMS = 10
+MAX_LINE = 1 << 15  # characters; longer lines are of no list, and would take long to try
+
+
+class Problems:
+    """What is wrong in the files of a source, line by line; the first ten are told at once."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._count = 0
+
+    def add(self, path: Path, number: int, line: str, reason: object) -> None:
+        """Note a problem of a line."""
+        self._count += 1
+        if len(self._first) < MAX_PROBLEMS:
+            shown = line if len(line) <= 120 else line[:117] + "..."
+            self._first.append(f"{path}:{number}: {shown!r}: {reason}")
+
+    def check(self) -> None:
+        """Raises UserError if there was one."""
+        more = [f"... and {self._count - MAX_PROBLEMS} more"] if self._count > MAX_PROBLEMS else []
+        if self._first:
+            raise UserError("\n".join(self._first + more))
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file that are not blank, without blanks at their ends, with their numbers from 1."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if len(line) > MAX_LINE or "\0" in line:
+                    raise UserError(f"{path}:{number}: this is no line of a list of videos, which is text and not so long")
+                line = line.strip()
+                if line:
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8; a list has `path label` lines") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def is_kinetics(first_line: str) -> bool:
+    """Whether a list begins with the header of the official Kinetics files."""
+    return set(KINETICS_COLUMNS) <= {field.strip().strip('"').lower() for field in first_line.split(",")}
+
+
+def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:
+    """An official Kinetics list (columns youtube_id, time_start, time_end and perhaps label and split).
+
+    Its videos are files `id_start_end`, the seconds with six digits or fewer, or `id` alone, anywhere under root.
+    """
+
+    def rows(problems: Problems) -> Iterator[_Row]:
+        lines = numbered_lines(path)
+        header = [field.strip().lower() for field in next(csv.reader([next(lines)[1]]))]
+        columns = [header.index(name) for name in KINETICS_COLUMNS]
+        label_column, split_column = (header.index(name) if name in header else None for name in ("label", "split"))
+        for number, line in lines:
+            fields = line.split(",") if '"' not in line else next(csv.reader([line]))
+            try:
+                if len(fields) != len(header):
+                    raise ValueError(f"there are {len(fields)} columns where the header has {len(header)}")
+                video, start, end = (fields[column].strip() for column in columns)
+                start, end = _seconds(start), _seconds(end)
+            except ValueError as error:
+                problems.add(path, number, line, error)
+                continue
+            class_name = None if label_column is None else fields[label_column].strip()
+            row_split = "" if split_column is None else fields[split_column].strip().lower()
+            name, key = f"{video}_{start:06d}_{end:06d}", f"{video}_{start}_{end}"
+            yield _Row((path, number, line), name, key, class_name, SPLIT_NAMES.get(row_split, row_split), video)
+
+    return _match(rows, path, class_names, root, key=_kinetics_key, split=split)
+
+
+def _seconds(text: str) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a time in seconds") from None
+
+
+_KINETICS_NAME = re.compile(r"(.{11})_(\d{1,6})_(\d{1,6})")
+
+
+def _kinetics_key(name: str) -> str:
+    match = _KINETICS_NAME.fullmatch(name)
+    return f"{match[1]}_{int(match[2])}_{int(match[3])}" if match else name
+
+
+def is_ucf101(path: Path, first_line: str) -> bool:
+    """Whether a list is one of UCF101's own: a test list without labels, or a training list with labels from 1."""
+    return UCF_ROW.fullmatch(first_line) is not None and re.fullmatch(r"(train|test)list\d\d\.txt", path.name) is not None
+
+
+def read_ucf101(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
+    """A trainlist or testlist of UCF101: the class is the folder of a video; ids are those of classInd.txt, from 0."""
+
+    def rows(problems: Problems) -> Iterator[_Row]:
+        for number, line in numbered_lines(path):
+            if UCF_ROW.fullmatch(line):
+                video = line.split()[0]
+                yield _Row((path, number, line), video, stem(video), video.split("/")[0])
+            else:
+                reason = "this is not `Class/v_Class_g01_c01.avi`, with or without a label, as in UCF101's lists"
+                problems.add(path, number, line, reason)
+
+    ids = path.parent / "classInd.txt"
+    return _match(rows, path, class_names or (load_labels(ids) if ids.is_file() else ()), root)
+
+
+def is_ucf101_folder(folder: Path) -> bool:
+    """Whether a folder holds UCF101's lists."""
+    return (folder / "classInd.txt").is_file() and (folder / "trainlist01.txt").is_file()
+
+
+def hmdb51_files(folder: Path) -> list[Path]:
+    """The `CLASS_test_splitN.txt` files of a folder."""
+    return sorted(file for file in folder.glob("*_test_split?.txt") if HMDB_FILE.fullmatch(file.name))
+
+
+def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: str, fold: int) -> VideoTable:
+    """Training (code 1) or test (code 2) videos of one of HMDB51's three splits; a file per class."""
+    files = [file for file in hmdb51_files(folder) if HMDB_FILE.fullmatch(file.name)[2] == str(fold)]
+    if not files:
+        raise UserError(f"{folder} has no files of split {fold} of HMDB51 (CLASS_test_split{fold}.txt)")
+
+    def rows(problems: Problems) -> Iterator[_Row]:
+        for file in files:
+            class_name = HMDB_FILE.fullmatch(file.name)[1]
+            for number, line in numbered_lines(file):
+                video, _, code = line.rpartition(" ")
+                video = video.strip()
+                if not video or code not in ("0", "1", "2"):
+                    reason = "this is not `VIDEO CODE`, the code 0 (unused), 1 (training) or 2 (test)"
+                    problems.add(file, number, line, reason)
+                elif code == HMDB_CODES[split]:
+                    yield _Row((file, number, line), f"{class_name}/{video}", stem(video), class_name)
+
+    table = _match(rows, folder, class_names, root)
+    return replace(table, source=f"{folder} ({split}, split {fold})")
+
+
+def read_something(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
+    """A list of Something-Something v2: JSON entries with an id, and a template (the class) except in the test list."""
+    beside = sorted(file for file in path.parent.glob("*labels*.json") if file != path)
+
+    def shorten(entry: dict) -> tuple[str, str | None] | None:  # at once: 200,000 dictionaries take 100 MB
+        # thousands of entries share a template, and then a text too
+        class_name = sys.intern(str(entry["template"]).replace("[", "").replace("]", "")) if "template" in entry else None
+        return (str(entry["id"]), class_name) if "id" in entry else None
+
+    def rows(problems: Problems) -> Iterator[_Row]:
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8-sig"), object_hook=shorten)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: this is not valid JSON ({error})") from None
+        if not isinstance(entries, list) or not all(isinstance(entry, tuple) for entry in entries):
+            raise UserError(
+                f"{path}: this JSON is no list of videos; of JSON lists only those of Something-Something v2, whose entries "
+                f"have id and template, are read"
+            )
+        for number, (video, class_name) in enumerate(entries, start=1):
+            yield _Row((path, number, f"entry {number}: id {video}"), video, video, class_name)
+
+    return _match(rows, path, class_names or (load_labels(beside[0]) if beside else ()), root)
+
+
+def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable:
+    """Folders of videos, or of folders of frames, one per class; sorted by name they are the classes."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if not names:
+        raise UserError(f"{folder} has no class folders; it should hold one folder of videos per class")
+    if all(SPLIT_NAMES.get(name.lower(), name.lower()) in ("train", "val", "test") for name in names):
+        raise UserError(f"{folder} holds splits, not classes ({', '.join(names)}): give {folder / names[0]}")
+    class_names = class_names or tuple(names)
+    ids, packer, labels = ClassIds(class_names), PathPacker(), array("i")
+    for name in names:
+        index = ids.get(name)
+        if index is None:
+            raise UserError(f"class folder {folder / name} is not one of the {len(class_names)} class names")
+        videos = sorted(scan_videos(folder / name))
+        if not videos:
+            raise UserError(f"class folder {folder / name} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        for video in videos:
+            packer.append(f"{name}/{video}")
+            labels.append(index)
+    return VideoTable(str(folder), str(folder), packer.pack(), torch.tensor(labels, dtype=torch.int32), class_names)
+
+
+class _Row(NamedTuple):
+    """A row of an official list.
+
+    place: file, line number and line; name: of the video, for messages; key: what its file is found by; split: train, val or
+    test, if the list says so; other_key: what its file is found by if key finds none and no other row has the same.
+    """
+
+    place: tuple[Path, int, str]
+    name: str
+    key: str
+    class_name: str | None
+    split: str = ""
+    other_key: str = ""
+
+
+class _Keys(NamedTuple):
+    """Hashes, int64 [N], of the keys of all rows, and of their other keys if they have some."""
+
+    first: np.ndarray
+    other: np.ndarray | None
+
+
+def _match(
+    rows: Callable[[Problems], Iterator[_Row]],
+    source: Path,
+    class_names: tuple[str, ...],
+    root: str,
+    *,
+    key: Callable[[str], str] = str,
+    split: str | None = None,
+) -> VideoTable:
+    """The rows of an official list with their files under root.
+
+    Args:
+        rows: gives the rows, and notes those that are wrong; read a second time for the names of missing videos, which need
+            not be in memory until then.
+        key: of the stem of a file.
+        split: the rows to take, if the list has more than one split.
+    """
+    keys, labels, class_names, split = _read_rows(rows, source, class_names, split)
+    index = FileIndex(root, key)
+
+    def class_of(row: int) -> str:
+        return class_names[labels[row]] if labels[row] >= 0 else ""
+
+    found, num_ambiguous = index.find(keys.first, class_of)
+    if (found < 0).any() and keys.other is not None:
+        others = np.flatnonzero(found < 0)
+        others = others[~np.isin(keys.other[others], _repeated(keys.other))]
+        found[others], more = index.find(keys.other[others], lambda row: class_of(others[row]))
+        num_ambiguous += more
+    there = found >= 0
+    missing = PathPacker()
+    if not there.all():
+        listed = (row for row in rows(Problems()) if split in (None, row.split))
+        for row, is_there in zip(listed, there.tolist(), strict=True):
+            if not is_there:
+                missing.append(row.name)
+    missing = missing.pack()
+    if not there.any():
+        raise UserError(
+            f"{source}: none of its {len(found)} videos is under {root} ({len(index.paths)} videos are; the first listed is "
+            f"{missing[0]}): give the folder of the videos (data.root, or --root)"
+        )
+    paths = index.paths.take(found[there])
+    label_ids = torch.from_numpy(labels[there])
+    return VideoTable(str(source), root, paths, label_ids, class_names, missing, labels[~there], num_ambiguous)
+
+
+def _read_rows(
+    rows: Callable[[Problems], Iterator[_Row]], source: Path, class_names: tuple[str, ...], split: str | None
+) -> tuple[_Keys, np.ndarray, tuple[str, ...], str | None]:
+    """Keys and labels of the rows, the class names, and the split to take: None if the list has one only."""
+    problems, labels, first, other = Problems(), LabelReader(class_names), array("q"), array("q")
+    row_splits, splits = array("b"), {}
+    for row in rows(problems):
+        try:
+            labels.append(-1 if row.class_name is None else labels.id(row.class_name))
+        except ValueError as error:
+            problems.add(*row.place, error)
+            continue
+        first.append(hash(row.key))
+        if row.other_key:
+            other.append(hash(row.other_key))
+        row_splits.append(splits.setdefault(row.split, len(splits)))
+    problems.check()
+    if not first:
+        raise UserError(f"{source} lists no video")
+    ids, class_names = labels.finish()
+    keys = _Keys(np.frombuffer(first, np.int64), np.frombuffer(other, np.int64) if other else None)
+    if split is None or len(splits) == 1:
+        return keys, ids, class_names, None
+    if split not in splits:
+        raise UserError(f"{source} has no videos of the split {split!r}; it has {', '.join(sorted(splits))}")
+    chosen = np.frombuffer(row_splits, np.int8) == splits[split]
+    keys = _Keys(keys.first[chosen], None if keys.other is None else keys.other[chosen])
+    return keys, ids[chosen], class_names, split
+
+
+def _repeated(hashes: np.ndarray) -> np.ndarray:
+    ordered = np.sort(hashes)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])

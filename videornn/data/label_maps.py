@@ -1,0 +1,210 @@
+"""Class names: the files that hold them, and how a name that is spelt a little differently finds its id."""
+
+from __future__ import annotations
+
+import csv
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from videornn.errors import UserError
+
+ID_COLUMNS = ("id", "label_id", "class_id", "label", "index")
+NAME_COLUMNS = ("name", "class_name", "class", "label_name", "label")
+
+
+def load_labels(path: str | Path) -> tuple[str, ...]:
+    """Class names, by id, of a label map.
+
+    It may have one name a line, `id name` lines (ids from 0 or from 1), a header `id,name`, or be JSON that maps names to
+    ids, ids to names, or is a list of names.
+
+    Raises:
+        UserError: there is no such file, or its ids are not 0 to N-1 or 1 to N, each once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"labels {path} does not exist; it holds one class name a line, by id")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"labels {path} is not a text file in UTF-8; it holds one class name a line, by id") from error
+    if not text.strip():
+        raise UserError(f"labels {path} is empty; it holds one class name a line, by id")
+    return _parse(path, text)
+
+
+def format_labels(class_names: Sequence[str]) -> str:
+    """The text of a label map that load_labels takes for these names: one a line, numbered only where that is needed."""
+    text = "".join(f"{name}\n" for name in class_names)
+    try:
+        clear = _parse(Path("labels.txt"), text) == tuple(class_names)
+    except UserError:
+        clear = False
+    return text if clear else "".join(f"{index} {name}\n" for index, name in enumerate(class_names))
+
+
+def _parse(path: Path, text: str) -> tuple[str, ...]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    names = _json_names(path, text) if text.lstrip()[0] in "{[" else _table_names(path, lines) or _numbered(path, lines)
+    twice = [name for name, key in zip(names, map(class_key, names), strict=True) if not key or names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"labels {path}: the name {twice[0]!r} is there more than once or empty; every class has its own name"
+        )
+    return names
+
+
+def class_key(name: str) -> str:
+    """What spellings of one class have in common: `Air_Drumming`, `"air drumming"`; `[something]`, `something`."""
+    for mark, blank in (("_", " "), ('"', ""), ("[", ""), ("]", "")):
+        name = name.replace(mark, blank)
+    return " ".join(name.casefold().split())
+
+
+def is_numbered(class_names: Sequence[str]) -> bool:
+    """Whether these are numbers in the place of names, as classes that nobody named have."""
+    return all(name in (str(index), f"class {index}") for index, name in enumerate(class_names))
+
+
+class ClassIds:
+    """Ids by class name; another spelling (class_key) counts where it fits one class only."""
+
+    def __init__(self, class_names: Iterable[str]) -> None:
+        self._exact = {name: index for index, name in enumerate(class_names)}
+        self._similar: dict[str, int | None] = {}
+        for name, index in self._exact.items():
+            key = class_key(name)
+            self._similar[key] = None if key in self._similar else index
+
+    def get(self, name: str) -> int | None:
+        """The id of a class name, or None."""
+        index = self._exact.get(name)
+        return self._similar.get(class_key(name)) if index is None else index
+
+
+class LabelReader:
+    """Collects the labels of a list, row by row: ids, or names of classes.
+
+    Args:
+        class_names: names by id; if empty, the classes are the names met, sorted, or unnamed numbers.
+    """
+
+    def __init__(self, class_names: tuple[str, ...]) -> None:
+        self._class_names = class_names
+        self._class_ids = ClassIds(class_names)
+        self._ids: dict[str, int] = {}  # of every label text met
+        self._met: list[str] = []  # names met, where class_names is empty
+        self._numbers = False
+        self._labels = array("i")
+
+    def id(self, text: str) -> int:
+        """The id of a label; raises ValueError that says what is wrong with it."""
+        index = self._ids.get(text)
+        if index is None:
+            index = self._ids[text] = self._find(text)
+        return index
+
+    def append(self, index: int) -> None:
+        """Add the label of the next row, an answer of id()."""
+        self._labels.append(index)
+
+    def finish(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Labels int32 [N] and the class names by id, empty if unknown."""
+        labels = np.frombuffer(self._labels, np.int32) if self._labels else np.empty(0, np.int32)
+        if not self._met:
+            return labels, self._class_names
+        class_names = tuple(sorted(self._met))
+        # one more entry, so that the label -1 of a row without one stays -1
+        return np.array([*map(class_names.index, self._met), -1], np.int32)[labels], class_names
+
+    def _find(self, text: str) -> int:
+        if text.isascii() and text.isdecimal():
+            return self._check_number(text)
+        if self._class_names:
+            index = self._class_ids.get(text)
+            if index is None:
+                raise ValueError(f"label {text!r} is neither a whole number from 0 on nor one of the {self._names()}")
+            return index
+        if self._numbers or _is_number(text):
+            raise ValueError(f"label {text!r} is not a whole number from 0 on")
+        self._met.append(text)
+        return len(self._met) - 1
+
+    def _check_number(self, text: str) -> int:
+        if self._met:
+            raise ValueError(f"label {text!r} is a number where lines before it have class names such as {self._met[0]!r}")
+        self._numbers = True
+        if self._class_names and int(text) >= len(self._class_names):
+            last = len(self._class_names) - 1
+            raise ValueError(f"label {text} is out of range: there are {self._names()}, so labels are 0 to {last}")
+        if int(text) >= 2**31:
+            raise ValueError(f"label {text} is no class id")
+        return int(text)
+
+    def _names(self) -> str:
+        return f"{len(self._class_names)} class names"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _json_names(path: Path, text: str) -> tuple[str, ...]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"labels {path}:{error.lineno}: this is not valid JSON ({error.msg})") from None
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return tuple(map(_unquoted, content))
+    if isinstance(content, dict) and all(str(index).isdecimal() for index in content.values()):
+        return _by_id(path, [(int(index), name) for name, index in content.items()])
+    if isinstance(content, dict) and all(index.isdecimal() and isinstance(content[index], str) for index in content):
+        return _by_id(path, [(int(index), name) for index, name in content.items()])
+    raise UserError(f"labels {path}: this JSON is no label map; it maps class names to ids, or is a list of names")
+
+
+def _table_names(path: Path, lines: list[str]) -> tuple[str, ...] | None:
+    """Names of a table with a header that says which column is the id and which the name."""
+    header = [field.strip().lower() for field in lines[0].split(",")]
+    id_column = next((header.index(name) for name in ID_COLUMNS if name in header), None)
+    others = [column for column in range(len(header)) if column != id_column]
+    name_column = next((column for name in NAME_COLUMNS for column in others if header[column] == name), None)
+    if id_column is None or name_column is None:
+        return None
+    rows = list(csv.reader(lines[1:]))
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header) or not row[id_column].strip().isdecimal():
+            raise UserError(f"labels {path}:{number}: {','.join(row)!r} does not fit the header {','.join(header)!r}")
+    return _by_id(path, [(int(row[id_column]), row[name_column]) for row in rows])
+
+
+def _numbered(path: Path, lines: list[str]) -> tuple[str, ...]:
+    """Names of `id name` lines, or else whole lines."""
+    for separator in (None, ",", ":"):
+        rows = [[part.strip() for part in line.split(separator, 1)] for line in lines]
+        if all(len(row) == 2 and row[0].isdecimal() for row in rows):
+            return _by_id(path, [(int(index), name) for index, name in rows])
+    return tuple(map(_unquoted, lines))
+
+
+def _by_id(path: Path, rows: list[tuple[int, str]]) -> tuple[str, ...]:
+    ids = sorted(index for index, _ in rows)
+    first = ids[0] if ids else 0
+    if first not in (0, 1) or ids != list(range(first, first + len(ids))):
+        odd = next((index for place, index in enumerate(ids) if index != first + place), first)
+        raise UserError(f"labels {path}: ids must be 0 to {len(ids) - 1} or 1 to {len(ids)}, each once; {odd} does not fit")
+    return tuple(_unquoted(name) for _, name in sorted(rows))
+
+
+def _unquoted(name: str) -> str:
+    """A name without the quotes that some label maps keep around names with blanks."""
+    name = name.strip()
+    return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] == '"' else name

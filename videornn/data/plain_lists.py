@@ -1,0 +1,182 @@
+"""Lists of `path label` lines in their many spellings: blanks, commas or tabs, quotes, a header, frame counts, no labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from videornn.data.annotation_formats import Problems, numbered_lines
+from videornn.data.label_maps import LabelReader
+from videornn.data.packed_paths import PathPacker
+from videornn.data.video_files import VIDEO_SUFFIXES
+from videornn.data.video_table import VideoTable
+from videornn.errors import UserError
+
+PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "filename", "file_name", "video", "video_name", "file")
+LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "action", "label_id", "class_id", "target")
+NUM_SAMPLE_LINES = 50  # that say how a list is written
+
+_SUFFIX = rf"\.(?:{'|'.join(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))})"
+_VIDEO = re.compile(rf".*{_SUFFIX}", re.IGNORECASE)
+_SEPARATORS = {" ": r"\s+", ",": r"\s*,\s*", "\t": r"\s*\t\s*"}
+# the path goes as far as its last suffix; one without a suffix is a folder of frames, and ends before the numbers
+_WITH_SUFFIX = {mark: re.compile(rf"(.*{_SUFFIX}){blank}(.*)", re.IGNORECASE) for mark, blank in _SEPARATORS.items()}
+_NUMBERS = {mark: re.compile(rf"(.*?)((?:{blank}-?\d+)+)") for mark, blank in _SEPARATORS.items()}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a list is written: what is between path and label, the header's columns, if there is a label, frame counts."""
+
+    separator: str
+    header: tuple[str, ...] | None
+    labelled: bool
+    frame_counts: bool
+
+
+def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
+    """A file of `path label` lines, or of paths alone; labels are ids, or names of classes.
+
+    The files are not looked for: at 650,000 of them that takes minutes, and a missing one shows as a bad video.
+    """
+    layout = _layout(path, root)
+    split = _splitter(layout)
+    packer, labels, problems = PathPacker(), LabelReader(class_names), Problems()
+    for number, line in islice(numbered_lines(path), int(layout.header is not None), None):
+        try:
+            video, label = split(line)
+            index = -1 if label is None else labels.id(label)
+        except ValueError as error:
+            problems.add(path, number, line, error)
+            continue
+        packer.append(video)
+        labels.append(index)
+    problems.check()
+    ids, class_names = labels.finish()
+    return VideoTable(str(path), root, packer.pack(), torch.from_numpy(ids), class_names, files_seen=False)
+
+
+def format_line(path: str, label: int) -> str:
+    """The line of a list that read_list takes for this path and label; label -1: the path alone.
+
+    Raises:
+        UserError: the path has a line break, or is not UTF-8; no list can hold it.
+    """
+    if "\n" in path or "\r" in path:
+        raise UserError(f"{path!r} has a line break in its name: rename it")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path!r} is no name in UTF-8, as lists are written in: rename it") from None
+    # without quotes only what cannot be taken for anything else, be it the only line
+    word = label >= 0 and re.fullmatch(r'[^\s,"]+', path)
+    if not word and not (_VIDEO.fullmatch(path) and re.fullmatch(r'[^\s,"]+( [^\s,"]+)*', path)):
+        path = '"' + path.replace('"', '""') + '"'
+    return path if label < 0 else f"{path} {label}"
+
+
+def _layout(path: Path, root: str) -> _Layout:
+    sample = [line for _, line in islice(numbered_lines(path), NUM_SAMPLE_LINES)]
+    if not sample:
+        raise UserError(f"{path}: the list is empty; every line is `path label`")
+    header, separator = _header(sample[0])
+    body = sample[1:] if header else sample
+    if not body:
+        raise UserError(f"{path}: the list has a header and no lines; every line is `path label`")
+    if separator is None:
+        separator = next((mark for mark in ("\t", ",") if all(_separates(mark, line) for line in body)), " ")
+    paths_alone = (len(_fields(line, separator)) == 1 and (_VIDEO.fullmatch(line) or line[0] == '"') for line in body)
+    # `clip 12 3` is a folder of 12 frames, unless there is a folder `clip 12`
+    counted = _NUMBERS[separator].fullmatch(body[0])
+    named = counted and os.path.exists(os.path.join(root, body[0].rpartition(separator)[0].strip()))
+    return _Layout(separator, header, not all(paths_alone), not named)
+
+
+def _header(line: str) -> tuple[tuple[str, ...] | None, str | None]:
+    """Columns of a header line and what is between them, or None and None if it is a row."""
+    for separator in (",", "\t", " "):
+        row = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        fields = tuple(field.strip().lower() for field in row)
+        if len(fields) > 1 and set(fields) & set(PATH_COLUMNS) and set(fields) & set(LABEL_COLUMNS):
+            return fields, separator
+    return None, None
+
+
+def _separates(mark: str, line: str) -> bool:
+    fields = _fields(line, mark) if mark in line else []
+    return len(fields) > 1 and (
+        mark == "\t" or fields[1].lstrip("-").isdecimal() or " " not in line or bool(_VIDEO.fullmatch(fields[0]))
+    )
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    """Path, and what follows it as one text, if anything does."""
+    if line[0] == '"':
+        path, *others = (field for field in next(csv.reader([line], delimiter=separator, skipinitialspace=True)))
+        rest = separator.join(field for field in others if field).strip()
+    elif _VIDEO.fullmatch(line):
+        return [line]
+    elif match := _WITH_SUFFIX[separator].fullmatch(line) or _NUMBERS[separator].fullmatch(line):
+        path, rest = match[1], match[2].strip(separator + " \t")
+    else:
+        path, _, rest = (part.strip() for part in line.rpartition(separator))
+    return [path, rest] if path and rest else [path or rest]
+
+
+def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
+    """A function from a line to its path and label; it raises ValueError that says what is wrong."""
+    if layout.header is not None and (len(layout.header) > 2 or layout.header[0] not in PATH_COLUMNS):
+        return _column_splitter(layout)
+
+    def split(line: str) -> tuple[str, str | None]:
+        video, _, label = line.rpartition(layout.separator)
+        if layout.labelled and label.isdecimal() and video[-4:].lower() in VIDEO_SUFFIXES and video[0] != '"':
+            return video, label  # as nearly every line is
+        video, *rest = _fields(line, layout.separator)
+        if not layout.labelled:
+            if rest:
+                raise ValueError(f"there is something after the path, {rest[0]!r}, but nothing in the lines before")
+            return video, None
+        if not rest:
+            raise ValueError("there is no label; every line is `path label`")
+        return _pick_label(video, rest[0], layout)
+
+    return split
+
+
+def _pick_label(video: str, rest: str, layout: _Layout) -> tuple[str, str]:
+    """Path and label of a row, given all that follows the path."""
+    numbers = [number for number in re.split(_SEPARATORS[layout.separator], rest) if number]
+    if len(numbers) == 1 or not all(number.lstrip("-").isdecimal() for number in numbers):
+        return video, rest.strip().removeprefix('"').removesuffix('"')
+    is_file = _VIDEO.fullmatch(video) is not None
+    if is_file and numbers[1:] == ["0", "-1"]:
+        return video, numbers[0]  # DALI: label, first and last frame, here the whole video
+    if not is_file and not layout.frame_counts:
+        return layout.separator.join([video, *numbers[:-1]]), numbers[-1]
+    if not is_file and len(numbers) == 2:
+        return video, numbers[1]  # MMAction2: number of frames, label
+    raise ValueError(
+        f"{len(numbers)} numbers follow the path: a part of a video (offset, first and last frame) or several labels cannot "
+        f"be used; every line is `path label`, or `folder num_frames label`"
+    )
+
+
+def _column_splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
+    video_column = next(layout.header.index(name) for name in PATH_COLUMNS if name in layout.header)
+    label_column = next(layout.header.index(name) for name in LABEL_COLUMNS if name in layout.header)
+
+    def split(line: str) -> tuple[str, str | None]:
+        fields = next(csv.reader([line], delimiter=layout.separator, skipinitialspace=True))
+        if len(fields) != len(layout.header):
+            raise ValueError(f"there are {len(fields)} columns where the header has {len(layout.header)}")
+        return fields[video_column].strip(), fields[label_column].strip()
+
+    return split

@@ -1,0 +1,114 @@
+"""Which files and folders are videos, and where under a folder the videos of an official list are."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from videornn.data.packed_paths import PackedPaths, PathPacker
+from videornn.errors import UserError
+
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".ogv"]
+)
+FRAME_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp"])
+
+
+def scan_videos(folder: str | Path) -> Iterator[str]:
+    """Paths, relative to a folder, of all videos under it, in no order; symbolic links are followed, hidden names skipped.
+
+    A folder with images and neither videos nor folders in it is a video too, one of frames.
+    """
+    waiting, linked = [""], set()
+    while waiting:
+        here = waiting.pop()
+        frames = videos = False
+        below = []
+        for entry in _entries(os.path.join(folder, here)):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name[0] == ".":
+                continue
+            if suffix in VIDEO_SUFFIXES:
+                videos = True
+                yield os.path.join(here, entry.name)
+            elif suffix in FRAME_SUFFIXES:
+                frames = True
+            elif entry.is_dir() and not (entry.is_symlink() and _leads_back(entry.path, linked)):
+                below.append(os.path.join(here, entry.name))
+        if frames and here and not videos and not below:
+            yield here
+        waiting += below
+
+
+def stem(path: str) -> str:
+    """Name of a video without folders and suffix; a folder of frames has no suffix."""
+    name, suffix = os.path.splitext(os.path.basename(path))
+    return name if suffix.lower() in VIDEO_SUFFIXES else name + suffix
+
+
+class FileIndex:
+    """The videos under a folder by a key of their names; the folder is read once, and no file is looked at.
+
+    Args:
+        folder: where to look.
+        key: what a name (a stem) has in common with its row in a list.
+    """
+
+    def __init__(self, folder: str, key: Callable[[str], str] = str) -> None:
+        if not os.path.isdir(folder):
+            raise UserError(f"data.root {folder} is not a folder")
+        packer, hashes = PathPacker(), array("q")
+        for path in scan_videos(folder):
+            packer.append(path)
+            hashes.append(hash(key(stem(path))))
+        self.paths: PackedPaths = packer.pack()
+        # 64 bits: two different names among a million share a hash once in ten million runs
+        self._order = np.argsort(np.frombuffer(hashes, np.int64) if hashes else np.empty(0, np.int64)).astype(np.int32)
+        self._hashes = np.array(hashes, np.int64)[self._order]
+
+    def find(self, hashes: np.ndarray, folder_of: Callable[[int], str]) -> tuple[np.ndarray, int]:
+        """Where in paths the rows of a list are.
+
+        Args:
+            hashes: int64 [N], hash() of the keys of the rows.
+            folder_of: name of the folder in which the file of a row should rather be, if there are several.
+
+        Returns:
+            int64 [N], -1 where there is no file; and how many rows have several files.
+        """
+        first = np.searchsorted(self._hashes, hashes, "left")
+        count = np.searchsorted(self._hashes, hashes, "right") - first
+        found = np.full(len(hashes), -1, np.int64)
+        found[count > 0] = self._order[first[count > 0]]
+        several = np.flatnonzero(count > 1)
+        for row in several.tolist():
+            same = self._order[first[row] : first[row] + count[row]].tolist()
+            found[row] = min(same, key=lambda index: _preference(self.paths[index], folder_of(row)))
+        return found, len(several)
+
+
+def _preference(path: str, folder: str) -> tuple[bool, bool, str]:
+    *folders, _ = Path(path).parts
+    # the public copy of Kinetics-400 brings sound copies of corrupt files in a folder of this name
+    replacement = any(name.startswith("replacement") for name in folders)
+    return not replacement, not (folders and folders[-1] == folder), path
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries  # one by one: a flat folder of all of Kinetics has more than fit into memory here
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read: {error.strerror}") from error
+
+
+def _leads_back(link: str, linked: set[str]) -> bool:
+    """Whether a link to a folder leads to one above it or to one that another link led to; remembers where it leads."""
+    target = os.path.realpath(link)
+    back = target in linked or (os.path.realpath(os.path.dirname(link)) + os.sep).startswith(target + os.sep)
+    linked.add(target)
+    return back

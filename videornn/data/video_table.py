@@ -1,0 +1,126 @@
+"""The table of labelled videos: what a list or folder names, packed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videornn.data.label_maps import ClassIds, is_numbered
+from videornn.data.packed_paths import PackedPaths, PathPacker
+from videornn.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class VideoTable:
+    """Paths and labels of N videos in flat tensors, so that 650,000 rows cost megabytes and workers share them.
+
+    source: the list or folder it came from; root: what paths are relative to; label_ids: int32 [N], -1 where the source has
+    none; class_names: by id, empty if unknown; missing, missing_labels (int32): names and labels of listed videos that have
+    no file and are no rows; num_ambiguous: videos with several files, of which one was taken; files_seen: False where nobody
+    looked for the files.
+    """
+
+    source: str
+    root: str
+    paths: PackedPaths
+    label_ids: Tensor
+    class_names: tuple[str, ...] = ()
+    missing: PackedPaths = field(default_factory=lambda: PathPacker().pack())
+    missing_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    num_ambiguous: int = 0
+    files_seen: bool = True
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        """Path and label of one video."""
+        return self.path(index), int(self.label_ids[index])
+
+    def path(self, index: int) -> str:
+        """Path of one video."""
+        return os.path.join(self.root, self.paths[index])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels int32 [N], -1 where the source has none; a copy, because the memory of the table may move."""
+        return self.label_ids.numpy().copy()
+
+    @property
+    def num_listed(self) -> int:
+        """Number of videos that the source names, the missing ones too."""
+        return len(self) + len(self.missing)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the tensors."""
+        return self.paths.num_bytes + self.label_ids.nbytes
+
+    def remarks(self) -> list[str]:
+        """A sentence for each thing about the source that its user should know: missing videos, videos there twice."""
+        sentences = []
+        if len(self.missing):
+            sentences.append(
+                f"{self.source}: {len(self)} of {self.num_listed} listed videos are under {self.root}; {len(self.missing)} "
+                f"are missing and left out, the first {self.missing[0]}"
+            )
+        if self.num_ambiguous:
+            sentences.append(
+                f"{self.source}: {self.num_ambiguous} of {self.num_listed} listed videos are there several times under "
+                f"{self.root}; the first by path was taken"
+            )
+        return sentences
+
+    def with_classes(self, class_names: tuple[str, ...]) -> VideoTable:
+        """The same videos with labels that mean these classes, found by name; the order of the names may differ.
+
+        Where one of the two sides has numbers in the place of names, a label is the same class on both.
+
+        Raises:
+            UserError: a class that has videos is not among these.
+        """
+        if not self.class_names or self.class_names == class_names:
+            return self
+        if len(self.class_names) == len(class_names) and (is_numbered(class_names) or is_numbered(self.class_names)):
+            return replace(self, class_names=class_names)
+        ids = ClassIds(class_names)
+        there = [ids.get(name) for name in self.class_names]
+        unknown = [
+            self.class_names[label] for label in np.unique(self.labels).tolist() if label >= 0 and there[label] is None
+        ]
+        if unknown:
+            raise UserError(
+                f"{self.source}: {_names(unknown)} not among the {len(class_names)} classes of the network "
+                f"({_listed(class_names)}); take those videos out of the list, or correct the class names (data.labels)"
+            )
+        # one more entry, so that the label -1 stays -1
+        new = np.array([-1 if index is None else index for index in there] + [-1], np.int32)
+        label_ids, missing_labels = torch.from_numpy(new[self.labels]), new[self.missing_labels]
+        return replace(self, label_ids=label_ids, missing_labels=missing_labels, class_names=class_names)
+
+    def without_missing(self, there: np.ndarray) -> VideoTable:
+        """The rows, bool [N], whose files are there; the others become missing ones."""
+        gone, labels = np.flatnonzero(~there), self.labels
+        missing = PathPacker()
+        for name in [*self.missing, *(self.paths[row] for row in gone.tolist())]:
+            missing.append(name)
+        return replace(
+            self,
+            paths=self.paths.take(np.flatnonzero(there)),
+            label_ids=torch.from_numpy(labels[there]),
+            missing=missing.pack(),
+            missing_labels=np.concatenate([self.missing_labels, labels[gone]]),
+            files_seen=True,
+        )
+
+
+def _names(names: list[str]) -> str:
+    return f"class {names[0]!r} is" if len(names) == 1 else f"{len(names)} classes ({_listed(names)}) are"
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
