@@ -112,18 +112,20 @@ class PyAVVideo(FrameVideo):
 
     def _decode(self, indices: list[int]) -> np.ndarray:
         self._deadline = Deadline(self._timeout)
+        places = {self._shown[index]: place for place, index in enumerate(indices)}
+        frames: np.ndarray | None = None
         try:
-            pictures = {number: self._picture(frame) for number, frame in self._wanted_frames(indices)}
+            for number, frame in self._wanted_frames(indices):
+                picture = self._picture(frame)
+                if frames is None:
+                    frames = np.empty((len(indices), *picture.shape), dtype=np.uint8)
+                elif picture.shape != frames.shape[1:]:  # the size changes in mid-stream
+                    height, width = frames.shape[1:3]
+                    whole = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))
+                    picture = whole.to_ndarray(format="rgb24", width=width, height=height)
+                frames[places[number]] = picture
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
-        first = pictures[self._shown[indices[0]]]
-        frames = np.empty((len(indices), *first.shape), dtype=np.uint8)
-        for place, index in enumerate(indices):
-            picture = pictures[self._shown[index]]
-            if picture.shape != first.shape:  # the size changes in mid-stream: bring all frames to the first one's
-                height, width = first.shape[:2]
-                picture = av.VideoFrame.from_ndarray(picture).to_ndarray(format="rgb24", width=width, height=height)
-            frames[place] = picture
         return frames
 
     def _wanted_frames(self, indices: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -188,8 +190,10 @@ class PyAVVideo(FrameVideo):
             raise DecodeError(f"{self.path}: a stream begins in the middle of the file") from error
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
-        """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says."""
-        return np.rot90(self._converter.reformat(frame, format="rgb24").to_ndarray(), k=frame.rotation // 90 % 4)
+        """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says; a view."""
+        plane = self._converter.reformat(frame, format="rgb24").planes[0]
+        shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
+        return np.rot90(np.ndarray(shape, np.uint8, buffer=plane, strides=strides), k=frame.rotation // 90 % 4)
 
     def _failed(self, error: Exception) -> DecodeError:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
