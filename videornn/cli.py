@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from videornn.errors import UserError
 
@@ -20,7 +23,14 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 data_app = typer.Typer(no_args_is_help=True, help="Make and look after data sets.")
 app.add_typer(data_app, name="data")
 
+MAX_BAD_LINES = 20  # bad videos named on the screen
+
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
+
+Source = Annotated[str, typer.Argument(help="A list of `path label` lines, or a folder with one folder per class.")]
+Root = Annotated[Optional[str], typer.Option(help="What list paths are relative to; by default the folder of the list.")]
+Labels = Annotated[Optional[str], typer.Option(help="Class names, one a line; by default labels.txt beside the list.")]
+Workers = Annotated[Optional[int], typer.Option(help="Processes; by default one per core.")]
 
 
 @app.command()
@@ -172,6 +182,62 @@ def synthetic(
         except ValueError as error:
             raise UserError(str(error)) from error
     _say(f"the data set is in {out}: lists train.txt, val.txt, test.txt, class names labels.txt, masks beside the videos")
+
+
+@data_app.command(
+    help="Find the videos of a list that are missing, empty, truncated, damaged or no videos.",
+    epilog="Exit code 0: all are sound; 1: some are not; 2: wrong input.",
+)
+def verify(
+    source: Source,
+    root: Root = None,
+    labels: Labels = None,
+    full: Annotated[bool, typer.Option("--full", help="Decode every frame, not only the first, middle and last.")] = False,
+    workers: Workers = None,
+    timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 60.0,
+    out: Annotated[Optional[Path], typer.Option(metavar="FILE.csv", help="Report with a row for every video.")] = None,
+) -> None:
+    from videornn.data.annotations import load_videos
+    from videornn.data.verify import MEANINGS, count_statuses, verify_videos, write_reports
+
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    table = load_videos(source, root=root, labels=labels)
+    paths = [table.path(index) for index in range(len(table))]
+    with _ProgressBar("videos") as bar, _interruptible("no report was written"):
+        reports = verify_videos(paths, full=full, num_workers=workers, timeout_seconds=timeout, progress=bar.update)
+    if out is not None:
+        write_reports(out, reports)
+    bad = [report for report in reports if report.status != "ok"]
+    _say_bad([f"{report.path}: {report.reason}" for report in bad], out)
+    _print_counts({f"{status} ({MEANINGS[status]})": count for status, count in count_statuses(reports).items()})
+    if bad:
+        _fail(f"{len(bad)} of {len(reports)} videos are not sound", 1)
+
+
+@contextmanager
+def _interruptible(outcome: str) -> Iterator[None]:
+    """Ctrl-C says what became of the work, with the exit code of shells."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail(f"interrupted; {outcome}", 130)
+
+
+def _say_bad(lines: list[str], report: Path | None) -> None:
+    for line in lines[:MAX_BAD_LINES]:
+        _complain(line)
+    if len(lines) > MAX_BAD_LINES:
+        where = f"{report} names them" if report else "--out FILE.csv names them"
+        _complain(f"... and {len(lines) - MAX_BAD_LINES} more; {where}")
+
+
+def _print_counts(counts: dict[str, int]) -> None:
+    table = Table("videos", "")
+    table.columns[0].justify = "right"
+    for meaning, count in counts.items():
+        table.add_row(f"{count:,}", meaning)
+    Console().print(table)
 
 
 class _ProgressBar:
