@@ -147,7 +147,7 @@ def test_the_command_writes_a_report_and_says_so_by_its_exit_code(videornn, list
     assert [row["status"] for row in rows] == ["ok", "missing", "truncated", "undecodable"]
     assert rows[0]["num_frames"] == "20" and rows[0]["fps"] == "25.0" and rows[1]["codec"] == ""
     assert "3 of 4 videos are not sound" in err and "cut_avi.avi: holds" in err and "videos 4/4" in err
-    assert "truncated (fewer frames than its header says)" in out
+    assert "truncated: fewer frames than its header says" in out
     listed.write_text("good.mp4 0\n")
     assert videornn("data", "verify", listed, "--full")[0] == 0
 

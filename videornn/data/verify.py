@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import torch
@@ -23,14 +23,14 @@ from videornn.errors import DecodeError, UserError
 Status = Literal["ok", "missing", "empty", "no_video", "undecodable", "truncated", "damaged", "crashed", "timeout"]
 MEANINGS: dict[Status, str] = {
     "ok": "sound",
-    "missing": "no such file",
-    "empty": "0 bytes",
-    "no_video": "no video stream",
-    "undecodable": "cannot be opened, or no frame decodes",
-    "truncated": "fewer frames than its header says",
-    "damaged": "some frames do not decode, or only with errors",
-    "crashed": "ended the process that read it",
-    "timeout": "took too long",
+    "missing": "missing: no such file",
+    "empty": "empty: 0 bytes",
+    "no_video": "no_video: has no video stream",
+    "undecodable": "undecodable: cannot be opened, or no frame decodes",
+    "truncated": "truncated: fewer frames than its header says",
+    "damaged": "damaged: some frames do not decode, or only with errors",
+    "crashed": "crashed: ended the process that read it",
+    "timeout": "timeout: took too long",
 }
 
 # DivX in AVI counts up to two frames more than there are; audio may end a little before or after the video
@@ -112,8 +112,8 @@ def check_workers(num_workers: int | None, timeout_seconds: float | None) -> Non
         raise UserError(f"--timeout must be a positive number of seconds, got {timeout_seconds:g}")
 
 
-def count_statuses(reports: Sequence[VideoReport]) -> dict[Status, int]:
-    """How many videos have each status, in the order of MEANINGS, without those that none has."""
+def count_statuses(reports: Sequence[Any]) -> dict[Status, int]:
+    """How many reports have each status, in the order of MEANINGS, without those that none has."""
     counts = Counter(report.status for report in reports)
     return {status: counts[status] for status in MEANINGS if counts[status]}
 
