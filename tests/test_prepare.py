@@ -421,6 +421,18 @@ def test_what_is_done_is_not_done_again(one_process, source_list: Path, tmp_path
     assert changed == {"three.mp4"} and (out / "train.report.csv").read_bytes() == report
 
 
+def test_a_source_may_go_once_its_file_is_made_but_not_change(one_process, make_video, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/list.txt").write_text("a.mp4 0\n")
+    source = make_video(tmp_path / "in/a.mp4", 20)
+    for num_frames, status in ((20, "ok"), (21, "undecodable"), (None, "ok")):
+        source.unlink()
+        if num_frames:
+            make_video(source, num_frames)
+        (row,) = prepare_videos(str(tmp_path / "in/list.txt"), tmp_path / "out", Encoding()).rows
+        assert row.status == status and ("made of another video" in row.reason) == (status != "ok")
+
+
 def test_two_lists_share_a_folder(one_process, source_list: Path, tmp_path: Path) -> None:
     (source_list.parent / "val.txt").write_text("five.mp4 1\n")
     for name in ("train", "val"):

@@ -238,7 +238,7 @@ def prepare(
     crf: Annotated[int, typer.Option(help="x264's rate factor: less is better and larger.")] = 22,
     preset: Annotated[Preset, typer.Option(help="x264's preset: slower is smaller.")] = "medium",
     workers: Workers = None,
-    timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 3600.0,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Do the I-th of N parts (I from 1), one a machine.")] = "1/1",
     quality: Annotated[int, typer.Option(help="Videos whose PSNR and SSIM against the source are measured.")] = 4,
 ) -> None:

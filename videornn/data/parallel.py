@@ -125,7 +125,7 @@ class _Worker:
         self._process.terminate()  # which lets it take its temporary files away
         self._process.join(timeout=2)
         self._process.kill()  # where it hangs in a decoder
-        self._process.join()
+        self._process.join(timeout=5)  # where it hangs in a dead disk, even this does not end it
         self.pipe.close()
 
 

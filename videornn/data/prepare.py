@@ -202,7 +202,8 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding) -> PreparedVideo
     target = out / job.output
     try:
         encoded = _already_encoded(target) or _encode_anew(job.path, target, encoding)
-        quality = measure_quality(job.path, target, encoding) if job.measure else None
+        # the source of an earlier run's file may be gone
+        quality = measure_quality(job.path, target, encoding) if job.measure and os.path.exists(job.path) else None
     except VideoFault as fault:
         return PreparedVideo(job.path, job.output, fault.status, str(fault), source_bytes=_size(job.path))
     sizes = {"source_bytes": _size(job.path), "output_bytes": _size(target)}

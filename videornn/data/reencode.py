@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from av.filter import Graph
 from videornn.data.decoding import open_video
 from videornn.data.files import replacing
 from videornn.data.verify import VideoFault, decode_frames, read_packets
-from videornn.errors import UserError
+from videornn.errors import DecodeError, UserError
 
 Variant = Literal["disposable", "fastdecode", "dense"]
 
@@ -92,7 +93,10 @@ def reencode(source: str, out: Path, encoding: Encoding) -> Encoded:
         VideoFault: the source is not sound, or cannot be encoded.
         UserError: out cannot be written.
     """
-    video = open_video(source)
+    try:
+        video = open_video(source)
+    except DecodeError as error:
+        raise VideoFault("undecodable", str(error)) from error
     num_frames, fps = video.num_frames, video.fps
     video.close()
     packets = read_packets(source)
@@ -131,9 +135,11 @@ def measure_quality(source: str, prepared: Path, encoding: Encoding) -> Quality:
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
     psnr, ssim = [], []
-    pairs = zip(_scaled_frames(source, encoding.short_side), decode_frames(str(prepared)), strict=True)
-    for (_, wanted), got in pairs:
-        wanted, got = _luma(wanted), _luma(got)
+    sources = (_luma(frame) for _, frame in _scaled_frames(source, encoding.short_side))
+    outputs = (_luma(frame) for frame in decode_frames(str(prepared)))
+    for wanted, got in zip_longest(sources, outputs):
+        if wanted is None or got is None or wanted.shape != got.shape:
+            raise VideoFault("undecodable", f"{prepared} was made of another video; remove it")
         error = float((wanted - got).square().mean())
         psnr.append(min(10 * math.log10(255**2 / error), MAX_PSNR) if error else MAX_PSNR)
         ssim.append(float(structural_similarity_index_measure(got[None, None], wanted[None, None], data_range=255.0)))

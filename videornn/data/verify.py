@@ -177,6 +177,8 @@ def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
         stream = container.streams.best("video")
         if stream is None:
             raise VideoFault("no_video", "has no video stream")
+        if stream.codec_context is None:
+            raise VideoFault("undecodable", "cannot be opened (no decoder for its codec)")
         try:
             yield container, stream
         except av.FFmpegError as error:
