@@ -10,26 +10,8 @@ import pytest
 from PIL import Image
 
 from videornn import load_predictor
-from videornn.cli import main
 
 CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
-
-
-@pytest.fixture
-def videornn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run the command line in this process: (exit code, output, errors)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["videornn", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_help_starts_without_torch() -> None:

@@ -6,11 +6,8 @@ What the videos show, and why no single frame gives a class away, is in moving_s
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,7 +16,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from videornn.data.files import replacing, write_text
 from videornn.data.moving_shapes import CLASSES, draw_scene, render
+from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.errors import UserError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
@@ -48,7 +47,7 @@ def make_synthetic(
         UserError: a count or the seed is out of range, or `out` holds a set made with other parameters.
     """
     counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
-    num_workers = _num_cores() if num_workers is None else num_workers
+    num_workers = num_cores() if num_workers is None else num_workers
     _check_arguments({**counts, "num_workers": num_workers}, seed)
     out = Path(out)
     parameters = {"format": FORMAT, "seed": seed, **counts, "classes": list(CLASSES)}
@@ -57,7 +56,7 @@ def make_synthetic(
     started = out / "synthetic.partial.json"  # so that a continued run cannot mix two sets of parameters
     _matches(started, parameters)
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(started, json.dumps(parameters, indent=2) + "\n")
+    write_text(started, json.dumps(parameters, indent=2) + "\n")
     _make_videos(out, seed, _jobs(counts), num_workers, progress)
     _write_lists(out, seed, counts)
     os.replace(started, out / "synthetic.json")
@@ -78,10 +77,6 @@ def mask_path(video_path: str | Path) -> Path:
     video_path = Path(video_path)
     split, class_name = video_path.parts[-3:-1]
     return video_path.parents[3] / "masks" / split / class_name / f"{video_path.stem}.png"
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_arguments(counts: dict[str, int], seed: int) -> None:
@@ -129,32 +124,22 @@ def _make_videos(
     num_there = len(jobs) - len(missing)
     report = progress or (lambda num_done, num_total: None)
     report(num_there, len(jobs))
-    with _mapping(min(num_workers, len(missing))) as run_all:
-        for num_made, _ in enumerate(run_all(_make_video, [(out, seed, *job) for job in missing]), start=1):
-            report(num_there + num_made, len(jobs))
-
-
-@contextmanager
-def _mapping(num_workers: int) -> Iterator[Callable[..., Iterator]]:
-    """A `map` over processes, or the plain one where a single worker is enough."""
-    if num_workers <= 1:
-        yield map
-        return
-    # Workers are spawned because a fork of a process with threads (a progress bar, torch) can hang.
-    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield partial(pool.map, chunksize=2)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    make = partial(_make_video, out, seed)
+    # a single worker is this process: another one would only take time to start
+    results = run_parallel(make, missing, num_workers=num_workers if min(num_workers, len(missing)) > 1 else 0)
+    for num_made, (index, result) in enumerate(results, start=1):
+        if isinstance(result, Lost):
+            raise RuntimeError(f"{_video_name(*missing[index])} was not made: {result.reason}")
+        report(num_there + num_made, len(jobs))
 
 
 def _is_made(video: Path) -> bool:
     return video.exists() and mask_path(video).exists()
 
 
-def _make_video(arguments: tuple[Path, int, str, str, int]) -> None:
+def _make_video(out: Path, seed: int, job: tuple[str, str, int]) -> None:
     """Write the masks and then the video, so that a video that is there is complete."""
-    out, seed, split, class_name, index = arguments
+    split, class_name, index = job
     rng = np.random.default_rng([seed, SPLITS.index(split), CLASSES.index(class_name), index])
     scene = draw_scene(rng, class_name)
     frames, masks = zip(*render(scene, rng), strict=True)
@@ -168,7 +153,7 @@ def _make_video(arguments: tuple[Path, int, str, str, int]) -> None:
 def _write_masks(path: Path, masks: np.ndarray) -> None:
     image = Image.fromarray(masks.reshape(-1, masks.shape[-1]))
     image.putpalette(MASK_PALETTE)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         image.save(temporary, format="PNG")
 
 
@@ -176,7 +161,7 @@ def _write_video(path: Path, frames: tuple[np.ndarray, ...], fps: int) -> None:
     """Encode with one thread: as many videos are encoded at once as there are workers."""
     options = {"crf": "19", "preset": "veryfast", "threads": "1"}
     options["x264-params"] = "cpu-independent=1"  # without it x264 makes other bytes from run to run
-    with _replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -191,9 +176,9 @@ def _write_lists(out: Path, seed: int, counts: dict[str, int]) -> None:
     jobs = _jobs(counts)
     for split in SPLITS:
         lines = [f"{_video_name(*job)} {CLASSES.index(job[1])}\n" for job in jobs if job[0] == split]
-        _write_text(out / f"{split}.txt", "".join(lines))
-    _write_text(out / "labels.txt", "".join(f"{name}\n" for name in CLASSES))
-    _write_text(out / "README.txt", _readme(seed, counts))
+        write_text(out / f"{split}.txt", "".join(lines))
+    write_text(out / "labels.txt", "".join(f"{name}\n" for name in CLASSES))
+    write_text(out / "README.txt", _readme(seed, counts))
 
 
 def _readme(seed: int, counts: dict[str, int]) -> str:
@@ -213,19 +198,3 @@ masks: for each video a PNG with the masks of all frames below one another (0 ba
 2 right object, where an object is more than half visible).
 synthetic.json: the parameters; it is written last, so a folder that has it is complete.
 """
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _replacing(path) as temporary:
-        temporary.write_bytes(text.encode())  # bytes: the same line ends on every system
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of `path` if all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""One function over many items in worker processes, any of which may crash or hang: its item is named, the rest goes on.
+
+A pool of `concurrent.futures` is lost as a whole when one process crashes, and cannot tell which item was to blame. Here
+the parent hands out one item at a time, so it always knows what a worker is doing and puts a new one in its place.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Literal, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What stands in for the result of an item whose worker crashed or hung."""
+
+    kind: Literal["crashed", "timeout"]
+    reason: str
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_parallel(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    num_workers: int,
+    timeout_seconds: float | None = None,
+) -> Iterator[tuple[int, Result | Lost]]:
+    """Yield (index of the item, result) as results come, in any order.
+
+    Workers are spawned, because a fork of a process with threads (a progress bar, torch) can hang, so a script that
+    calls this needs the usual `if __name__ == "__main__":`. They leave Ctrl-C to the parent, which ends them.
+
+    Args:
+        function: something picklable; an exception of it is raised here.
+        num_workers: processes; 0 runs everything in this one, where nothing guards against a crash or a hang.
+        timeout_seconds: longest time for one item, not counting the start of the process.
+
+    Raises:
+        RuntimeError: a worker cannot even start.
+    """
+    if num_workers == 0:
+        yield from ((index, function(item)) for index, item in enumerate(items))
+        return
+    todo = deque(enumerate(items))
+    workers = [_Worker(function, timeout_seconds) for _ in range(min(num_workers, len(items)))]
+    try:
+        while workers:
+            soonest = min(worker.seconds_left() for worker in workers)
+            wait([worker.pipe for worker in workers], None if soonest == math.inf else soonest)
+            for worker in list(workers):
+                if not worker.pipe.poll() and worker.seconds_left() > 0:
+                    continue
+                index, answer = worker.index, worker.answer()
+                if todo and not isinstance(answer, Lost):
+                    worker.give(*todo.popleft())
+                else:
+                    worker.stop()
+                    workers.remove(worker)
+                    if todo:
+                        workers.append(_Worker(function, timeout_seconds))
+                if index is not None:  # else it has only said that it is ready
+                    yield index, answer
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process, the parent's end of its pipe, and which item it is at (None: it is still starting)."""
+
+    def __init__(self, function: Callable, timeout_seconds: float | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.index: int | None = None
+        self._timeout_seconds = timeout_seconds
+        self._deadline = math.inf
+        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        self._process.start()
+        theirs.close()  # or the pipe would not end with the process
+
+    def give(self, index: int, item: object) -> None:
+        self.index = index
+        self._deadline = time.monotonic() + self._timeout_seconds if self._timeout_seconds else math.inf
+        with suppress(OSError):  # a process that is gone is noticed when its answer is read
+            self.pipe.send(item)
+
+    def seconds_left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0)
+
+    def answer(self) -> object:
+        """What the function returned, or Lost; raises what the function raised."""
+        if not self.pipe.poll():
+            return Lost("timeout", f"took longer than {self._timeout_seconds:g} s")
+        try:
+            raised, result = self.pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            reason = f"the process that read it ended ({_exit_reason(self._process.exitcode)})"
+            if self.index is None:
+                raise RuntimeError(f"a worker process cannot start ({_exit_reason(self._process.exitcode)})") from None
+            return Lost("crashed", reason)
+        if raised:
+            raise result
+        return result
+
+    def stop(self) -> None:
+        self._process.terminate()  # which lets it take its temporary files away
+        self._process.join(timeout=2)
+        self._process.kill()  # where it hangs in a decoder
+        self._process.join(timeout=5)  # where it hangs in a dead disk, even this does not end it
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, function: Callable) -> None:
+    """What a worker does until its parent ends it or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with suppress(EOFError, OSError):
+        pipe.send((False, None))  # ready
+        while True:
+            item = pipe.recv()
+            try:
+                answer = (False, function(item))
+            except Exception as error:  # whatever it is, the parent raises it
+                answer = (True, error)
+            pipe.send(answer)
+
+
+def _exit_reason(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"

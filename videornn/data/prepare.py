@@ -1,0 +1,251 @@
+"""Re-encode the videos of a list in many processes or on many machines; what is done stays done if it is killed.
+
+OUT holds the videos under their relative names, a list and labels.txt that training reads, a report with a row per video,
+and prepare.json, which says how they were encoded. A video is there as a whole or not at all, so a run goes on where an
+earlier one was stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from videornn.data.annotations import VideoTable, load_videos
+from videornn.data.files import write_table, write_text
+from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
+from videornn.data.verify import Status, VideoFault, check_workers, inspect_video
+from videornn.errors import UserError
+
+FORMAT = 1  # raise it whenever the same parameters no longer give the same files
+
+
+@dataclass(frozen=True)
+class PreparedVideo:
+    """A row of the report: a source, where it went (relative to OUT), and what became of it; unknown is None."""
+
+    path: str
+    output: str
+    status: Status
+    reason: str = ""
+    num_frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    source_bytes: int | None = None
+    output_bytes: int | None = None
+    mean_psnr: float | None = None
+    worst_psnr: float | None = None
+    mean_ssim: float | None = None
+    worst_ssim: float | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run has done: rows in the order of the list, its report, and the list of all sound videos.
+
+    list_file is None where no video is sound, or while shards are missing.
+    """
+
+    rows: list[PreparedVideo]
+    report: Path
+    list_file: Path | None
+    missing_shards: list[int]
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: str
+    output: str
+    measure: bool = False
+
+
+def prepare_videos(
+    source: str,
+    out: Path,
+    encoding: Encoding,
+    *,
+    root: str | None = None,
+    labels: str | None = None,
+    shard: tuple[int, int] = (1, 1),
+    num_workers: int | None = None,
+    timeout_seconds: float | None = None,
+    num_measured: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Re-encode every video of a list or folder (see load_videos) into out.
+
+    Args:
+        shard: (i, n) does the i-th of n equal parts, i from 1; whichever comes last writes the list.
+        num_workers: processes, one per available core unless given.
+        timeout_seconds: longest time for one video.
+        num_measured: videos, evenly over the list, whose PSNR and SSIM are measured.
+        progress: called with the number of videos done and the total.
+
+    Raises:
+        UserError: wrong input, out holds videos encoded otherwise, or out cannot be written.
+    """
+    check_workers(num_workers, timeout_seconds)
+    _check_numbers(encoding, shard, num_measured)
+    table = load_videos(source, root=root, labels=labels)
+    base = Path(source) if os.path.isdir(source) else Path(source).parent if root is None else Path(root)
+    _check_place(source, base, out)
+    outputs = _output_names(table, base)
+    _claim(out, encoding, table)
+    name = Path(source).resolve().name if os.path.isdir(source) else Path(source).stem
+    jobs = [_Job(path, output) for path, output in outputs.items()][shard[0] - 1 :: shard[1]]
+    for number in range(min(num_measured, len(jobs))):
+        place = number * len(jobs) // num_measured if num_measured < len(jobs) else number
+        jobs[place] = replace(jobs[place], measure=True)
+    work = partial(_prepare_video, out=out, encoding=encoding)
+    rows: dict[int, PreparedVideo] = {}
+    for index, row in run_parallel(work, jobs, num_workers=num_workers or num_cores(), timeout_seconds=timeout_seconds):
+        job = jobs[index]
+        rows[index] = PreparedVideo(job.path, job.output, row.kind, row.reason) if isinstance(row, Lost) else row
+        if progress:
+            progress(len(rows), len(jobs))
+    ordered = [rows[index] for index in range(len(jobs))]
+    report = _report_path(out, name, *shard)
+    write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, ordered))
+    missing = [part for part in range(1, shard[1] + 1) if not _report_path(out, name, part, shard[1]).is_file()]
+    list_file = None if missing else _write_list(out, name, shard[1], table, outputs)
+    return Prepared(ordered, report, list_file, missing)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n"; raises UserError."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"--shard {text!r} is not i/n with i from 1 to n, such as 2/8")
+    return int(part), int(parts)
+
+
+def _check_numbers(encoding: Encoding, shard: tuple[int, int], num_measured: int) -> None:
+    if encoding.short_side < 16 or encoding.short_side % 2:
+        raise UserError(f"--short-side must be an even number from 16 on, got {encoding.short_side}")
+    if encoding.temporal_stride < 1:
+        raise UserError(f"--temporal-stride must be at least 1, got {encoding.temporal_stride}")
+    if not 0 <= encoding.crf <= 51:
+        raise UserError(f"--crf must be in 0 (lossless) to 51, got {encoding.crf}")
+    if num_measured < 0:
+        raise UserError(f"--quality must not be negative, got {num_measured}")
+    assert 1 <= shard[0] <= shard[1]
+
+
+def _check_place(source: str, base: Path, out: Path) -> None:
+    there, place = base.resolve(), out.resolve()
+    if place in (there, Path(source).resolve().parent if not os.path.isdir(source) else there):
+        raise UserError(f"{out} is where the source is; choose another folder for the prepared videos")
+    if os.path.isdir(source) and there in place.parents:
+        raise UserError(f"{out} lies in {source}, where it would count as a class; choose a folder outside")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file, not a folder")
+
+
+def _output_names(table: VideoTable, base: Path) -> dict[str, str]:
+    """Relative mp4 name of every video, in the order of the table; the suffix stays where names would clash."""
+    folder = os.path.abspath(base)
+    relative = {}
+    for index in range(len(table)):
+        path = table.path(index)
+        if path in relative:
+            continue
+        name = os.path.relpath(os.path.abspath(path), folder)
+        if name.startswith(os.pardir + os.sep):
+            raise UserError(f"{path} lies outside {base}; give with --root a folder that all videos lie in")
+        relative[path] = Path(name).as_posix()
+    stems = Counter(os.path.splitext(name)[0] for name in relative.values())
+    outputs, taken = {}, {}
+    for path, name in relative.items():
+        stem, suffix = os.path.splitext(name)
+        output = f"{stem}.mp4" if stems[stem] == 1 or suffix == ".mp4" else f"{name}.mp4"
+        if output in taken:
+            raise UserError(f"{path} and {taken[output]} would both become {output}; rename one of them")
+        outputs[path], taken[output] = output, path
+    return outputs
+
+
+def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
+    """Make OUT, and say in it how its videos are encoded and what the classes are; another answer there is an error."""
+    parameters = {"format": FORMAT, **asdict(encoding)}
+    record, names = out / "prepare.json", out / "labels.txt"
+    if record.exists():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        differing = [key for key in parameters if found.get(key) != parameters[key]]
+        if differing:
+            described = ", ".join(f"{key} {found.get(key)} instead of {parameters[key]}" for key in differing)
+            raise UserError(f"{out} holds videos prepared with {described}: choose another folder or remove this one")
+    text = "".join(f"{name}\n" for name in table.class_names)
+    if text and names.exists() and names.read_text(encoding="utf-8") != text:
+        raise UserError(f"{names} has other classes than {table.source}: choose another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not record.exists():
+            write_text(record, json.dumps(parameters, indent=2) + "\n")
+        if text and not names.exists():
+            write_text(names, text)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror})") from error
+
+
+def _prepare_video(job: _Job, *, out: Path, encoding: Encoding) -> PreparedVideo:
+    """What a worker does: encode the video unless that is done; raises nothing that the video can cause."""
+    torch.set_num_threads(1)  # there is a process per core
+    target = out / job.output
+    try:
+        encoded = _already_encoded(target) or _encode_anew(job.path, target, encoding)
+        # the source of an earlier run's file may be gone
+        quality = measure_quality(job.path, target, encoding) if job.measure and os.path.exists(job.path) else None
+    except VideoFault as fault:
+        return PreparedVideo(job.path, job.output, fault.status, str(fault), source_bytes=_size(job.path))
+    sizes = {"source_bytes": _size(job.path), "output_bytes": _size(target)}
+    numbers = {key: round(value, 4) for key, value in asdict(quality).items()} if quality else {}
+    return PreparedVideo(job.path, job.output, "ok", **asdict(encoded), **sizes, **numbers)
+
+
+def _already_encoded(target: Path) -> Encoded | None:
+    try:
+        return read_encoded(target) if target.exists() else None
+    except VideoFault:
+        return None
+
+
+def _encode_anew(path: str, target: Path, encoding: Encoding) -> Encoded:
+    report = inspect_video(path)
+    if report.status != "ok":
+        raise VideoFault(report.status, report.reason)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target.parent} cannot be made ({error.strerror})") from error
+    return reencode(path, target, encoding)
+
+
+def _size(path: str | Path) -> int | None:
+    return os.path.getsize(path) if os.path.exists(path) else None
+
+
+def _report_path(out: Path, name: str, part: int, num_parts: int) -> Path:
+    return out / (f"{name}.report.csv" if num_parts == 1 else f"{name}.report-{part}-of-{num_parts}.csv")
+
+
+def _write_list(out: Path, name: str, num_parts: int, table: VideoTable, outputs: dict[str, str]) -> Path | None:
+    """The list of what is sound by the reports of all shards, in the order of the source."""
+    sound: set[str] = set()
+    for part in range(1, num_parts + 1):
+        with open(_report_path(out, name, part, num_parts), newline="", encoding="utf-8", errors="surrogateescape") as file:
+            sound |= {row["output"] for row in csv.DictReader(file) if row["status"] == "ok"}
+    rows = ((outputs[table.path(index)], table.labels[index]) for index in range(len(table)))
+    lines = [f"{output} {label}\n" for output, label in rows if output in sound]
+    if not lines:
+        return None
+    write_text(out / f"{name}.txt", "".join(lines))
+    return out / f"{name}.txt"
