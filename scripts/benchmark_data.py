@@ -1,11 +1,11 @@
 """Loading speed on one core, against PyTorchVideo, decord and torchcodec, on the same videos in the same run.
 
-python scripts/benchmark_data.py [--videos 'FOLDER/*.mp4'] [--rounds 4] [--prepared]
+python scripts/benchmark_data.py [--num-made 6] [--videos 'FOLDER/*.mp4'] [--rounds 4]
 
-Random training clips (8 frames, 8 apart, crop 224) and the 30 views of a test video (10 clips x 3 crops of 256). Without
---videos it makes ten-second 340x256 H.264 videos with a key frame every 250 frames, as Kinetics has them. Every round goes
-through all videos with one reader after the other; the last line is one JSON document with clips per second (means over the
-rounds) and ratios to PyTorchVideo's own dataset and transforms.
+Random training clips (8 frames, 8 apart, crop 224) of the videos as they are and after `videornn data prepare`, and the 30
+views of a test video (10 clips x 3 crops of 256). The videos that it makes have ten seconds of 340x256 H.264 with a key frame
+every 250 frames, as Kinetics has them. Readers take turns at every video; PyTorchVideo has its own dataset and transforms,
+decord and torchcodec have videornn's sampling and transforms. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -46,40 +46,48 @@ from torchvision.transforms import Compose, Lambda, RandomCrop, RandomHorizontal
 
 from videornn.config import DataConfig, TestConfig  # noqa: E402
 from videornn.data.annotations import load_videos  # noqa: E402
-from videornn.data.dataset import load_views  # noqa: E402
+from videornn.data.dataset import TrainClips, load_views  # noqa: E402
 from videornn.data.decoding import why_not  # noqa: E402
-from videornn.data.loader import build_loader, clip_spec, view_spec  # noqa: E402
+from videornn.data.loader import build_loader, view_spec  # noqa: E402
+from videornn.data.prepare import prepare_videos  # noqa: E402
+from videornn.data.reencode import Encoding  # noqa: E402
 from videornn.data.sampling import sample_random_clip  # noqa: E402
 
 FRAMES, STRIDE, FPS = 8, 8, 30
 
 
 def make_videos(folder: Path, count: int, seconds: int = 10) -> list[str]:
-    """Ten-second 340x256 videos of drifting textures, with x264's defaults: key frame every 250, B pyramid."""
+    """Ten-second 340x256 videos of a panned scene with things moving in it; x264's defaults: key frame every 250.
+
+    At crf 21 `prepare` changes their bytes about as it does those of Kinetics' own files.
+    """
     paths = []
     for number in range(count):
         rng = np.random.default_rng(number)
-        layers = [(_texture(rng, 2**k), rng.normal(0, 2.5, 2), 40 / 2 ** (5 - k)) for k in range(2, 6)]
+        scene, things = _texture(rng), [_texture(rng) for _ in range(5)]
+        sizes, speeds, phases = rng.integers(24, 96, (5, 2)), rng.uniform(0.2, 1.5, (6, 2)), rng.uniform(0, 6.3, (6, 2))
         paths.append(str(folder / f"video_{number}.mp4"))
         with av.open(paths[-1], "w") as container:
-            stream = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "medium"})
+            stream = container.add_stream("libx264", rate=FPS, options={"crf": "21", "preset": "medium"})
             stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
             for index in range(seconds * FPS):
-                image = 128 + sum(
-                    weight * np.roll(layer, (index * speed).astype(int), (0, 1)) for layer, speed, weight in layers
-                )
-                image = image[:256, :340, None] + rng.normal(0, 2, (256, 340, 1))
-                picture = np.clip(image + np.array([10, 0, -10]), 0, 255).astype(np.uint8)
+                swing = 0.5 + 0.5 * np.sin(speeds * index / FPS + phases)  # places in 0..1: of the camera, then the things
+                top, left = (swing[0] * 150).astype(int)
+                picture = scene[top : top + 256, left : left + 340].copy()
+                for thing, size, place in zip(things, sizes, swing[1:], strict=True):
+                    y, x = (place * (np.array([256, 340]) - size)).astype(int)
+                    picture[y : y + size[0], x : x + size[1]] = thing[: size[0], : size[1]]
+                picture = np.clip(picture + rng.normal(0, 2, (256, 340, 1)), 0, 255).astype(np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
             container.mux(stream.encode(None))
     return paths
 
 
-def _texture(rng: np.random.Generator, cell: int) -> np.ndarray:
-    """Smooth noise [512, 512] with features of about `cell` pixels, mean 0, deviation 1."""
-    noise = torch.from_numpy(rng.normal(size=(1, 1, 512 // cell, 512 // cell)))
-    noise = torch.nn.functional.interpolate(noise, size=(512, 512), mode="bicubic")[0, 0].numpy()
-    return (noise - noise.mean()) / noise.std()
+def _texture(rng: np.random.Generator) -> np.ndarray:
+    """Smooth coloured noise with features of 4 to 64 pixels, float [512, 512, 3] around 128."""
+    layers = [torch.from_numpy(rng.normal(0, 1.5 * 2**k, (1, 3, 512 >> k, 512 >> k))) for k in range(2, 7)]
+    whole = sum(torch.nn.functional.interpolate(layer, size=(512, 512), mode="bicubic") / 2 for layer in layers)
+    return 128 + whole[0].permute(1, 2, 0).numpy()
 
 
 def pytorchvideo_clips(paths: list[str]) -> Callable[[int], Tensor]:
@@ -131,44 +139,45 @@ def pytorchvideo_views(paths: list[str]) -> Callable[[int], Tensor]:
     return read
 
 
-def videornn_clips(paths: list[str], folder: Path, decoder: str = "auto") -> Callable[[int], Tensor]:
+def videornn_clips(paths: list[str], folder: Path) -> Callable[[int], Tensor]:
     """videornn's training clips."""
-    section = DataConfig(num_frames=FRAMES, temporal_stride=STRIDE, num_workers=0, decoder=decoder)
-    (folder / "list.txt").write_text("".join(f"{path} 0\n" for path in paths))
-    dataset = build_loader(section, load_videos(str(folder / "list.txt")), batch_size=1, seed=0).dataset
+    dataset = _dataset(paths, folder)
     return lambda index: dataset[(random.randrange(10**6), index, 0)][0].clips
 
 
-def plain_clips(paths: list[str], folder: Path, read_frames: Callable[[str, Tensor], Tensor]) -> Callable[[int], Tensor]:
+def plain_clips(paths: list[str], folder: Path, read_frames: Callable[[str, Callable], Tensor]) -> Callable[[int], Tensor]:
     """The same sampling and transform around a plain use of another decoder."""
-    section = DataConfig(num_frames=FRAMES, temporal_stride=STRIDE, num_workers=0)
-    spec = clip_spec(section)
-    (folder / "list.txt").write_text("".join(f"{path} 0\n" for path in paths))
-    dataset = build_loader(section, load_videos(str(folder / "list.txt")), batch_size=1, seed=0).dataset
+    dataset = _dataset(paths, folder)
 
     def read(index: int) -> Tensor:
         seed = random.randrange(10**6)
-        frames = read_frames(
-            paths[index],
-            lambda num_frames, fps: sample_random_clip(spec, num_frames, Fraction(fps).limit_denominator(1001), seed),
-        )
-        return dataset.transform(frames, 0, torch.Generator().manual_seed(seed))[0]
+
+        def choose(num_frames: int, fps: float) -> list[int]:
+            return sample_random_clip(dataset.spec, num_frames, Fraction(fps).limit_denominator(1001), seed).tolist()
+
+        return dataset.transform(read_frames(paths[index], choose), 0, torch.Generator().manual_seed(seed))[0]
 
     return read
+
+
+def _dataset(paths: list[str], folder: Path) -> TrainClips:
+    (folder / "list.txt").write_text("".join(f"{os.path.abspath(path)} 0\n" for path in paths))
+    section = DataConfig(num_frames=FRAMES, temporal_stride=STRIDE, num_workers=0)
+    return build_loader(section, load_videos(str(folder / "list.txt")), batch_size=1, seed=0).dataset
 
 
 def decord_frames(path: str, choose: Callable) -> Tensor:
     import decord
 
     reader = decord.VideoReader(path, num_threads=1)
-    return torch.from_numpy(reader.get_batch(choose(len(reader), reader.get_avg_fps()).tolist()).asnumpy())
+    return torch.from_numpy(reader.get_batch(choose(len(reader), reader.get_avg_fps())).asnumpy())
 
 
 def torchcodec_frames(path: str, choose: Callable) -> Tensor:
     from torchcodec.decoders import VideoDecoder
 
     reader = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
-    return reader.get_frames_at(indices=choose(len(reader), reader.metadata.average_fps).tolist()).data
+    return reader.get_frames_at(indices=choose(len(reader), reader.metadata.average_fps)).data
 
 
 def clips_per_second(readers: dict[str, Callable[[int], Tensor]], num_videos: int, num_rounds: int) -> dict[str, float]:
@@ -186,8 +195,8 @@ def clips_per_second(readers: dict[str, Callable[[int], Tensor]], num_videos: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", help="a glob of videos to use instead of made ones")
-    parser.add_argument("--num-videos", type=int, default=6, help="how many to make")
+    parser.add_argument("--videos", help="a glob of videos of your own to take besides")
+    parser.add_argument("--num-made", type=int, default=6, help="videos to make")
     parser.add_argument("--rounds", type=int, default=4, help="random clips of every video")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -196,9 +205,10 @@ def main() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = sorted(glob.glob(arguments.videos)) if arguments.videos else make_videos(folder, arguments.num_videos)
-        if not paths:
+        own = sorted(glob.glob(arguments.videos)) if arguments.videos else []
+        if arguments.videos and not own:
             sys.exit(f"--videos {arguments.videos} matches nothing")
+        paths = make_videos(folder, arguments.num_made) + own
         print(f"{len(paths)} videos, {sum(map(os.path.getsize, paths)) / len(paths) / 1e3:.0f} kB each", flush=True)
         readers = {"pytorchvideo": pytorchvideo_clips(paths), "videornn": videornn_clips(paths, folder)}
         for decoder, read in (("decord", decord_frames), ("torchcodec", torchcodec_frames)):
@@ -206,18 +216,29 @@ def main() -> None:
                 print(f"{decoder} is left out: {why_not(decoder)}")
             else:
                 readers[decoder] = plain_clips(paths, folder, read)
+        sizes = {}
+        for variant in ("disposable", "fastdecode"):
+            out = folder / variant
+            (folder / "all.txt").write_text("".join(f"{os.path.abspath(path)} 0\n" for path in paths))
+            root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+            prepared = prepare_videos(str(folder / "all.txt"), out, Encoding(variant=variant), root=root)
+            files = [str(out / row.output) for row in prepared.rows]
+            sizes[variant] = sum(map(os.path.getsize, files)) / sum(map(os.path.getsize, paths))
+            psnr = [row.mean_psnr for row in prepared.rows if row.mean_psnr]
+            print(f"prepared, {variant}: {sizes[variant]:.3f} of the bytes, PSNR {sum(psnr) / len(psnr):.1f} dB", flush=True)
+            readers[f"prepared, {variant}"] = videornn_clips(files, out)
         report("random clips", clips := clips_per_second(readers, len(paths), arguments.rounds))
 
         test_spec = view_spec(DataConfig(num_frames=FRAMES, temporal_stride=STRIDE), TestConfig())
         views = {"pytorchvideo": pytorchvideo_views(paths), "videornn": lambda index: load_views(paths[index], test_spec)}
         report("videos of 30 views", tests := clips_per_second(views, len(paths), 1))
-        print(json.dumps({"clips_per_second": clips, "videos_of_30_views_per_second": tests}))
+        print(json.dumps({"clips_per_second": clips, "bytes": sizes, "videos_of_30_views_per_second": tests}))
 
 
 def report(what: str, rates: dict[str, float]) -> None:
     """One line per reader."""
     for name, rate in rates.items():
-        print(f"{what}: {name:14s} {rate:6.2f} per second, {rate / rates['pytorchvideo']:5.2f}x PyTorchVideo", flush=True)
+        print(f"{what}: {name:20s} {rate:6.2f} per second, {rate / rates['pytorchvideo']:5.2f}x PyTorchVideo", flush=True)
 
 
 if __name__ == "__main__":
