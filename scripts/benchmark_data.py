@@ -1,9 +1,9 @@
 """Loading speed on one core, against PyTorchVideo, decord and torchcodec, on the same videos in the same run.
 
-python scripts/benchmark_data.py [--num-made 6] [--videos 'FOLDER/*.mp4'] [--rounds 4]
+python scripts/benchmark_data.py [--num-made 6] [--videos 'FOLDER/*.mp4'] [--rounds 6]
 
 Random training clips (8 frames, 8 apart, crop 224) of the videos as they are and after `videornn data prepare`, and the 30
-views of a test video (10 clips x 3 crops of 256). The videos that it makes have ten seconds of 340x256 H.264 with a key frame
+views of a test video (10 clips x 3 crops of 256). The videos it makes have ten seconds of 340x256 H.264 with a key frame
 every 250 frames, as Kinetics has them. Readers take turns at every video; PyTorchVideo has its own dataset and transforms,
 decord and torchcodec have videornn's sampling and transforms. The last line is one JSON document.
 """
@@ -46,7 +46,7 @@ from torchvision.transforms import Compose, Lambda, RandomCrop, RandomHorizontal
 
 from videornn.config import DataConfig, TestConfig  # noqa: E402
 from videornn.data.annotations import load_videos  # noqa: E402
-from videornn.data.dataset import TrainClips, load_views  # noqa: E402
+from videornn.data.dataset import TrainClips, load_views, sample_seed  # noqa: E402
 from videornn.data.decoding import why_not  # noqa: E402
 from videornn.data.loader import build_loader, view_spec  # noqa: E402
 from videornn.data.prepare import prepare_videos  # noqa: E402
@@ -150,12 +150,12 @@ def plain_clips(paths: list[str], folder: Path, read_frames: Callable[[str, Call
     dataset = _dataset(paths, folder)
 
     def read(index: int) -> Tensor:
-        seed = random.randrange(10**6)
+        seed = sample_seed(dataset.seed, random.randrange(10**6), index)  # the very clip that videornn_clips reads
 
         def choose(num_frames: int, fps: float) -> list[int]:
             return sample_random_clip(dataset.spec, num_frames, Fraction(fps).limit_denominator(1001), seed).tolist()
 
-        return dataset.transform(read_frames(paths[index], choose), 0, torch.Generator().manual_seed(seed))[0]
+        return dataset.transform(read_frames(paths[index], choose), 0, torch.Generator().manual_seed(seed + 1))[0]
 
     return read
 
@@ -186,6 +186,7 @@ def clips_per_second(readers: dict[str, Callable[[int], Tensor]], num_videos: in
     for round_number in range(num_rounds + 1):
         for index in range(num_videos):
             for name, read in readers.items():
+                random.seed(1000 * round_number + index)  # the same clip for all
                 start = time.perf_counter()
                 read(index)
                 if round_number > 0:  # the first round warms up
@@ -197,10 +198,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", help="a glob of videos of your own to take besides")
     parser.add_argument("--num-made", type=int, default=6, help="videos to make")
-    parser.add_argument("--rounds", type=int, default=4, help="random clips of every video")
+    parser.add_argument("--rounds", type=int, default=6, help="random clips of every video")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    random.seed(0)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as name:

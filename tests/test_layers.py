@@ -5,11 +5,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors"},
+    {"errors", "console"},
     {"config", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
     {"engine"},
     {"evaluate"},
     {"train", "predict", "explain", "info", "convert", "bench"},
+    {"cli_data"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -21,7 +21,7 @@ from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
 from videornn.data.decoding import choose_decoder
 from videornn.data.loader import Batch, ClipLoader, build_loader, build_test_loader, to_device, videos_per_batch, view_spec
-from videornn.data.mixing import Mixing
+from videornn.data.mixing import batch_mixing
 from videornn.data.transforms import mirrored_labels
 from videornn.engine import to_model_input, train_step
 from videornn.errors import UserError
@@ -42,6 +42,9 @@ FREE_ON_RESUME = (
     "train.val_every",
     "train.save_every",
 )
+
+
+LONG_WAIT = 0.5  # share of the time
 
 
 class Interrupted(Exception):
@@ -163,11 +166,11 @@ def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, log
     section = run.config.train
     is_main = distributed.rank() == 0
     mean, std = normalization(run.config, run.device)
-    mixing = _mixing(run.config)
+    mixing = batch_mixing(run.config.data, run.config.model.num_classes)
     parallel = _parallel(run.model, run.device)
     warmup_steps = round(section.warmup_epochs * run.steps_per_epoch)
     bad: dict[str, BadVideo] = {}
-    meter = _Meter(run.device)
+    meter, waits = _Meter(run.device), 0
     while run.step < run.num_steps:
         batch = meter.wait_for(batches)
         # dropout is a pure function of the step too, so that a resumed run repeats it
@@ -194,7 +197,11 @@ def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, log
         epoch, steps_into_epoch = divmod(run.step, run.steps_per_epoch)
         epoch_ends, last = steps_into_epoch == 0, run.step == run.num_steps
         if run.step % section.log_every == 0 or last:
-            logger.log("train", run.step, epoch=run.step / run.steps_per_epoch, lr=lr, **meter.read_and_reset())
+            numbers = meter.read_and_reset()
+            logger.log("train", run.step, epoch=run.step / run.steps_per_epoch, lr=lr, **numbers)
+            waits = waits + 1 if numbers["data_wait"] > LONG_WAIT else 0
+            if waits == 3:  # not at the start, when workers have just begun
+                logger.say("the network waits for data most of the time: `videornn data bench` tells why, and what to do")
         if epoch_ends:
             bad = _share_bad(bad, run.num_videos, run.config.data.max_bad_share, run.out if is_main else None)
         if val_loader is not None and epoch_ends and (epoch % section.val_every == 0 or last):
@@ -279,20 +286,6 @@ def _validate(run: Run, loader: ClipLoader, mean: torch.Tensor, std: torch.Tenso
     epoch = run.step / run.steps_per_epoch
     logger.log("val", run.step, epoch=epoch, **numbers, num_scored=len(scores.labels), num_videos=len(table))
     return summary["video_top1"]
-
-
-def _mixing(config: Config) -> Mixing | None:
-    """How batches are mixed, or None if they are not."""
-    section = config.data
-    if section.mixup_alpha == 0 and section.cutmix_alpha == 0:
-        return None
-    return Mixing(
-        config.model.num_classes,
-        mixup_alpha=section.mixup_alpha,
-        cutmix_alpha=section.cutmix_alpha,
-        probability=section.mix_probability,
-        cutmix_share=section.cutmix_share,
-    )
 
 
 def _load_data(config: Config) -> tuple[VideoTable, VideoTable | None, Config, tuple[str, ...]]:

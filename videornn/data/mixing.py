@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from videornn.config import DataConfig
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,19 @@ class Mixing:
         if self.mixup_alpha == 0 or self.cutmix_alpha == 0:
             return float(self.cutmix_alpha > 0)
         return self.cutmix_share
+
+
+def batch_mixing(section: DataConfig, num_classes: int) -> Mixing | None:
+    """How the data section of a config mixes batches, or None if it does not."""
+    if section.mixup_alpha == 0 and section.cutmix_alpha == 0:
+        return None
+    return Mixing(
+        num_classes,
+        mixup_alpha=section.mixup_alpha,
+        cutmix_alpha=section.cutmix_alpha,
+        probability=section.mix_probability,
+        cutmix_share=section.cutmix_share,
+    )
 
 
 def mixup(clips: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -53,8 +53,8 @@ class PyAVVideo(FrameVideo):
         self._kept: list[av.Packet] | None = []
         # some AVI files carry metadata that is not UTF-8
         self._container = av.open(self.path, metadata_errors="ignore")
-        self._stream = self._container.streams.best("video")  # the one that players show
-        if self._stream is None or self._stream.disposition & Disposition.attached_pic:  # the cover of a record
+        self._stream = shown_stream(self._container)
+        if self._stream is None:
             raise DecodeError(f"{self.path}: has no video stream")
         self._codec = self._stream.codec_context
         if self._codec is None:
@@ -204,3 +204,9 @@ class PyAVVideo(FrameVideo):
         self._kept = []
         if self._container is not None:
             self._container.close()
+
+
+def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video stream that players show, or None; the cover picture of a record is none."""
+    stream = container.streams.best("video")
+    return None if stream is None or stream.disposition & Disposition.attached_pic else stream

@@ -18,6 +18,7 @@ import torch
 from videornn.data.decoding import open_video
 from videornn.data.files import write_table
 from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.pyav_video import shown_stream
 from videornn.errors import DecodeError, UserError
 
 Status = Literal["ok", "missing", "empty", "no_video", "undecodable", "truncated", "damaged", "crashed", "timeout"]
@@ -174,7 +175,7 @@ def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     except (av.FFmpegError, OSError, UnicodeError) as error:
         raise VideoFault("undecodable", f"cannot be opened ({_words(error)})") from error
     with container:
-        stream = container.streams.best("video")
+        stream = shown_stream(container)
         if stream is None:
             raise VideoFault("no_video", "has no video stream")
         if stream.codec_context is None:
@@ -183,6 +184,8 @@ def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             yield container, stream
         except av.FFmpegError as error:
             raise VideoFault("undecodable", f"cannot be read ({_words(error)})") from error
+        except IndexError as error:  # from PyAV, as in pyav_video.py
+            raise VideoFault("undecodable", "a stream begins in the middle of the file") from error
 
 
 def _check_length(path: str, container: av.container.InputContainer, stream: av.VideoStream, num_packets: int) -> None:
