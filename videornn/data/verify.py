@@ -168,6 +168,8 @@ def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
         raise VideoFault("missing", "no such file")
     if os.path.isdir(path):
         raise VideoFault("no_video", "is a folder, not a video file")
+    if not os.path.isfile(path):
+        raise VideoFault("no_video", "is not a file")
     if os.path.getsize(path) == 0:
         raise VideoFault("empty", "is empty (0 bytes)")
     try:
