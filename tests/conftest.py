@@ -31,7 +31,7 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         codec = codec or ("mpeg4" if path.suffix == ".avi" else "libx264")
-        quality = {} if "vp" in codec else {"qp": "4", "qmin": "2", "qmax": "2"}
+        quality = {"qp": "4", "qmin": "2", "qmax": "2"} if codec in ("libx264", "mpeg4", "mpeg2video") else {}
         stream = container.add_stream(codec, rate=fps, options={**quality, **options})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for index in range(num_frames):

@@ -48,7 +48,12 @@ EASY = {
 @pytest.fixture(scope="module", params=FILES)
 def video_file(request: pytest.FixtureRequest, make_video, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    return make_video(folder / request.param, 60, fps=25, **FILES[request.param])
+    try:
+        return make_video(folder / request.param, 60, fps=25, **FILES[request.param])
+    except av.FFmpegError as error:
+        if request.param != "av1.mp4":
+            raise
+        pytest.skip(f"this FFmpeg's encoder does not take so small a picture ({error})")
 
 
 def _skip_without(decoder: str) -> None:
