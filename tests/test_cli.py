@@ -40,6 +40,12 @@ def test_the_test_command_prints_and_writes_the_results(videornn, tiny_run: Path
     assert Image.open(tmp_path / "confusion.png").size[0] > 400
 
 
+def test_files_that_cannot_be_written_are_refused_before_any_work(videornn, tmp_path: Path) -> None:
+    for option in ("--json", "--csv"):
+        code, _, err = videornn("infer", "no.pt", "a.mp4", option, tmp_path / "no/such/file")
+        assert code == 2 and err == f"videornn: {option} {tmp_path}/no/such/file: there is no folder {tmp_path}/no/such\n"
+
+
 def test_infer_writes_text_json_and_csv_and_agrees_with_python(
     videornn, tiny_run: Path, motion_set: Path, tmp_path: Path
 ) -> None:

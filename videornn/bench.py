@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import Sample, TrainClips, sample_seed
 from videornn.data.decoding import open_video
 from videornn.data.loader import build_loader, collate
+from videornn.data.parallel import num_cores
 from videornn.data.sampling import sample_random_clip
 from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
@@ -47,7 +47,7 @@ class LoadingReport:
         """Whether the workers keep up with the network, and what to do if they do not."""
         if self.loader_rate >= self.model_rate:
             return f"the loader gives {self.loader_rate / self.model_rate:.1f} times what the network takes: nothing to do"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = num_cores()
         needed = math.ceil(self.num_workers * self.model_rate / self.loader_rate) if self.num_workers else 1
         ways = []
         if self.num_workers < cores:

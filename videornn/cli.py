@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from videornn.cli_data import Overrides, data_app
-from videornn.console import ProgressBar, complain, fail, is_main, say
+from videornn.console import ProgressBar, check_folder, complain, fail, is_main, say
 from videornn.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -74,6 +74,8 @@ def infer(
     """Say what happens in videos."""
     from videornn.predict import find_videos, load_predictor, write_predictions_csv
 
+    check_folder("--json", json_file)
+    check_folder("--csv", csv_file)
     predictor = load_predictor(checkpoint, topk=topk)
     results, failed = [], 0
     for path in find_videos(paths):

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from videornn.console import ProgressBar, complain, fail, say
+from videornn.console import ProgressBar, check_folder, complain, fail, say
 from videornn.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def verify(
     from videornn.data.annotations import load_videos
     from videornn.data.verify import MEANINGS, count_statuses, verify_videos, write_reports
 
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    check_folder("--out", out)
     table = load_videos(source, root=root, labels=labels)
     paths = [table.path(index) for index in range(len(table))]
     with ProgressBar("videos") as bar, _interruptible("no report was written"):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from videornn.errors import UserError
 
 
 class ProgressBar:
@@ -65,3 +68,9 @@ def fail(text: str, code: int = 2) -> None:
     """End the command with a sentence and an exit code."""
     complain(text)
     raise typer.Exit(code)
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Raises UserError, before any work is done, if the folder of a file to be written is not there."""
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")

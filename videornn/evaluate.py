@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from videornn.checkpoint import load_checkpoint, load_model
 from videornn.config import Config, config_from_dict, override_config
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
+from videornn.data.files import write_table
 from videornn.data.loader import ClipLoader, build_test_loader, to_device, view_spec
 from videornn.engine import predict_step, to_model_input
 from videornn.errors import UserError
@@ -196,22 +196,14 @@ def write_results(
     for index, label, score in zip(scores.indices.tolist(), scores.labels.tolist(), video, strict=True):
         best = int(score.argmax())
         rows.append([table.path(index), class_names[label], class_names[best], f"{score[best]:.4f}", int(best == label)])
-    write_csv(out / "predictions.csv", ["path", "label", "prediction", "score", "correct"], rows)
+    write_table(out / "predictions.csv", ["path", "label", "prediction", "score", "correct"], rows)
     counts, accuracies = confusion.sum(dim=1).tolist(), metrics.class_accuracies(confusion).tolist()
     per_class = [[name, count, f"{top1:.2f}"] for name, count, top1 in zip(class_names, counts, accuracies, strict=True)]
-    write_csv(out / "per_class.csv", ["class", "num_videos", "top1"], per_class)
+    write_table(out / "per_class.csv", ["class", "num_videos", "top1"], per_class)
     write_bad_videos(out / "bad_videos.csv", scores.bad)
     plot_confusion(out / "confusion.png", confusion, class_names)
 
 
 def write_bad_videos(path: Path, bad: list[BadVideo]) -> None:
     """One row per video that could not be used."""
-    write_csv(path, ["path", "reason"], [[video.path, video.reason] for video in bad])
-
-
-def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
-    """A CSV file with a header line."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    write_table(path, ["path", "reason"], [[video.path, video.reason] for video in bad])

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from videornn.data.annotations import VIDEO_SUFFIXES, load_videos
 from videornn.data.dataset import load_views
+from videornn.data.files import write_table
 from videornn.data.loader import view_spec
 from videornn.engine import predict_step, to_model_input
 from videornn.errors import UserError
-from videornn.evaluate import load_trained, normalization, write_csv
+from videornn.evaluate import load_trained, normalization
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
 
@@ -92,4 +93,4 @@ def write_predictions_csv(path: Path, results: list[dict[str, Any]]) -> None:
             rows.append([result["path"], rank, prediction["class"], prediction["score"], ""])
         if "error" in result:
             rows.append([result["path"], "", "", "", result["error"]])
-    write_csv(path, ["path", "rank", "class", "score", "error"], rows)
+    write_table(path, ["path", "rank", "class", "score", "error"], rows)

@@ -21,6 +21,7 @@ import torch
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.files import write_table, write_text
 from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.plain_lists import format_line
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
 from videornn.data.verify import Status, VideoFault, check_workers, inspect_video
 from videornn.errors import UserError
@@ -243,8 +244,8 @@ def _write_list(out: Path, name: str, num_parts: int, table: VideoTable, outputs
     for part in range(1, num_parts + 1):
         with open(_report_path(out, name, part, num_parts), newline="", encoding="utf-8", errors="surrogateescape") as file:
             sound |= {row["output"] for row in csv.DictReader(file) if row["status"] == "ok"}
-    rows = ((outputs[table.path(index)], table.labels[index]) for index in range(len(table)))
-    lines = [f"{output} {label}\n" for output, label in rows if output in sound]
+    rows = ((outputs[table.path(index)], label) for index, label in enumerate(table.labels.tolist()))
+    lines = [format_line(output, label) + "\n" for output, label in rows if output in sound]
     if not lines:
         return None
     write_text(out / f"{name}.txt", "".join(lines))
