@@ -11,7 +11,15 @@ import torch
 from videornn.config import DataConfig
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.decoding import read_frames
-from videornn.data.loader import Batch, TrainBatches, _fit_shared_memory, build_loader, build_test_loader, view_spec
+from videornn.data.loader import (
+    Batch,
+    TrainBatches,
+    _fit_shared_memory,
+    build_loader,
+    build_test_loader,
+    to_device,
+    view_spec,
+)
 from videornn.errors import UserError
 
 SMALL = DataConfig(num_frames=4, temporal_stride=2, crop_size=16, short_side=(16, 24), num_workers=0)
@@ -79,14 +87,14 @@ def test_another_epoch_gives_another_clip_of_the_same_video(table: VideoTable) -
 
 
 def _list_with_a_bad_video(motion_set: Path, folder: Path) -> VideoTable:
-    lines = [f"{motion_set}/{line}" for line in (motion_set / "train.txt").read_text().splitlines()]
+    lines = [f"{motion_set}/{line}" for line in (motion_set / "train.txt").read_text().splitlines()[:16]]
     (folder / "bad.mp4").write_text("no video")
     lines[3] = f"{folder}/bad.mp4 1"
     (folder / "list.txt").write_text("\n".join(lines))
     return load_videos(str(folder / "list.txt"))
 
 
-@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("num_workers", [0, 2, 3])
 def test_a_broken_video_is_replaced_named_and_changes_no_batch_count(
     motion_set: Path, tmp_path: Path, num_workers: int
 ) -> None:
@@ -98,6 +106,51 @@ def test_a_broken_video_is_replaced_named_and_changes_no_batch_count(
     for batches in ranks:
         for batch in batches:  # the stand-in brings its own label
             assert [int(table.labels[index]) for index in batch.indices] == batch.labels.tolist()
+
+
+def test_batches_are_copied_one_ahead_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for CUDA's streams: what is ordered before what, as no GPU is needed to tell."""
+    told: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __enter__(self) -> None:
+            told.append(f"on {self.name}")
+
+        def __exit__(self, *exception: object) -> None:
+            told.append(f"off {self.name}")
+
+        def record_event(self) -> int:
+            told.append(f"event of {self.name}")
+            return told.count(f"event of {self.name}") - 1
+
+        def wait_event(self, number: int) -> None:
+            told.append(f"{self.name} waits for {number}")
+
+    class Rows:
+        def record_stream(self, stream: Stream) -> None:
+            told.append(f"kept for {stream.name}")
+
+    class Item:
+        clips = labels = Rows()
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def to(self, device: object) -> "Item":
+            told.append(f"copy {self.number}")
+            return self
+
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: Stream("copies"))
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: stream)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: Stream("steps"))
+    for item in to_device([Item(0), Item(1)], SimpleNamespace(type="cuda")):
+        told.append(f"step {item.number}")
+    copies = [["on copies", f"copy {number}", "event of copies", "off copies"] for number in range(2)]
+    steps = [[f"steps waits for {n}", "kept for steps", "kept for steps", f"step {n}"] for n in range(2)]
+    assert told == [*copies[0], *copies[1], *steps[0], *steps[1]]
 
 
 def _kill_this_process() -> None:
@@ -121,7 +174,7 @@ def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
         return read_frames(path, *arguments, **options)
 
     monkeypatch.setattr("videornn.data.dataset.read_frames", read)
-    monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 0.2)
+    monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 1.0)
     monkeypatch.setattr("videornn.data.loader.HANG_TIMEOUTS", 0.05)  # of the 60 s that a video may take
     batches = _batches(table, 8, num_workers=2)
     assert [len(batch.labels) for batch in batches] == [4] * 8

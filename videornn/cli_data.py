@@ -63,10 +63,10 @@ def bench(
         report = bench_loading(load_config(config, overrides), num_clips=num_clips, on_progress=bar.update)
     total = sum(report.stages.values())
     for stage, seconds in report.stages.items():
-        say(f"{stage:10s} {1e3 * seconds:8.2f} ms a clip  {100 * seconds / total:5.1f} %")
-    say(f"one core   {report.core_rate:8.1f} clips/s")
-    say(f"loader     {report.loader_rate:8.1f} clips/s with data.num_workers={report.num_workers}")
-    say(f"network    {report.model_rate:8.1f} clips/s in training on {report.device}")
+        say(f"{stage:10s} {1 / seconds:9.1f} clips/s  {1e3 * seconds:8.2f} ms a clip  {100 * seconds / total:5.1f} %")
+    say(f"one core   {report.core_rate:9.1f} clips/s  all but the transfer")
+    say(f"loader     {report.loader_rate:9.1f} clips/s  with data.num_workers={report.num_workers}")
+    say(f"network    {report.model_rate:9.1f} clips/s  in training on {report.device}")
     if report.num_bad:
         say(f"{report.num_bad} of {num_clips} videos could not be decoded; `videornn data verify` tells which and why")
     say(report.advice())

@@ -76,10 +76,10 @@ class VideoReader:
         """Make room for what so many workers, started from now on, are at."""
         self._work = torch.full((num_workers, 3), -1.0, dtype=torch.float64).share_memory_() if num_workers else None
 
-    def at_work(self) -> list[tuple[int, int, float]]:
-        """(process id, index of the video, seconds so far) of every worker that is reading a video."""
+    def workers(self) -> list[tuple[int, int, float]]:
+        """(process id, index of the video it reads, or -1, seconds so far) of every worker that has read one."""
         rows = [] if self._work is None else self._work.tolist()
-        return [(int(pid), int(index), time.monotonic() - since) for pid, index, since in rows if index >= 0]
+        return [(int(pid), int(index), time.monotonic() - since) for pid, index, since in rows if pid >= 0]
 
     def _note(self, index: int) -> None:
         worker = get_worker_info()

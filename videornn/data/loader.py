@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
-import re
 import shutil
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ class ClipLoader:
                 return
             except UserError as error:  # torch puts a traceback of the worker before the sentence
                 raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
-            except RuntimeError as error:  # torch tells in words whether a worker is late, dead, or raised it
+            except (RuntimeError, OSError, EOFError) as error:  # what comes of a dead worker depends on when it died
                 if "DataLoader timed out" in str(error) and not self._hanging():
                     continue
                 self._blame(error)
@@ -222,24 +223,33 @@ class ClipLoader:
 
     def _hanging(self) -> list[int]:
         """Videos at which workers have been for too long."""
-        return [index for _, index, seconds in self.dataset.reader.at_work() if seconds > self.hang_seconds]
+        workers = self.dataset.reader.workers()
+        return [index for _, index, seconds in workers if index >= 0 and seconds > self.hang_seconds]
 
-    def _blame(self, error: RuntimeError) -> None:
-        """Mark the videos at which workers hung or died as bad; raises the error if it was neither."""
-        text, reader = str(error), self.dataset.reader
-        if "DataLoader timed out" in text:
-            culprits = self._hanging()
-            what = f"hung for {self.hang_seconds:g} s"
-        elif found := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text):
-            dead = {int(pid) for pid in found[1].split(",")}
-            culprits = [index for pid, index, _ in reader.at_work() if pid in dead]
-            what = "died"
-        else:
+    def _died_at(self) -> list[int]:
+        """Where dead workers were: videos, or -1. A death can show in what was sent before the system tells of it."""
+        end = time.monotonic() + POLL_SECONDS
+        while True:
+            alive = {child.pid for child in multiprocessing.active_children()}
+            died_at = [index for pid, index, _ in self.dataset.reader.workers() if pid not in alive]
+            if died_at or time.monotonic() > end:
+                return died_at
+            time.sleep(0.05)
+
+    def _blame(self, error: Exception) -> None:
+        """Mark the videos at which workers hung or died as bad; raises the error if none did."""
+        if self.num_workers == 0 or str(error).startswith("Caught "):  # raised by the dataset itself
             raise error
+        hanging = self._hanging()
+        culprits = hanging or self._died_at()
         if not culprits:
-            raise UserError(f"a loader worker {what}, not while decoding: {text.splitlines()[0]}") from error
-        for index in culprits:
-            reader.culprits[index] = f"{reader.table.path(index)}: a loader worker {what} at it"
+            raise error
+        if max(culprits) < 0:
+            raise UserError(f"a loader worker died, not while reading a video: {str(error).splitlines()[0]}") from error
+        what = f"hung for {self.hang_seconds:g} s" if hanging else "died"
+        table = self.dataset.reader.table
+        bad = {index: f"{table.path(index)}: a loader worker {what} at it" for index in culprits if index >= 0}
+        self.dataset.reader.culprits.update(bad)
 
 
 def build_loader(
