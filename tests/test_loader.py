@@ -10,10 +10,10 @@ import torch
 
 from videornn.config import DataConfig
 from videornn.data.annotations import VideoTable, load_videos
+from videornn.data.batches import TrainBatches
 from videornn.data.decoding import read_frames
 from videornn.data.loader import (
     Batch,
-    TrainBatches,
     _fit_shared_memory,
     build_loader,
     build_test_loader,
