@@ -161,7 +161,7 @@ def _hang() -> None:
     time.sleep(600)
 
 
-@pytest.mark.parametrize("disaster", [_kill_this_process, _hang])
+@pytest.mark.parametrize("disaster", [_kill_this_process, pytest.param(_hang, marks=pytest.mark.slow)])
 def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
     table: VideoTable, monkeypatch: pytest.MonkeyPatch, disaster
 ) -> None:

@@ -449,6 +449,7 @@ def test_class_folders_keep_their_classes(one_process, make_video, tmp_path: Pat
     assert load_videos(str(prepared.list_file)).class_names == ("run", "walk")
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_it_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """kill -9 of the whole process group in the middle of a file."""
     (tmp_path / "in").mkdir()
