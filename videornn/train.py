@@ -42,9 +42,7 @@ FREE_ON_RESUME = (
     "train.val_every",
     "train.save_every",
 )
-
-
-LONG_WAIT = 0.5  # share of the time
+LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 
 
 class Interrupted(Exception):

@@ -84,9 +84,8 @@ class PyAVVideo(FrameVideo):
         # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame of the packet before
         if self._container.format.name == "avi" and (self._codec.has_b_frames or (smallest or 0) <= 8):
             has_times = False
-        self._discard = (
-            "NONREF" if has_times else "DEFAULT"
-        )  # a decoder of packed B frames loses count if it leaves some out
+        # a decoder of packed B frames loses count if it leaves some out
+        self._discard = "NONREF" if has_times else "DEFAULT"
         if has_times:
             self._shown = sorted(shown, key=timestamps.__getitem__)
         else:
