@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors"},
+    {"errors", "schema"},
     {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
     {"engine"},
     {"evaluate"},
