@@ -220,7 +220,7 @@ class TrainConfig(Section):
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps on GPUs."""
     batch_norm: Literal["batch", "sync", "frozen"] = "batch"
-    """Statistics of batch norm: of a rank's clips, of all ranks', or as loaded (frozen, its weights too; not in new blocks)."""
+    """Statistics of batch norm: of a rank's clips, of all ranks', or as loaded, weights too (frozen; not in new blocks)."""
     bn_clips: Count | None = None
     """Clips that batch norm takes statistics of together (sub-batch norm); null: all of a rank's that go through at once."""
     precise_bn: Annotated[int, Field(ge=0)] = 0
@@ -234,7 +234,7 @@ class TrainConfig(Section):
     max_skipped: Count = 10
     """Steps that may be skipped before a run stops (nonfinite: skip)."""
     deterministic: bool = False
-    """Only deterministic algorithms, so that two runs on the same GPUs are bit-identical (on a CPU they always are); slower."""
+    """Only deterministic algorithms, so that two runs on equal GPUs are bit-identical (on a CPU they always are); slower."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds that a rank waits for another before the run ends and names it."""
     elastic: bool = False
