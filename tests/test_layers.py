@@ -5,8 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors", "schema"},
-    {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
+    {"errors", "schema", "lamb"},
+    {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "ema", "metrics", "logger", "plots"},
     {"engine"},
     {"evaluate"},
     {"train", "predict", "explain", "info", "convert", "bench"},

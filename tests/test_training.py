@@ -12,7 +12,6 @@ from videornn.checkpoint import load_checkpoint, save_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
 from videornn.evaluate import evaluate, load_trained
-from videornn.optim import build_optimizer, lr_at
 from videornn.train import _load_data, train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
@@ -183,23 +182,6 @@ def test_test_labels_mean_the_classes_of_the_checkpoint(motion_set: Path, tiny_r
         results.append((result, (tmp_path / name / "predictions.csv").read_text()))
     assert results[0] == results[1]
     assert results[0][0]["num_missing"] == 0
-
-
-def test_learning_rate_warms_up_linearly_and_falls_like_half_a_cosine() -> None:
-    rates = [lr_at(step, lr=0.4, num_steps=110, warmup_steps=10) for step in range(110)]
-    assert rates[:10] == pytest.approx([0.04 * k for k in range(1, 11)])
-    assert rates[10] == pytest.approx(0.4) and rates[60] == pytest.approx(0.2) and rates[109] < 0.001
-    assert lr_at(0, lr=0.4, num_steps=1, warmup_steps=0) == 0.4
-
-
-def test_norms_and_biases_have_no_weight_decay() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.BatchNorm3d(4))
-    decays = {
-        id(p): group["weight_decay"]
-        for group in build_optimizer(model, lr=1, momentum=0.9, weight_decay=0.1).param_groups
-        for p in group["params"]
-    }
-    assert [decays[id(p)] for p in model.parameters()] == [0.1, 0.0, 0.0, 0.0]
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from videornn.evaluate import normalization, score_videos, summarize, write_bad_
 from videornn.logger import RunLogger
 from videornn.models import build_model
 from videornn.models.weights import load_weights
-from videornn.optim import build_optimizer, lr_at, set_lr
+from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, set_lr
 
 # settings that may differ when a run is resumed: they change speed or output, not the weights
 FREE_ON_RESUME = (
@@ -91,7 +91,7 @@ class Run:
     def load(self, saved: dict[str, Any]) -> None:
         """Go back to where save was called."""
         load_model(self.model, saved, self.out / "checkpoints/last.pt")
-        self.optimizer.load_state_dict(saved["optimizer"])
+        load_optimizer_(self.optimizer, saved["optimizer"])
         self.step, self.best_top1 = saved["step"], saved["best_top1"]
 
 
@@ -120,7 +120,16 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
                 print(report, flush=True)
         model = model.to(device, memory_format=torch.channels_last_3d)
         section = config.train
-        optimizer = build_optimizer(model, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+        optimizer = build_optimizer(
+            model,
+            name=section.optimizer,
+            lr=section.lr,
+            momentum=section.momentum,
+            betas=section.betas,
+            weight_decay=section.weight_decay,
+            norm_weight_decay=section.norm_weight_decay,
+            layer_decay=section.layer_decay,
+        )
         run = Run(config, out, class_names, len(table), val_table, device, model, optimizer)
         if saved:
             run.load(saved)
@@ -166,14 +175,24 @@ def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, log
     mean, std = normalization(run.config, run.device)
     mixing = batch_mixing(run.config.data, run.config.model.num_classes)
     parallel = _parallel(run.model, run.device)
-    warmup_steps = round(section.warmup_epochs * run.steps_per_epoch)
     bad: dict[str, BadVideo] = {}
     meter, waits = _Meter(run.device), 0
     while run.step < run.num_steps:
         batch = meter.wait_for(batches)
         # dropout is a pure function of the step too, so that a resumed run repeats it
         torch.manual_seed((run.config.seed << 32) + run.step * distributed.num_ranks() + distributed.rank())
-        lr = lr_at(run.step, lr=section.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
+        lr = lr_at(
+            run.step / run.steps_per_epoch,
+            lr=scaled_lr(section.lr, batch_size=section.batch_size, lr_batch_size=section.lr_batch_size),
+            epochs=section.epochs,
+            schedule=section.schedule,
+            end_lr=section.end_lr,
+            step_epochs=section.step_epochs,
+            step_factor=section.step_factor,
+            power=section.power,
+            warmup_epochs=section.warmup_epochs,
+            warmup_start=section.warmup_start,
+        )
         set_lr(run.optimizer, lr)
         parallel.train()
         clips, targets = to_model_input(batch.clips, mean, std), batch.labels
