@@ -13,7 +13,8 @@ from videornn.data.moving_shapes import CLASSES
 from videornn.data.transforms import TrainTransform, crop_views, mirrored_labels, normalize, train_transform
 from videornn.errors import UserError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in RECIPES if path.parent.name != "kinetics400"]  # those have the defaults of DataConfig
 # every option on
 STRONG = TrainTransform(
     32, "resized", hflip=0.5, color_jitter=0.4, rand_augment=3, rand_augment_magnitude=15, erasing=1.0, fill=(9, 99, 199)

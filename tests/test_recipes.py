@@ -1,0 +1,167 @@
+"""Every recipe under configs/: it builds, takes a step, says what it is, and differs from its neighbours in that alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from videornn.config import Config, DataConfig, load_config
+from videornn.data.transforms import train_transform
+from videornn.engine import train_step
+from videornn.models import build_model
+from videornn.models.nonlocal_block import DisentangledNonLocal, NonLocal
+from videornn.optim import build_optimizer, lr_at
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = sorted(CONFIGS.rglob("*.yaml"))
+KINETICS = sorted((CONFIGS / "kinetics400").glob("*.yaml"))
+NAME = re.compile(r"(slow|i3d|c2d)_r(50|101)_(8x8|4x16)(_nl|_dnl)?(_in1k)?")
+
+# top-1 / top-5 over 30 views, as their sources give them: the model zoos of SlowFast and PyTorchVideo (from scratch),
+# video-nonlocal-net's README (I3D and C2D from ImageNet) and MMAction2's (Slow-only from ImageNet)
+PUBLISHED = {
+    "slow_r50_8x8": ["74.8 / 91.6", "74.58 / 91.63"],
+    "slow_r50_4x16": ["72.7 / 90.3", "72.40 / 90.18"],
+    "i3d_r50_8x8": ["73.5 / 90.8", "73.27 / 90.70"],
+    "i3d_r50_8x8_nl": ["74.0 / 91.1"],
+    "c2d_r50_8x8": ["71.46 / 89.68"],
+    "c2d_r50_8x8_in1k": ["71.9 / 90.0"],
+    "c2d_r50_8x8_nl_in1k": ["74.4 / 91.4"],
+    "i3d_r50_8x8_in1k": ["73.4 / 90.9"],
+    "i3d_r50_8x8_nl_in1k": ["74.7 / 91.6"],
+    "slow_r50_8x8_in1k": ["76.45 / 92.55"],
+    "slow_r50_8x8_nl_in1k": ["76.65 / 92.47"],
+    "slow_r50_4x16_in1k": ["75.12 / 91.72"],
+    "slow_r50_4x16_nl_in1k": ["75.07 / 91.69"],
+}
+# parameters of the network with 400 classes, in millions: PyTorchVideo's model zoo, MMAction2's for Slow-only with blocks
+MILLIONS = {"slow_r50_8x8": 32.45, "i3d_r50_8x8": 28.04, "c2d_r50_8x8": 24.33, "slow_r50_8x8_nl": 39.81}
+
+
+def _header(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return " ".join(line.removeprefix("#").strip() for line in lines[:end])
+
+
+def _learning_rates(config: Config, epochs: list[float]) -> list[float]:
+    keys = ("lr", "epochs", "schedule", "end_lr", "step_epochs", "step_factor", "power", "warmup_epochs", "warmup_start")
+    return [lr_at(epoch, **{key: getattr(config.train, key) for key in keys}) for epoch in epochs]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_builds_and_takes_a_step(path: Path) -> None:
+    tiny = ["model.width=4", "model.num_classes=5", "model.init=null", "train.precision=fp32"]
+    config = load_config(path, tiny)
+    torch.set_num_threads(1)  # so small a step only waits for a second thread
+    torch.manual_seed(0)
+    model, section = build_model(config.model), config.train
+    keys = ("lr", "momentum", "betas", "weight_decay", "norm_weight_decay", "layer_decay")
+    optimizer = build_optimizer(model, name=section.optimizer, **{key: getattr(section, key) for key in keys})
+    ends = [model.stem[0].conv.weight, model.head.weight]
+    before = [weight.detach().clone() for weight in ends]
+    clips, labels = torch.randn(2, 3, config.data.num_frames, 32, 32), torch.tensor([1, 4])
+    loss, _ = train_step(model, clips, labels, optimizer, label_smoothing=section.label_smoothing)
+    assert torch.isfinite(loss)
+    assert not any(torch.equal(old, new) for old, new in zip(before, ends, strict=True))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_header_says_where_it_runs_and_by_which_command(path: Path) -> None:
+    header, name = _header(path), path.relative_to(CONFIGS.parent).as_posix()
+    assert f"videornn train {name}" in header
+    assert re.search(r"\b(GPUs?|CPU)\b", header)
+
+
+def test_there_is_a_recipe_for_every_network_block_and_start() -> None:
+    bases = ["slow_r50_8x8", "i3d_r50_8x8", "c2d_r50_8x8", "slow_r50_4x16", "i3d_r101_8x8"]
+    expected = {f"{base}{kind}{init}" for base in bases for kind in ("", "_nl", "_dnl") for init in ("", "_in1k")}
+    assert {path.stem for path in KINETICS} == expected
+
+
+@pytest.mark.parametrize("path", KINETICS, ids=lambda path: path.stem)
+def test_the_name_of_a_recipe_tells_the_truth(path: Path) -> None:
+    family, depth, clip, kind, init = NAME.fullmatch(path.stem).groups()
+    config = load_config(path)
+    model = config.model
+    assert (model.name, model.depth) == (family, int(depth))
+    assert f"{config.data.num_frames}x{config.data.temporal_stride}" == clip
+    assert model.attention.kind == (kind or "_none")[1:]
+    assert model.init == (f"resnet{depth}.pth" if init else None)
+    places = {"res3": [1, 3], "res4": [1, 3, 5] if depth == "50" else [6, 13, 20]}
+    block_class = {None: (), "_nl": NonLocal, "_dnl": DisentangledNonLocal}[kind]
+    network = build_model(model.model_copy(update={"width": 4}))
+    found = {
+        stage: [number for number, block in enumerate(getattr(network, stage)) if isinstance(block.attention, block_class)]
+        for stage in ("res2", "res3", "res4", "res5")
+    }
+    assert found == {"res2": [], "res3": [], "res4": [], "res5": []} | (places if kind else {})
+
+
+@pytest.mark.parametrize(("name", "millions"), MILLIONS.items())
+def test_a_recipe_builds_the_network_that_its_source_counts(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        network = build_model(load_config(CONFIGS / f"kinetics400/{name}.yaml").model)
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_recipes_of_one_start_differ_in_nothing_but_what_their_names_say() -> None:
+    """Compared as written, so that none leaves a setting to a default that another spells out."""
+    rest: dict[bool, dict] = {}
+    for path in KINETICS:
+        values = yaml.safe_load(path.read_text())
+        del values["model"]["name"], values["model"]["depth"]
+        del values["model"]["attention"]["kind"], values["model"]["attention"]["places"]
+        del values["data"]["num_frames"], values["data"]["temporal_stride"]
+        init = values["model"].pop("init")
+        assert rest.setdefault(init is not None, values) == values, path.stem
+    scratch, imagenet = rest[False], rest[True]
+    del imagenet["model"]["inflation"]
+    schedule = {"epochs", "lr", "schedule", "end_lr", "step_epochs", "step_factor", "warmup_epochs", "warmup_start"}
+    assert {key: value for key, value in scratch["train"].items() if key not in schedule} == {
+        key: value for key, value in imagenet["train"].items() if key not in schedule
+    }
+    assert all(scratch[section] == imagenet[section] for section in ("seed", "model", "data", "test"))
+
+
+@pytest.mark.parametrize("path", KINETICS, ids=lambda path: path.stem)
+def test_a_recipe_follows_its_published_one(path: Path) -> None:
+    config = load_config(path)
+    section, data, test = config.train, config.data, config.test
+    assert (section.batch_size, section.lr_batch_size, section.optimizer, section.momentum) == (64, 64, "sgd", 0.9)
+    assert (section.weight_decay, section.norm_weight_decay, section.precise_bn) == (1e-4, 0.0, 200)
+    assert (section.label_smoothing, section.clip_norm, section.ema_decay, section.layer_decay) == (0.0, None, None, 1.0)
+    assert (data.short_side, data.crop_size, data.sampling_fps, data.hflip) == ((256, 320), 224, 30.0, 0.5)
+    assert train_transform(data, ()) == train_transform(DataConfig(), ())  # which tests/test_transforms.py holds to pixels
+    assert (data.rand_augment, data.mixup_alpha, data.cutmix_alpha, config.model.dropout) == (0, 0, 0, 0.5)
+    assert (test.num_clips, test.num_crops, test.short_side, test.crop_size) == (10, 3, 256, 256)
+    if path.stem.endswith("_in1k"):
+        assert section.epochs == 118
+        assert _learning_rates(config, [0, 43.9, 44, 88, 117]) == pytest.approx([0.01, 0.01, 1e-3, 1e-4, 1e-4])
+    else:
+        assert section.epochs == 196
+        assert _learning_rates(config, [0, 98]) == pytest.approx([0.01, 0.05])
+        assert _learning_rates(config, [34]) == pytest.approx([0.092757], rel=1e-4)
+
+
+@pytest.mark.parametrize("path", KINETICS, ids=lambda path: path.stem)
+def test_a_header_has_its_source_the_published_numbers_and_what_the_user_must_bring(path: Path) -> None:
+    header, name = _header(path), path.stem
+    assert "Source: " in header and re.search(r"configs/Kinetics/(SLOW|I3D|C2D)_\w+\.yaml", header)
+    assert re.findall(r"\d\d\.\d+ / \d\d\.\d+", header) == PUBLISHED.get(name, [])
+    assert ("no published number" in header) == (name not in PUBLISHED)
+    for part in ("8 GPUs", "torchrun --nproc_per_node=8", f"--out runs/{name}", f"test runs/{name}/"):
+        assert part in header, part
+    family, depth, clip, kind, init = NAME.fullmatch(name).groups()
+    if init:
+        assert f"resnet{depth}.pth" in header and "nothing is downloaded" in header
+    elif kind:
+        assert f"model.init=runs/{family}_r{depth}_{clip}/checkpoints/" in header
+
+
+def test_fine_tuning_keeps_batch_norm_and_spares_the_early_stages() -> None:
+    section = load_config(CONFIGS / "finetune.yaml").train
+    assert section.batch_norm == "frozen" and section.precise_bn == 0 and section.layer_decay < 1
+    assert section.lr * section.batch_size / section.lr_batch_size < 0.01 and section.epochs <= 30
