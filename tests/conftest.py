@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -105,6 +107,23 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("real videos (shared/data beside the checkout) are not here")
     return SHARED
+
+
+@pytest.fixture
+def room_for_files():
+    """A disk on which no file of this process can grow beyond so many bytes: writing fails as it does on a full one."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limit(num_bytes: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))  # Python ignores the signal that goes with it
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 @pytest.fixture

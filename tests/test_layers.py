@@ -5,9 +5,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors", "schema", "lamb"},
-    {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "ema", "metrics", "logger", "plots"},
-    {"engine"},
+    {"errors", "schema"},
+    {"config", "console", "data", "models", "distributed", "optim", "metrics", "logger", "plots", "run_lock"},
+    {"engine", "checkpoint", "manifest"},
+    {"run_folder"},
     {"evaluate"},
     {"train", "predict", "explain", "info", "convert", "bench"},
     {"cli_data"},

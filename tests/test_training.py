@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videornn.checkpoint import load_checkpoint, save_checkpoint
+from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
 from videornn.evaluate import evaluate, load_trained
@@ -184,31 +184,21 @@ def test_test_labels_mean_the_classes_of_the_checkpoint(motion_set: Path, tiny_r
     assert results[0][0]["num_missing"] == 0
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "last.pt"
-    save_checkpoint(path, {"step": 1})
-
-    def no_space(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, {"step": 2})
-    assert load_checkpoint(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
+def test_learning_rate_warms_up_linearly_and_falls_like_half_a_cosine() -> None:
+    rates = [lr_at(step, lr=0.4, num_steps=110, warmup_steps=10) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.04 * k for k in range(1, 11)])
+    assert rates[10] == pytest.approx(0.4) and rates[60] == pytest.approx(0.2) and rates[109] < 0.001
+    assert lr_at(0, lr=0.4, num_steps=1, warmup_steps=0) == 0.4
 
 
-def test_what_is_no_checkpoint_is_refused_and_never_unpickled(tmp_path: Path) -> None:
-    import argparse
-    import pickle
-
-    (tmp_path / "text.pt").write_text("hello")
-    (tmp_path / "half.pt").write_bytes(b"PK\x03\x04" + b"\0" * 100)
-    torch.save({"model": {}}, tmp_path / "foreign.pt")
-    torch.save({"format": "videornn-1", "args": argparse.Namespace(x=1)}, tmp_path / "objects.pt")
-    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
-    for name in ("text", "half", "foreign", "objects", "pickle", "missing"):
-        with pytest.raises(UserError, match=rf"{name}\.pt"):
-            load_checkpoint(tmp_path / f"{name}.pt")
+def test_norms_and_biases_have_no_weight_decay() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.BatchNorm3d(4))
+    decays = {
+        id(p): group["weight_decay"]
+        for group in build_optimizer(model, lr=1, momentum=0.9, weight_decay=0.1).param_groups
+        for p in group["params"]
+    }
+    assert [decays[id(p)] for p in model.parameters()] == [0.1, 0.0, 0.0, 0.0]
 
 
 def test_a_checkpoint_whose_weights_are_not_of_its_network_is_refused(tiny_run: Path, tmp_path: Path) -> None:

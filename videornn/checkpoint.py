@@ -1,55 +1,92 @@
-"""Checkpoints: dictionaries of tensors and plain Python types, written atomically, read with weights_only."""
+"""Checkpoints: dictionaries of tensors and plain Python types, written atomically with a checksum, read with weights_only.
+
+The file is the zip archive that torch.save writes, with a SHA-256 of all its bytes as the archive's comment. torch.load
+itself compares no checksum: 22 % of the bits of a small checkpoint can flip and it loads something else without a word. The
+CRC-32 that the archive has of its records leaves out the archive's own directory.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import pickle
 import platform
+import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import torchvision
 from torch import nn
 
+from videornn.data.files import replacing
 from videornn.errors import UserError
 
 FORMAT = "videornn-1"
+SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
+SEAL_LENGTH = len(SEAL) + 64
+ARCHIVE_END = b"PK\5\6"  # starts the last 22 bytes of a zip archive without a comment; the comment's length ends them
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that the file at path is at any instant either the old one or the new one, whole."""
+    """Write a checkpoint so that the file at path is at any instant either the old one or the new one, whole.
+
+    Raises:
+        UserError: the disk, or the quota, is full; what was at path is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
+    with telling_if_full(path, content):
+        with replacing(path) as temporary, open(temporary, "w+b") as file:
             torch.save({"format": FORMAT, "versions": _versions(), **content}, file)
+            _seal(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of videornn onto the CPU.
 
     Raises:
-        UserError: the file is missing, is not a checkpoint, is cut short, or holds anything but tensors and plain types.
+        UserError: the file is missing, is not a checkpoint, is damaged in any byte, or holds anything but tensors and plain
+            types.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; training writes RUN/checkpoints/last.pt")
+    if reason := damage(path):
+        raise UserError(
+            f"{path} is not a checkpoint of videornn, or no longer as it was written: {reason}; nothing of it was loaded"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of videornn, or is damaged; nothing of it was loaded") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of videornn; nothing of it was loaded") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a checkpoint of videornn (no format {FORMAT!r}); `videornn convert` makes one of public weights"
         )
     return content
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, in words; None if every byte is as it was written.
+
+    A file without our checksum (an older version's, or torch.save's own) is sound if the CRC-32 of its records are right.
+    """
+    if not path.is_file():
+        return "there is no such file"
+    try:
+        with open(path, "rb") as file:
+            sealed = _sealed_as_written(file)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return None if sealed else _damage_of_archive(path, no_seal=sealed is None)
 
 
 def load_model(model: nn.Module, content: dict[str, Any], path: str | Path) -> None:
@@ -61,6 +98,94 @@ def load_model(model: nn.Module, content: dict[str, Any], path: str | Path) -> N
             f"{path}: its weights are not those of the network that its config describes; another version of videornn wrote "
             f"it. A new training can start from what fits: model.init={path}"
         ) from error
+
+
+@contextmanager
+def telling_if_full(path: Path, content: Any) -> Iterator[None]:
+    """Turn the failure to write content to path for want of room into a UserError that says what stands and how to go on."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save can fail again over the first failure, with a RuntimeError
+        if (full := _disk_full(error)) is None:
+            raise
+        room = f", {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free" if full.errno == errno.ENOSPC else ""
+        standing = next((file for file in (path, path.with_name("last.pt")) if file.is_file()), None)
+        stands = f"{standing} stands as it was" if standing else "nothing of it was left behind"
+        raise UserError(
+            f"{path} cannot be written: {os.strerror(full.errno)} (it takes about {_num_bytes(content) / 1e6:.1f} MB"
+            f"{room}); {stands}; make room, then give the same command again, for a training with --resume"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk, so that they outlast a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _seal(file: BinaryIO) -> None:
+    """Add the checksum to an archive that torch.save has just written."""
+    file.seek(-2, os.SEEK_END)
+    file.write(SEAL_LENGTH.to_bytes(2, "little"))
+    digest = _sha256(file, file.tell())
+    file.seek(0, os.SEEK_END)
+    file.write(SEAL + digest)
+
+
+def _sealed_as_written(file: BinaryIO) -> bool | None:
+    """Whether the bytes of a file have the checksum at its end; None for an archive that has no comment at all."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - SEAL_LENGTH, 0))
+    end = file.read()
+    if end.startswith(SEAL):
+        return end == SEAL + _sha256(file, size - SEAL_LENGTH)
+    # a lost comment is not no comment: its length is still there
+    return None if end[-22:-18] == ARCHIVE_END and end[-2:] == b"\0\0" else False
+
+
+def _sha256(file: BinaryIO, num_bytes: int) -> bytes:
+    """Hexadecimal SHA-256 of the first num_bytes of a file."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while num_bytes > 0 and (part := file.read(min(num_bytes, 1 << 20))):
+        digest.update(part)
+        num_bytes -= len(part)
+    return digest.hexdigest().encode()
+
+
+def _damage_of_archive(path: Path, *, no_seal: bool) -> str | None:
+    try:
+        if not zipfile.is_zipfile(path):
+            return "it is cut short, or no checkpoint at all"
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except Exception:  # zipfile meets damage with nearly any exception
+        return "its list of records is damaged"
+    if record is not None:
+        return f"record {record.partition('/')[2]} fails its checksum"
+    return None if no_seal else "it fails its SHA-256"
+
+
+def _disk_full(error: BaseException | None) -> OSError | None:
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_FULL):
+        error = error.__context__
+    return error
+
+
+def _num_bytes(content: Any) -> int:
+    """Size of the tensors in nested dictionaries and lists."""
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
+    return sum(map(_num_bytes, parts))
 
 
 def _versions() -> dict[str, str]:

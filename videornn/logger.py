@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+
+from videornn.errors import UserError
 
 
 class RunLogger:
@@ -27,9 +32,12 @@ class RunLogger:
             return
         self._path = folder / "metrics.jsonl"
         _drop_lines_after(self._path, first_step)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
+        # without a buffer: a line is there once it is logged, and closing the file cannot fail
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         self._console = Console()
+        self._tensorboard: SummaryWriter | None = None
+        with self._tensorboard_may_fail():
+            self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
         self._progress = _progress(self._console) if self._console.is_terminal else None
         self._num_steps, self._first_step, self._start = num_steps, first_step, time.monotonic()
         if self._progress:
@@ -37,14 +45,19 @@ class RunLogger:
             self._progress.start()
 
     def log(self, kind: str, step: int, **numbers: float) -> None:
-        """One line of numbers of a kind (train, val, ...) after a step, on the screen and in both files."""
+        """One line of numbers of a kind (train, val, ...) after a step, on the screen and in both files.
+
+        Raises:
+            UserError: metrics.jsonl cannot be written, for the disk is full. TensorBoard's file, which shows the same
+                numbers, is given up with a remark.
+        """
         if not self._active:
             return
         record = {"kind": kind, "step": step, **{key: _short(value) for key, value in numbers.items()}}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for key, value in numbers.items():
-            self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
+        self._write(json.dumps(record).encode() + b"\n")
+        with self._tensorboard_may_fail():
+            for key, value in numbers.items() if self._tensorboard else ():
+                self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
         if self._progress and kind == "train":
             self._progress.update(self._task, completed=step, note=_train_note(numbers))
         else:
@@ -61,8 +74,29 @@ class RunLogger:
             if self._progress:
                 self._progress.stop()
             self._file.close()
-            self._tensorboard.close()
+            with self._tensorboard_may_fail():
+                if self._tensorboard:
+                    self._tensorboard.close()
             sys.stdout.flush()
+
+    def _write(self, line: bytes) -> None:
+        try:
+            while line:  # a disk that becomes full takes a part
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written: {error.strerror}; the last checkpoint stands: make room, then go on with "
+                f"--resume"
+            ) from error
+
+    @contextmanager
+    def _tensorboard_may_fail(self) -> Iterator[None]:
+        """Its thread keeps the error of a full disk and hands it to any later call; a run is worth more than its curves."""
+        try:
+            yield
+        except OSError as error:
+            self._tensorboard = None
+            self.say(f"TensorBoard's file is given up ({error.strerror}); {self._path} goes on with the same numbers")
 
     def _line(self, kind: str, step: int, numbers: dict[str, float]) -> str:
         place = f"epoch {numbers['epoch']:.2f}  step {step}/{self._num_steps}"
@@ -96,15 +130,24 @@ def _progress(console: Console) -> Progress:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Take out the records of steps that a resumed run will do again (and a half-written last line)."""
+    """Take out the records of steps that a resumed run will do again, and what a kill or a full disk has left of a line."""
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+    num_bytes = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        line_step = _step_of(line)
+        if line_step is None or line_step > step:
             break
-        kept.append(line)
-    path.write_text("".join(kept), encoding="utf-8")
+        num_bytes += len(line)
+    os.truncate(path, num_bytes)  # steps ascend; nothing is written anew, so a kill or a full disk cannot come between
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of metrics.jsonl; None if the line is not whole."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _short(value: float) -> float:
