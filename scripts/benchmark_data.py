@@ -46,9 +46,9 @@ from torchvision.transforms import Compose, Lambda, RandomCrop, RandomHorizontal
 
 from videornn.config import DataConfig, TestConfig  # noqa: E402
 from videornn.data.annotations import load_videos  # noqa: E402
-from videornn.data.dataset import TrainClips, load_views, sample_seed  # noqa: E402
+from videornn.data.dataset import ClipKey, TrainClips, load_views, sample_seed  # noqa: E402
 from videornn.data.decoding import why_not  # noqa: E402
-from videornn.data.loader import build_loader, view_spec  # noqa: E402
+from videornn.data.loader import build_loader, plain_plan, view_spec  # noqa: E402
 from videornn.data.prepare import prepare_videos  # noqa: E402
 from videornn.data.reencode import Encoding  # noqa: E402
 from videornn.data.sampling import sample_random_clip  # noqa: E402
@@ -142,7 +142,8 @@ def pytorchvideo_views(paths: list[str]) -> Callable[[int], Tensor]:
 def videornn_clips(paths: list[str], folder: Path) -> Callable[[int], Tensor]:
     """videornn's training clips."""
     dataset = _dataset(paths, folder)
-    return lambda index: dataset[(random.randrange(10**6), index, 0)][0].clips
+    crop_size = dataset.transform.crop_size
+    return lambda index: dataset[ClipKey(random.randrange(10**6), index, 0, FRAMES, crop_size)][0].clips
 
 
 def plain_clips(paths: list[str], folder: Path, read_frames: Callable[[str, Callable], Tensor]) -> Callable[[int], Tensor]:
@@ -163,7 +164,8 @@ def plain_clips(paths: list[str], folder: Path, read_frames: Callable[[str, Call
 def _dataset(paths: list[str], folder: Path) -> TrainClips:
     (folder / "list.txt").write_text("".join(f"{os.path.abspath(path)} 0\n" for path in paths))
     section = DataConfig(num_frames=FRAMES, temporal_stride=STRIDE, num_workers=0)
-    return build_loader(section, load_videos(str(folder / "list.txt")), batch_size=1, seed=0).dataset
+    plan = plain_plan(section, len(paths), epochs=1, batch_size=1)
+    return build_loader(section, load_videos(str(folder / "list.txt")), plan=plan, seed=0).dataset
 
 
 def decord_frames(path: str, choose: Callable) -> Tensor:

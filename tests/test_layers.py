@@ -6,9 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
     {"errors", "schema"},
-    {"config", "console", "data", "models", "distributed", "optim", "metrics", "logger", "plots", "run_lock"},
-    {"engine", "checkpoint", "manifest"},
-    {"run_folder"},
+    {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
+    {"engine", "multigrid"},
     {"evaluate"},
     {"train", "predict", "explain", "info", "convert", "bench"},
     {"cli_data"},

@@ -2,6 +2,7 @@ import itertools
 import os
 import signal
 import time
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,15 +12,18 @@ import torch
 from videornn.config import DataConfig
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.batches import TrainBatches
+from videornn.data.dataset import ClipKey, sample_seed
 from videornn.data.decoding import read_frames
 from videornn.data.loader import (
     Batch,
     _fit_shared_memory,
     build_loader,
     build_test_loader,
+    plain_plan,
     to_device,
     view_spec,
 )
+from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.errors import UserError
 
 SMALL = DataConfig(num_frames=4, temporal_stride=2, crop_size=16, short_side=(16, 24), num_workers=0)
@@ -28,7 +32,11 @@ SMALL = DataConfig(num_frames=4, temporal_stride=2, crop_size=16, short_side=(16
 def _batches(table: VideoTable, count: int, **arguments: int) -> list[Batch]:
     workers = arguments.pop("num_workers", 0)
     section = SMALL.model_copy(update={"num_workers": workers})
-    return list(itertools.islice(build_loader(section, table, batch_size=4, seed=5, **arguments), count))
+    return list(itertools.islice(build_loader(section, table, plan=_plan(len(table), 4), seed=5, **arguments), count))
+
+
+def _plan(num_videos: int, batch: int) -> BatchPlan:
+    return BatchPlan(num_videos, [Phase(20, (BatchShape(batch, 4, 16),))])
 
 
 @pytest.fixture(scope="module")
@@ -37,38 +45,115 @@ def table(motion_set: Path) -> VideoTable:
 
 
 def test_an_epoch_has_every_video_once_and_epochs_differ() -> None:
-    batches = TrainBatches(torch.zeros(10), 5, seed=0)
+    batches = TrainBatches(torch.zeros(10), _plan(10, 5), seed=0)
     keys = list(itertools.chain.from_iterable(itertools.islice(batches, 4)))
     first, second = keys[:10], keys[10:]
-    assert sorted(index for _, index, _ in first) == sorted(index for _, index, _ in second) == list(range(10))
-    assert {epoch for epoch, _, _ in first} == {0} and {epoch for epoch, _, _ in second} == {1}
-    assert [index for _, index, _ in first] != [index for _, index, _ in second]
+    assert sorted(key.index for key in first) == sorted(key.index for key in second) == list(range(10))
+    assert {key.epoch for key in first} == {0} and {key.epoch for key in second} == {1}
+    assert [key.index for key in first] != [key.index for key in second]
 
 
 def test_a_later_start_goes_on_with_the_same_order() -> None:
-    whole = list(itertools.islice(TrainBatches(torch.zeros(11), 3, seed=1), 12))
+    whole = list(itertools.islice(TrainBatches(torch.zeros(11), _plan(11, 3), seed=1), 12))
     for first_step in (1, 3, 7):
         assert (
-            list(itertools.islice(TrainBatches(torch.zeros(11), 3, seed=1, first_step=first_step), 5))
+            list(itertools.islice(TrainBatches(torch.zeros(11), _plan(11, 3), seed=1, first_step=first_step), 5))
             == whole[first_step:][:5]
         )
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_ranks_share_every_batch_whatever_their_number(num_ranks: int) -> None:
-    whole = list(itertools.islice(TrainBatches(torch.zeros(20), 6, seed=2), 7))
+    whole = list(itertools.islice(TrainBatches(torch.zeros(20), _plan(20, 6), seed=2), 7))
     parts = [
-        list(itertools.islice(TrainBatches(torch.zeros(20), 6, seed=2, rank=r, num_ranks=num_ranks), 7))
+        list(itertools.islice(TrainBatches(torch.zeros(20), _plan(20, 6), seed=2, rank=r, num_ranks=num_ranks), 7))
         for r in range(num_ranks)
     ]
     assert [list(itertools.chain(*step)) for step in zip(*parts, strict=True)] == whole
 
 
 def test_impossible_batches_are_refused(table: VideoTable) -> None:
-    with pytest.raises(UserError, match=r"train.batch_size=64: .*larger than the training set of 20 videos"):
-        build_loader(SMALL, table, batch_size=64, seed=0)
-    with pytest.raises(UserError, match="cannot be divided equally over 3 ranks"):
-        build_loader(SMALL, table, batch_size=4, seed=0, num_ranks=3)
+    with pytest.raises(UserError, match=r"64 videos .*larger than the training set of 20 videos; lower train.batch_size$"):
+        plain_plan(SMALL, len(table), 1, 64)
+    with pytest.raises(UserError, match=r"4 videos cannot be divided equally over ranks x train.accumulate = 3 x 1"):
+        build_loader(SMALL, table, plan=_plan(20, 4), seed=0, num_ranks=3)
+    with pytest.raises(UserError, match=r"train.accumulate = 2 x 4"):
+        build_loader(SMALL, table, plan=_plan(20, 4), seed=0, num_ranks=2, accumulate=4)
+
+
+def test_the_order_of_an_epoch_is_a_permutation_from_its_own_seed() -> None:
+    keys = itertools.chain.from_iterable(TrainBatches(torch.zeros(11), _plan(11, 5), seed=3))
+    for epoch, group in itertools.groupby(keys, key=lambda key: key.epoch):
+        order = torch.randperm(11, generator=torch.Generator().manual_seed(sample_seed(3, epoch))).tolist()
+        assert [key.index for key in group] == order[:10]  # the eleventh is no batch
+
+
+@pytest.mark.parametrize(("num_ranks", "accumulate"), [(1, 2), (2, 1), (2, 2), (4, 2)])
+def test_a_step_has_the_same_clips_however_it_is_divided(num_ranks: int, accumulate: int) -> None:
+    shapes = (BatchShape(16, 2, 8), BatchShape(8, 4, 16))
+    plan = BatchPlan(50, [Phase(2, shapes), Phase(1, shapes[1:])])  # an epoch: 16 8 16 8, then 8 8 8 8 8 8
+    whole = list(TrainBatches(torch.zeros(50), plan, seed=2))
+    assert [len(step) for step in whole] == [16, 8, 16, 8] * 2 + [8] * 6
+    ranks = [
+        TrainBatches(torch.zeros(50), plan, seed=2, rank=rank, num_ranks=num_ranks, accumulate=accumulate)
+        for rank in range(num_ranks)
+    ]
+    steps = [_groups(list(batches), accumulate) for batches in ranks]
+    assert [list(itertools.chain(*itertools.chain(*parts))) for parts in zip(*steps, strict=True)] == whole
+    for batches in ranks:
+        everything = list(batches)
+        assert {len({key[3:] for key in batch}) for batch in everything} == {1}  # a batch is a tensor: one shape
+        for gone in range(len(everything) + 1):
+            assert list(batches.after(gone)) == everything[gone:]
+        assert list(batches.from_step(5)) == everything[5 * accumulate :]
+
+
+def _groups(batches: list, size: int) -> list[list]:
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+
+def test_the_loader_cuts_the_shapes_that_the_plan_asks_for(table: VideoTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = BatchPlan(20, [Phase(1, (BatchShape(8, 2, 8), BatchShape(4, 4, 16)))])  # 8 4 8
+    sizes = []
+    monkeypatch.setattr(
+        "videornn.data.loader._fit_shared_memory",
+        lambda workers, size: sizes.append(size) or _fit_shared_memory(workers, size),
+    )
+    plain = _batches(table, 5)
+    for num_workers in (0, 2):
+        section = SMALL.model_copy(update={"num_workers": num_workers})
+        batches = list(build_loader(section, table, plan=plan, seed=5, accumulate=2))
+        assert [tuple(batch.clips.shape) for batch in batches] == [
+            *[(4, 3, 2, 8, 8)] * 2,
+            *[(2, 3, 4, 16, 16)] * 2,
+            *[(4, 3, 2, 8, 8)] * 2,
+        ]
+        assert torch.cat([batch.indices for batch in batches]).tolist() == torch.cat([b.indices for b in plain]).tolist()
+        # clips of the shape of the config are the very ones of a run without other shapes: places 8 to 12 of the epoch
+        assert torch.equal(torch.cat([batch.clips for batch in batches[2:4]]), plain[2].clips)
+    assert sizes[1:] == [2 * 3 * 4 * 16 * 16] * 2  # the largest batch, not the one of most clips
+
+
+def test_clips_of_fewer_frames_have_any_stride_anywhere(table: VideoTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    video = SimpleNamespace(num_frames=300, fps=Fraction(30), on_screen=lambda indices: indices)
+
+    def read(path: str, choose, **options) -> torch.Tensor:
+        chosen.append(choose(video))
+        return torch.zeros(len(chosen[-1]), 24, 24, 3, dtype=torch.uint8)
+
+    monkeypatch.setattr("videornn.data.dataset.read_frames", read)
+    dataset = build_loader(SMALL, table, plan=_plan(20, 4), seed=5).dataset
+    for draw in range(400):
+        (sample,) = dataset[ClipKey(0, 3, draw, 1 + draw % 2, 8)]
+        assert sample.clips.shape == (3, 1 + draw % 2, 8, 8)
+    first, last = torch.stack(chosen[1::2]).T
+    strides, places = last - first, first / (300 - 2 * (last - first))
+    assert strides.unique().tolist() == [2, 3, 4]  # two frames, twice as far apart as four at a stride of 2
+    # five standard deviations of what 200 unrelated pairs have
+    assert torch.corrcoef(torch.stack([strides.double(), places.double()]))[0, 1].abs() < 5 / 200**0.5
+    spread = places.quantile(torch.tensor([0.1, 0.9]))
+    assert spread[0] < 0.2 and spread[1] > 0.8
 
 
 @pytest.mark.parametrize("num_workers", [1, 4])
@@ -81,9 +166,10 @@ def test_samples_do_not_depend_on_workers_or_on_where_the_loader_starts(table: V
 
 
 def test_another_epoch_gives_another_clip_of_the_same_video(table: VideoTable) -> None:
-    dataset = build_loader(SMALL, table, batch_size=4, seed=5).dataset
-    assert not torch.equal(dataset[(0, 3, 0)][0].clips, dataset[(1, 3, 0)][0].clips)
-    assert torch.equal(dataset[(1, 3, 0)][0].clips, dataset[(1, 3, 0)][0].clips)
+    dataset = build_loader(SMALL, table, plan=_plan(20, 4), seed=5).dataset
+    first, second = ClipKey(0, 3, 0, 4, 16), ClipKey(1, 3, 0, 4, 16)
+    assert not torch.equal(dataset[first][0].clips, dataset[second][0].clips)
+    assert torch.equal(dataset[second][0].clips, dataset[second][0].clips)
 
 
 def _list_with_a_bad_video(motion_set: Path, folder: Path) -> VideoTable:
@@ -165,8 +251,8 @@ def _hang() -> None:
 def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
     table: VideoTable, monkeypatch: pytest.MonkeyPatch, disaster
 ) -> None:
-    expected = _batches(table, 8)
-    victim = int(expected[2].indices[1])
+    expected = _batches(table, 8, first_step=1, accumulate=2)
+    victim = int(expected[3].indices[1])
 
     def read(path: str, *arguments, **options):
         if path == table.path(victim):
@@ -176,8 +262,8 @@ def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
     monkeypatch.setattr("videornn.data.dataset.read_frames", read)
     monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 1.0)
     monkeypatch.setattr("videornn.data.loader.HANG_TIMEOUTS", 0.05)  # of the 60 s that a video may take
-    batches = _batches(table, 8, num_workers=2)
-    assert [len(batch.labels) for batch in batches] == [4] * 8
+    batches = _batches(table, 8, num_workers=2, first_step=1, accumulate=2)
+    assert [len(batch.labels) for batch in batches] == [2] * 8
     bad = {video.path: video.reason for batch in batches for video in batch.bad}
     assert list(bad) == [table.path(victim)]
     assert "a loader worker" in bad[table.path(victim)] and ("died" in str(bad) or "hung for 3 s" in str(bad))
@@ -200,22 +286,22 @@ def test_clips_of_a_video_come_from_one_opening_and_differ(table: VideoTable, mo
     monkeypatch.setattr(
         "videornn.data.dataset.read_frames", lambda path, *a, **k: opened.append(path) or read_frames(path, *a, **k)
     )
-    batch = next(iter(build_loader(section, table, batch_size=8, seed=5)))
+    batch = next(iter(build_loader(section, table, plan=plain_plan(section, len(table), 1, 8), seed=5)))
     assert batch.clips.shape[0] == 8 and len(opened) == 4 and batch.indices[::2].tolist() == batch.indices[1::2].tolist()
     assert not torch.equal(batch.clips[0], batch.clips[1])
     assert torch.equal(batch.clips[::2], _batches(table, 1)[0].clips)  # the first of each is the one there is without
     with pytest.raises(UserError, match="batch_size=9 clips cannot be cut"):
-        build_loader(section, table, batch_size=9, seed=5)
+        plain_plan(section, len(table), 1, 9)
 
 
 @pytest.mark.parametrize(("class_sampling", "power"), [("natural", 1.0), ("sqrt", 0.5), ("balanced", 0.0)])
 def test_class_sampling_draws_classes_as_often_as_it_says(class_sampling: str, power: float) -> None:
     sizes = torch.tensor([16, 144, 1440])
     labels = torch.arange(3).repeat_interleave(sizes)
-    batches = TrainBatches(labels, 100, seed=3, class_sampling=class_sampling)
+    batches = TrainBatches(labels, _plan(1600, 100), seed=3, class_sampling=class_sampling)
     keys = list(itertools.chain.from_iterable(itertools.islice(batches, 160)))  # ten epochs
     assert len(set(keys)) == len(keys)  # a video drawn twice in an epoch gives two clips
-    share = torch.bincount(labels[torch.tensor([index for _, index, _ in keys])]).double() / len(keys)
+    share = torch.bincount(labels[torch.tensor([key.index for key in keys])]).double() / len(keys)
     expected = sizes.double() ** power / (sizes.double() ** power).sum()
     # five standard deviations of a share of 16,000 draws
     assert (share - expected).abs().max() < 5 * (0.25 / 16000) ** 0.5
@@ -224,9 +310,9 @@ def test_class_sampling_draws_classes_as_often_as_it_says(class_sampling: str, p
 
 def test_seeds_do_not_share_their_orders() -> None:
     orders = {
-        tuple(index for _, index, _ in batch)
+        tuple(key.index for key in batch)
         for seed in range(5)
-        for batch in itertools.islice(TrainBatches(torch.zeros(30), 30, seed=seed), 5)
+        for batch in itertools.islice(TrainBatches(torch.zeros(30), _plan(30, 30), seed=seed), 5)
     }
     assert len(orders) == 25
 
@@ -268,10 +354,10 @@ def test_memory_is_flat_over_20000_samples(make_video, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("".join(lines))
     (tmp_path / "bad.mp4").write_text("no video")
     (tmp_path / "list.txt").write_text("".join([*lines, f"{tmp_path}/bad.mp4 0\n"]))
-    dataset = build_loader(SMALL, load_videos(str(tmp_path / "list.txt")), batch_size=4, seed=5).dataset
+    dataset = build_loader(SMALL, load_videos(str(tmp_path / "list.txt")), plan=_plan(13, 4), seed=5).dataset
     resident = []
     for number in range(20000):
-        assert len(dataset[(number, number % 13, 0)]) == 1
+        assert len(dataset[ClipKey(number, number % 13, 0, 4, 16)]) == 1
         if number % 4000 == 3999:
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
     assert max(resident) - resident[0] < 20, resident

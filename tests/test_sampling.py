@@ -70,3 +70,12 @@ def test_controls_shuffle_the_order_or_repeat_one_frame() -> None:
     single = sample_random_clip(ClipSpec(8, 4, frame_order="single"), 100, Fraction(25), 5)
     assert torch.equal(shuffled.sort().values, ordered) and not torch.equal(shuffled, ordered)
     assert single.unique().numel() == 1 and single[0] in ordered
+
+
+def test_fewer_frames_lie_at_any_stride_up_to_the_same_span() -> None:
+    spec = ClipSpec(num_frames=8, temporal_stride=3)
+    strides = {spec.shortened(2, seed).temporal_stride for seed in range(200)}
+    assert strides == set(range(3, 13))  # 2 frames 12 apart span what 8 frames 3 apart do
+    assert spec.shortened(2, 5) == spec.shortened(2, 5) and spec.shortened(2, 5).num_frames == 2
+    assert spec.shortened(8, 5) is spec
+    assert {spec.shortened(6, seed).temporal_stride for seed in range(20)} == {3}

@@ -342,3 +342,18 @@ def test_settings_reach_the_transform() -> None:
     assert (transform.rand_augment, transform.rand_augment_magnitude, transform.erasing) == (2, 7, 0.25)
     assert transform.squeeze and transform.mirrored == (1, 0) and transform.fill == (26, 51, 255)
     assert math.isclose(math.prod(transforms.ERASED_ASPECT), 1, rel_tol=0.02)  # as likely tall as wide
+
+
+def test_a_smaller_crop_shows_as_much_as_the_full_one_or_less() -> None:
+    """Parts of a frame, measured on a ramp: 16 of 16 to 24 pixels are 2/3 to 1 of it, 8 of 8 to 24 are 1/3 to 1."""
+    ramp = (torch.arange(96) * 2.5).to(torch.uint8).expand(96, 96)[None, :, :, None].expand(1, 96, 96, 3)
+    transform = TrainTransform(crop_size=16, short_side=(16, 24))
+    assert transform.at_crop_size(16) is transform
+    for size, smallest in ((16, 2 / 3), (8, 1 / 3)):
+        shares = []
+        for seed in range(300):
+            clip, _ = transform.at_crop_size(size)(ramp, 0, torch.Generator().manual_seed(seed))
+            assert clip.shape == (3, 1, size, size)
+            row = clip[0, 0, size // 2].double()
+            shares.append(float(row[-2] - row[1]) / (size - 3) * size / (96 * 2.5))
+        assert min(shares) == pytest.approx(smallest, abs=0.03) and max(shares) == pytest.approx(1, abs=0.04)

@@ -15,7 +15,7 @@ from videornn.config import Config
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import Sample, TrainClips, sample_seed
 from videornn.data.decoding import open_video
-from videornn.data.loader import build_loader, collate
+from videornn.data.loader import build_loader, collate, plain_plan
 from videornn.data.parallel import num_cores
 from videornn.data.sampling import sample_random_clip
 from videornn.engine import to_model_input, train_step
@@ -88,7 +88,8 @@ def _time_stages(
     config: Config, table: VideoTable, device: torch.device, num_clips: int, on_clip: Callable[[int], None]
 ) -> tuple[dict[str, float], int]:
     """Mean seconds per clip of every stage, in this process and on one thread; number of bad videos met."""
-    dataset = build_loader(config.data, table, batch_size=config.data.clips_per_video, seed=config.seed).dataset
+    plan = plain_plan(config.data, len(table), 1, config.data.clips_per_video)
+    dataset = build_loader(config.data, table, plan=plan, seed=config.seed).dataset
     mean, std = normalization(config, device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -145,7 +146,9 @@ def _loader_rate(config: Config, table: VideoTable, num_clips: int) -> tuple[flo
     """Clips per second that the loader of this config gives when nobody else wants the cores; number of its workers."""
     per_video = config.data.clips_per_video
     batch_size = min(config.train.batch_size, len(table) * per_video, max(num_clips // 8, 1) * per_video)
-    loader = build_loader(config.data, table, batch_size=batch_size // per_video * per_video, seed=config.seed)
+    epochs = num_clips + config.data.num_workers + 1  # more than are begun: each has a batch at least
+    plan = plain_plan(config.data, len(table), epochs, batch_size // per_video * per_video)
+    loader = build_loader(config.data, table, plan=plan, seed=config.seed)
     batches = iter(loader)
     for _ in range(max(loader.num_workers, 1)):  # while workers start
         next(batches)

@@ -20,7 +20,16 @@ from videornn.config import Config, config_from_dict, config_to_yaml
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
 from videornn.data.decoding import choose_decoder
-from videornn.data.loader import Batch, ClipLoader, build_loader, build_test_loader, to_device, videos_per_batch, view_spec
+from videornn.data.loader import (
+    Batch,
+    ClipLoader,
+    build_loader,
+    build_test_loader,
+    plain_plan,
+    to_device,
+    videos_per_batch,
+    view_spec,
+)
 from videornn.data.mixing import batch_mixing
 from videornn.data.transforms import mirrored_labels
 from videornn.engine import to_model_input, train_step
@@ -140,10 +149,11 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
 
 def _train(run: Run, table: VideoTable) -> None:
     """Open the loader and the run folder, and go through the remaining steps."""
+    section = run.config.train
     loader = build_loader(
         run.config.data,
         table,
-        batch_size=run.config.train.batch_size,
+        plan=plain_plan(run.config.data, len(table), section.epochs, section.batch_size),
         seed=run.config.seed,
         first_step=run.step,
         rank=distributed.rank(),

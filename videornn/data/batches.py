@@ -1,4 +1,4 @@
-"""Which videos are in which batch: a resumable, rank-aware order for training, every video once for testing."""
+"""Which clips are in which batch: a resumable, rank-aware order for training, every video once for testing."""
 
 from __future__ import annotations
 
@@ -10,57 +10,71 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from videornn.data.dataset import sample_seed
+from videornn.data.dataset import ClipKey, sample_seed
+from videornn.data.plan import BatchPlan
+from videornn.errors import UserError
 
 
-class TrainBatches(Sampler[list[tuple[int, int, int]]]):
-    """Batches of (epoch, index, draw) keys of one rank, from step first_step on, epoch after epoch, for ever.
+class TrainBatches(Sampler[list[ClipKey]]):
+    """Batches of keys of one rank, from step first_step to the last of the plan; accumulate batches are a step.
 
-    Each epoch is an order of all videos cut into batches of batch_size (the incomplete last one is left out); rank r of n
-    takes the r-th of n equal parts of every batch, so a step sees the same samples whatever the number of ranks. With
-    class_sampling "natural" the order is a permutation; "sqrt" and "balanced" draw as many videos, with replacement and
-    with classes as likely as the square root of their size, or equally likely. draw counts how often the epoch has had
-    the video before.
+    Each epoch is an order of all videos, of which a step takes the places that the plan gives it. Rank r of n has the r-th
+    of n equal parts of them, cut again into accumulate equal batches: a step sees the same samples whatever the number of
+    ranks and batches. With class_sampling "natural" the order is a permutation; "sqrt" and "balanced" draw as many videos,
+    with replacement and with classes as likely as the square root of their size, or equally likely.
 
     Raises:
-        ValueError: the set is smaller than a batch, or a batch does not divide by the number of ranks.
+        UserError: the videos of a step do not divide by ranks and batches.
     """
 
     def __init__(
         self,
         labels: Tensor,
-        batch_size: int,
+        plan: BatchPlan,
         *,
         seed: int,
         class_sampling: Literal["natural", "sqrt", "balanced"] = "natural",
         first_step: int = 0,
+        accumulate: int = 1,
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        if batch_size > len(labels):
-            raise ValueError(f"a batch of {batch_size} videos is larger than the training set of {len(labels)} videos")
-        if batch_size % num_ranks:
-            raise ValueError(f"a batch of {batch_size} videos cannot be divided equally over {num_ranks} ranks")
+        for shape in plan.shapes:
+            if shape.num_videos % (num_ranks * accumulate):
+                raise UserError(
+                    f"a step of {shape.num_videos} videos cannot be divided equally over ranks x train.accumulate = "
+                    f"{num_ranks} x {accumulate} batches; change train.batch_size, train.accumulate or the number of ranks"
+                )
         self.labels = labels
-        self.batch_size = batch_size
+        self.plan = plan
         self.seed = seed
         self.class_sampling = class_sampling
         self.first_step = first_step
-        self.part = slice(rank * batch_size // num_ranks, (rank + 1) * batch_size // num_ranks)
-        self.steps_per_epoch = len(labels) // batch_size
+        self.accumulate = accumulate
+        self.rank = rank
+        self.num_ranks = num_ranks
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[ClipKey]]:
         return self.from_step(self.first_step)
 
-    def from_step(self, step: int) -> Iterator[list[tuple[int, int, int]]]:
+    def after(self, num_batches: int) -> Iterator[list[ClipKey]]:
+        """What is left of the batches when so many are gone."""
+        steps, batches = divmod(num_batches, self.accumulate)
+        return itertools.islice(self.from_step(self.first_step + steps), batches, None)
+
+    def from_step(self, step: int) -> Iterator[list[ClipKey]]:
         """The batches from a step on, a pure function of the seed and the step."""
-        first_epoch, first = divmod(step, self.steps_per_epoch)
-        for epoch in itertools.count(first_epoch):
+        places = map(self.plan.place_of, range(step, self.plan.num_steps))
+        for epoch, steps in itertools.groupby(places, key=lambda place: place.epoch):
             order, draws = self._epoch(epoch)
-            for start in range(first * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
-                places = range(start, start + self.batch_size)[self.part]
-                yield [(epoch, int(order[place]), int(draws[place])) for place in places]
-            first = 0
+            for place in steps:
+                shape = place.shape
+                share = shape.num_videos // self.num_ranks
+                start = place.first + self.rank * share
+                size = share // self.accumulate
+                for first in range(start, start + share, size):
+                    rows = zip(order[first : first + size].tolist(), draws[first : first + size].tolist(), strict=True)
+                    yield [ClipKey(epoch, index, draw, shape.num_frames, shape.crop_size) for index, draw in rows]
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Indices of all places of an epoch, and how often each was there before, int64 [N] both."""
@@ -93,15 +107,14 @@ class TestBatches(Sampler[list[int]]):
 
     def __init__(self, num_videos: int, batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
         indices = range(rank, num_videos, num_ranks)
-        self.first_step = 0
         self.batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return self.from_step(self.first_step)
+        return self.after(0)
 
-    def from_step(self, step: int) -> Iterator[list[int]]:
-        """The batches from a step on."""
-        return iter(self.batches[step:])
+    def after(self, num_batches: int) -> Iterator[list[int]]:
+        """What is left of the batches when so many are gone."""
+        return iter(self.batches[num_batches:])

@@ -1,4 +1,4 @@
-"""Map-style datasets: training clips by (epoch, index, draw), test views by index. A sample is a pure function of its key.
+"""Map-style datasets: training clips by ClipKey, test views by index. A sample is a pure function of its key.
 
 A video that cannot be decoded never stops a loader: in training the next sound video of the table stands in for it, with its
 own label, and in evaluation its row is marked invalid; both carry the reason along.
@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +46,16 @@ class Sample:
     index: int
     valid: bool = True
     bad: tuple[BadVideo, ...] = ()
+
+
+class ClipKey(NamedTuple):
+    """A training clip: its video in an epoch, which has had it draw times before, and its shape (frames, pixels)."""
+
+    epoch: int
+    index: int
+    draw: int
+    num_frames: int
+    crop_size: int
 
 
 @dataclass
@@ -90,8 +101,9 @@ class VideoReader:
 class TrainClips(Dataset):
     """Random training clips of a table of videos.
 
-    The key is (epoch, index, draw): draw counts how often the epoch has had the video before. An item is a list of
-    clips_per_video samples, cut from one opened video (repeated augmentation, Hoffer et al. 2020, arXiv:1901.09335).
+    An item is a list of clips_per_video samples, cut from one opened video (repeated augmentation, Hoffer et al. 2020,
+    arXiv:1901.09335). Clips of fewer frames or pixels than spec and transform have are what ClipSpec.shortened and
+    TrainTransform.at_crop_size say.
     """
 
     def __init__(
@@ -112,14 +124,14 @@ class TrainClips(Dataset):
     def __len__(self) -> int:
         return len(self.reader.table)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> list[Sample]:
-        epoch, index, draw = key
+    def __getitem__(self, key: ClipKey) -> list[Sample]:
+        epoch, index, draw, num_frames, crop_size = key
         bad = []
         for attempt in range(MAX_REPLACEMENTS):
             candidate = (index + attempt) % len(self)
             seed = sample_seed(self.seed, epoch, candidate, *([draw] if draw else []))
             try:
-                clips = self._clips(candidate, seed)
+                clips = self._clips(candidate, seed, num_frames, crop_size)
             except DecodeError as error:
                 bad.append(BadVideo(self.reader.table.path(candidate), str(error)))
                 continue
@@ -129,18 +141,25 @@ class TrainClips(Dataset):
             ]
         raise UserError(f"{MAX_REPLACEMENTS} videos in a row cannot be decoded; the last: {bad[-1].reason}")
 
-    def _clips(self, index: int, seed: int) -> list[tuple[Tensor, int]]:
+    def _clips(self, index: int, seed: int, num_frames: int, crop_size: int) -> list[tuple[Tensor, int]]:
         """Clips of one video with their labels."""
         seeds = [seed + 2 * clip for clip in range(self.clips_per_video)]
+        transform = self.transform.at_crop_size(crop_size)
+
+        # a seed of its own: the stride must not tell where the clip starts
+        specs = [self.spec.shortened(num_frames, sample_seed(clip_seed)) for clip_seed in seeds]
 
         def choose(video: FrameVideo) -> Tensor:
-            clips = [sample_random_clip(self.spec, video.num_frames, video.fps, clip_seed) for clip_seed in seeds]
+            clips = [
+                sample_random_clip(spec, video.num_frames, video.fps, clip_seed)
+                for spec, clip_seed in zip(specs, seeds, strict=True)
+            ]
             return video.on_screen(torch.cat(clips))
 
         frames = self.reader.frames(index, choose).unflatten(0, (self.clips_per_video, -1))
         _, label = self.reader.table[index]
         return [
-            self.transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
+            transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
             for clip, clip_seed in zip(frames, seeds, strict=True)
         ]
 

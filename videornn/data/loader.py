@@ -22,6 +22,7 @@ from videornn.data.annotations import VideoTable
 from videornn.data.batches import TestBatches, TrainBatches
 from videornn.data.dataset import BadVideo, Sample, TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.decoding import choose_decoder
+from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
 from videornn.data.transforms import train_transform
 from videornn.errors import UserError
@@ -63,9 +64,9 @@ class ClipLoader:
     gives the same batches, from workers that stay.
 
     Args:
-        batches: the keys of every batch, from any step on.
+        batches: the keys of every batch, and what is left of them after any number.
         num_workers: 0 loads in this process, where nothing survives a video that kills or hangs the decoder.
-        batch_bytes: size of a batch; prefetch and, if need be, workers are cut down to what fits into shared memory.
+        batch_bytes: size of the largest batch; prefetch and, if need be, workers are cut down to what shared memory holds.
         hang_seconds: how long a worker may be at one video.
     """
 
@@ -109,7 +110,7 @@ class ClipLoader:
                 if num_restarts > MAX_RESTARTS:
                     raise UserError(f"{num_restarts} loader workers died or hung; the last: {error}") from error
                 self._loader = iterator = None  # ends the old workers before new ones start
-                iterator = _iterator(self._new_loader(self.batches.from_step(self.batches.first_step + done)))
+                iterator = _iterator(self._new_loader(self.batches.after(done)))
                 continue
             yield batch
             done += 1
@@ -163,17 +164,18 @@ def build_loader(
     section: DataConfig,
     table: VideoTable,
     *,
-    batch_size: int,
+    plan: BatchPlan,
     seed: int,
     first_step: int = 0,
+    accumulate: int = 1,
     rank: int = 0,
     num_ranks: int = 1,
     pin_memory: bool = False,
 ) -> ClipLoader:
-    """Endless training loader of one rank, from step first_step on; batch_size counts the clips of all ranks.
+    """Training loader of one rank, from step first_step to the end of the plan; accumulate batches are a step.
 
     Raises:
-        UserError: the batch is larger than the set, or does not divide by the ranks or the clips per video.
+        UserError: the videos of a step do not divide by ranks and batches.
     """
     dataset = TrainClips(
         _reader(section, table),
@@ -182,23 +184,22 @@ def build_loader(
         seed=seed,
         clips_per_video=section.clips_per_video,
     )
-    try:
-        batches = TrainBatches(
-            torch.from_numpy(table.labels),
-            videos_per_batch(section, batch_size),
-            seed=seed,
-            class_sampling=section.class_sampling,
-            first_step=first_step,
-            rank=rank,
-            num_ranks=num_ranks,
-        )
-    except ValueError as error:
-        raise UserError(f"train.batch_size={batch_size}: {error}") from error
+    batches = TrainBatches(
+        torch.from_numpy(table.labels),
+        plan,
+        seed=seed,
+        class_sampling=section.class_sampling,
+        first_step=first_step,
+        accumulate=accumulate,
+        rank=rank,
+        num_ranks=num_ranks,
+    )
+    num_pixels = max(shape.num_pixels for shape in plan.shapes) * section.clips_per_video
     return ClipLoader(
         dataset,
         batches,
         num_workers=section.num_workers,
-        batch_bytes=batch_size // num_ranks * 3 * section.num_frames * section.crop_size**2,
+        batch_bytes=3 * num_pixels // (num_ranks * accumulate),
         pin_memory=pin_memory,
         hang_seconds=HANG_TIMEOUTS * section.timeout,
     )
@@ -234,6 +235,16 @@ def videos_per_batch(section: DataConfig, batch_size: int) -> int:
             f"{section.clips_per_video}; make one a multiple of the other"
         )
     return batch_size // section.clips_per_video
+
+
+def base_shape(section: DataConfig, batch_size: int) -> BatchShape:
+    """The shape of a step of batch_size clips as the data section of a config has them; raises UserError."""
+    return BatchShape(videos_per_batch(section, batch_size), section.num_frames, section.crop_size)
+
+
+def plain_plan(section: DataConfig, num_videos: int, epochs: int, batch_size: int) -> BatchPlan:
+    """Epochs of num_videos videos in steps of batch_size clips, all of one shape; raises UserError."""
+    return BatchPlan(num_videos, [Phase(epochs, (base_shape(section, batch_size),))])
 
 
 def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

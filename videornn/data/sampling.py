@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -39,6 +39,19 @@ class ClipSpec:
     def duration_seconds(self, fps: Fraction) -> Fraction:
         """Length of a clip, counting the step after its last frame too."""
         return self.num_frames * self.frame_step(fps) / fps
+
+    def shortened(self, num_frames: int, seed: int) -> ClipSpec:
+        """The same with other frames; fewer lie at a random stride, up to where they span as much time as before.
+
+        So multigrid training samples time (Wu et al. 2020, arXiv:1912.00998). A pure function of its arguments; seed must
+        not be the one that chooses where the clip starts.
+        """
+        if num_frames == self.num_frames:
+            return self
+        longest = self.temporal_stride * max(self.num_frames // num_frames, 1)
+        return replace(
+            self, num_frames=num_frames, temporal_stride=random.Random(seed).randint(self.temporal_stride, longest)
+        )
 
 
 def clip_indices(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -83,6 +83,17 @@ class TrainTransform:
         images = rand_augment(images, self.rand_augment, self.rand_augment_magnitude, self.fill, generator)
         images = self._erase(images, generator)
         return images.permute(1, 0, 2, 3), label
+
+    def at_crop_size(self, crop_size: int) -> TrainTransform:
+        """The same with another crop size; a smaller crop may show as much of the frame as before, or less.
+
+        The lower end of short_side goes down with the crop and the upper end stays, as in SlowFast's multigrid training: a
+        crop spans anything from a part at full resolution to the whole, coarser.
+        """
+        if crop_size == self.crop_size:
+            return self
+        low, high = self.short_side
+        return replace(self, crop_size=crop_size, short_side=(round(low * crop_size / self.crop_size), high))
 
     def _draw_scaled_square(self, height: int, width: int, generator: torch.Generator) -> Box:
         scale_draw, top_draw, left_draw = torch.rand(3, generator=generator).tolist()

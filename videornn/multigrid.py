@@ -1,0 +1,116 @@
+"""Multigrid training: many small clips first, few full ones last (Wu et al. 2020, arXiv:1912.00998), as SlowFast does it.
+
+A clip of t frames and s^2 pixels costs t s^2, so a step can have T S^2 / (t s^2) times as many of them as of the base shape
+(T, S) for the same work. The long cycle goes through four shapes, coarse to fine, within every stage of the step schedule;
+the short cycle through three crops from step to step.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+from videornn.data.plan import BatchShape, Phase
+from videornn.errors import UserError
+
+# frames and crop size of the long cycle's shapes, and crop sizes of the short cycle before its last, relative to the base
+LONG_CYCLE = ((0.25, 0.5**0.5), (0.5, 0.5**0.5), (0.5, 1.0), (1.0, 1.0))
+SHORT_CYCLE = (0.5, 0.5**0.5)
+
+
+def multigrid_phases(
+    base: BatchShape,
+    *,
+    epochs: int,
+    step_epochs: tuple[float, ...] = (),
+    step_factor: float = 0.1,
+    long_cycle: bool,
+    short_cycle: bool,
+    epoch_factor: float = 1.5,
+) -> tuple[Phase, ...]:
+    """What a run of base-shaped batches becomes; with neither cycle it stays as it is.
+
+    Batches are whole multiples of the base batch, so whatever divides that one divides them all. With the long cycle the
+    phases have the learning rate too (lr_factor): step_factor^k in stage k, times the multiple of the base batch. With the
+    short cycle alone lr_factor is 1: the schedule of the run goes on, its epochs and step_epochs times epoch_factor.
+
+    Args:
+        epochs: length of the run without multigrid.
+        step_epochs: epochs after which that run's learning rate falls by step_factor.
+        epoch_factor: epochs of the run as a multiple of epochs.
+
+    Raises:
+        UserError: the long cycle has no steps to follow, or clips too short for it; no epoch is left.
+    """
+    if not long_cycle:
+        num_epochs = int(epochs * Fraction(epoch_factor)) if short_cycle else epochs
+        return _of_some_epochs([Phase(num_epochs, _shapes(base, base, short_cycle))], epoch_factor)
+    _check_long_cycle(base, epochs, step_epochs)
+    bases = [_resized(base, round(base.num_frames * frames), round(base.crop_size * size)) for frames, size in LONG_CYCLE]
+    cycles = [_shapes(shape, base, short_cycle) for shape in bases]
+    batches = [Fraction(sum(shape.num_videos for shape in shapes), len(shapes) * base.num_videos) for shapes in cycles]
+
+    # every shape takes as many steps of a stage as the others, so epochs in proportion to its mean batch; the steps after
+    # the last stage become fewer by as much as those before, all of them of the base shape
+    stage_epochs = [Fraction(end) - Fraction(start) for start, end in pairwise((0, *step_epochs))]
+    lengths = [stage * batch / sum(batches) for stage in stage_epochs for batch in batches]
+    lengths.append((epochs - Fraction(step_epochs[-1])) * len(batches) / sum(batches) * batches[-1])
+    scale = epochs * Fraction(epoch_factor) / sum(lengths)
+    ends = [round(scale * sum(lengths[: number + 1])) for number in range(len(lengths))]
+
+    phases, start = [], 0
+    for number, end in enumerate(ends[:-1]):
+        stage, place = divmod(number, len(cycles))
+        batch_factor = bases[place].num_videos // base.num_videos
+        phases.append(Phase(end - start, cycles[place], batch_factor * step_factor**stage))
+        start = end
+    # fine-tuning: at the learning rate reached, and from half of it on at the next
+    middle = (start + ends[-1]) // 2
+    phases.append(Phase(middle - start, cycles[-1], phases[-1].lr_factor))
+    phases.append(Phase(ends[-1] - middle, cycles[-1], step_factor ** len(step_epochs)))
+    return _of_some_epochs(phases, epoch_factor)
+
+
+def norm_clips(base: BatchShape, *, clips_per_video: int = 1, accumulate: int = 1, num_ranks: int = 1) -> int:
+    """Clips that batch norm takes statistics of together in every phase: those of a rank's batch of the base shape.
+
+    The paper keeps this number (BN_BASE_SIZE, 8 clips, in SlowFast) while batches grow: statistics of more clips regularise
+    less. A rank's batches of the other shapes are whole multiples of it.
+    """
+    return base.num_videos * clips_per_video // (accumulate * num_ranks)
+
+
+def _check_long_cycle(base: BatchShape, epochs: int, step_epochs: tuple[float, ...]) -> None:
+    if not step_epochs:
+        raise UserError("train.multigrid.long_cycle follows the steps of train.schedule: step; give train.step_epochs")
+    if step_epochs[-1] >= epochs:
+        raise UserError(
+            f"train.multigrid.long_cycle fine-tunes after the last step, so train.step_epochs={list(step_epochs)} must end "
+            f"before train.epochs={epochs}; raise train.epochs"
+        )
+    if base.num_frames < 4:
+        raise UserError(
+            f"data.num_frames={base.num_frames} cannot be cut to a quarter for train.multigrid.long_cycle; take 4 or more"
+        )
+
+
+def _of_some_epochs(phases: list[Phase], epoch_factor: float) -> tuple[Phase, ...]:
+    """Phases without the empty ones, which rounding can leave in short runs."""
+    kept = tuple(phase for phase in phases if phase.num_epochs > 0)
+    if not kept:
+        raise UserError(f"train.multigrid.epoch_factor={epoch_factor:g} leaves no epoch; raise it or train.epochs")
+    return kept
+
+
+def _shapes(shape: BatchShape, base: BatchShape, short_cycle: bool) -> tuple[BatchShape, ...]:
+    """What the steps of a phase take in turn: the shape, after smaller crops of the base in the short cycle."""
+    if not short_cycle:
+        return (shape,)
+    smaller = [_resized(shape, shape.num_frames, round(base.crop_size * size)) for size in SHORT_CYCLE]
+    return (*smaller, shape)
+
+
+def _resized(shape: BatchShape, num_frames: int, crop_size: int) -> BatchShape:
+    """A batch of that shape, as many times larger as its clips are smaller, in whole numbers."""
+    factor = round(shape.num_frames * shape.crop_size**2 / (num_frames * crop_size**2))
+    return BatchShape(factor * shape.num_videos, num_frames, crop_size)
