@@ -13,6 +13,7 @@ from videornn.errors import UserError
 from videornn.models.nonlocal_block import AttentionBlock, DisentangledNonLocal
 from videornn.models.norms import FrozenBatchNorm, SubBatchNorm, SyncBatchNormOnCpu, freeze_parts, set_batch_norm
 from videornn.models.resnet3d import FAMILIES, ResNet3d
+from videornn.precise_bn import update_batch_norm
 
 CPU = torch.device("cpu")
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -229,6 +230,58 @@ def test_a_part_that_is_not_there_cannot_be_frozen() -> None:
         freeze_parts(_network(), ["res6"])
 
 
+def _moments(model: nn.Module) -> dict[str, list[Tensor]]:
+    """For every norm that trains, mean and mean square of its inputs [2, C], one entry for each batch from now on."""
+    found: dict[str, list[Tensor]] = {}
+    for name, norm in model.named_modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not isinstance(norm, FrozenBatchNorm):
+
+            def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor, name: str = name) -> None:
+                x = inputs[0].double().transpose(0, 1).flatten(1)
+                found.setdefault(name, []).append(torch.stack([x.mean(1), x.square().mean(1)]))
+
+            norm.register_forward_hook(keep)
+    return found
+
+
+def _assert_statistics(state: dict[str, Tensor], moments: dict[str, list[Tensor]]) -> None:
+    assert moments
+    for name, batches in moments.items():
+        mean, square = torch.stack(batches).mean(0)
+        torch.testing.assert_close(state[f"{name}.running_mean"].double(), mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(state[f"{name}.running_var"].double(), square - mean**2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_precise_statistics_are_those_of_all_the_inputs_of_a_norm(kind: str, precision: str) -> None:
+    model = _network(kind=kind, recompute_blocks=True, drop_path=0.5)
+    freeze_parts(model, ["res2"])
+    before, buffers, random = _state(model), dict(model.named_buffers()), torch.get_rng_state()
+    moments = _moments(model)
+    batches = iter([_clips(seed=seed) for seed in range(4)])
+    update_batch_norm(model.eval(), batches, num_batches=3, precision=precision)
+    after = model.state_dict()
+    assert len(list(batches)) == 1
+    assert all(len(found) == 3 for found in moments.values())
+    _assert_statistics(after, moments)
+    if kind != "frozen" and precision == "fp32":
+        x = torch.cat([model.stem[0].conv(_clips(seed=seed)) for seed in range(3)]).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(after["stem.0.norm.running_mean"], x.mean(1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after["stem.0.norm.running_var"], x.var(1, correction=0), rtol=1e-4, atol=1e-5)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"{name}.running_{which}" for name in moments for which in ("mean", "var")}
+    assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(random, torch.get_rng_state()) and not model.training
+    assert {norm.momentum for norm in model.modules() if hasattr(norm, "momentum")} == {0.1}
+
+
+def test_precise_statistics_of_no_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_batches must be at least 1, got 0"):
+        update_batch_norm(_network(), [], num_batches=0)
+
+
 def _small(kind: str) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 2), nn.BatchNorm3d(2)).double()
@@ -258,6 +311,10 @@ def _rank(rank: int, port: int, out: Path) -> None:
         for plain, again in zip(steps[0][1:], steps[1][1:], strict=True)
         for mine, other in zip(plain.values(), again.values(), strict=True)
     )
+    model = _network()
+    moments = _moments(model)
+    update_batch_norm(model, (_clips(seed=10 * rank + step) * (1 + rank) for step in range(2)), num_batches=2)
+    results["precise"] = (model.state_dict(), moments)
     torch.save(results, out / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -290,3 +347,10 @@ def test_synchronised_ranks_compute_what_one_norm_does_of_all_clips(two_ranks: l
 @pytest.mark.slow
 def test_on_two_ranks_checkpointing_counts_once_and_frozen_norms_stay_frozen(two_ranks: list[dict]) -> None:
     assert all(rank["recomputed"] and not rank["frozen"] for rank in two_ranks)
+
+
+@pytest.mark.slow
+def test_precise_statistics_are_those_of_the_inputs_of_all_ranks(two_ranks: list[dict]) -> None:
+    (state, moments), (other_state, other_moments) = (rank["precise"] for rank in two_ranks)
+    _assert_equal(state, other_state)
+    _assert_statistics(state, {name: moments[name] + other_moments[name] for name in moments})
