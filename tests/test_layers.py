@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
     {"errors", "schema"},
     {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
-    {"engine", "multigrid"},
+    {"engine", "precise_bn"},
     {"evaluate"},
     {"train", "predict", "explain", "info", "convert", "bench"},
     {"cli_data"},

@@ -310,3 +310,59 @@ def test_every_block_of_a_stage_can_have_attention() -> None:
     model = _small("slow", 18, UnaryNonLocal)
     assert all(isinstance(block.attention, UnaryNonLocal) for block in model.res4)
     assert [isinstance(block.attention, UnaryNonLocal) for block in model.res3] == [True, False]
+
+
+def test_paths_are_dropped_from_0_at_the_first_block_to_drop_path_at_the_last() -> None:
+    model = build_model(ModelConfig(depth=18, width=8, num_classes=5, drop_path=0.35))
+    blocks = [*model.res2, *model.res3, *model.res4, *model.res5]
+    rates = [getattr(block.drop_path, "p", 0.0) for block in blocks]
+    assert rates == pytest.approx([0.35 * index / 7 for index in range(8)])
+    off = build_model(ModelConfig(depth=18, width=8, num_classes=5))
+    assert all(isinstance(block.drop_path, nn.Identity) for block in off.res5)
+    assert list(off.state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_dropped_clip_takes_the_shortcut_and_the_others_are_scaled_up(depth: int) -> None:
+    block = ResNet3d("slow", depth, num_classes=2, width=4, drop_path=0.4, zero_init_residual=False).res5[1]
+    x = torch.randn(512, block.conv1.conv.in_channels, 1, 2, 2, generator=torch.Generator().manual_seed(1)).relu()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        y = block(x)
+        rate, block.drop_path = block.drop_path.p, nn.Identity()
+        branch = block.conv1(x).relu_()
+        branch = block.conv2(branch) if depth == 18 else block.conv3(block.conv2(branch).relu_())
+    # block 1 has the identity as its shortcut
+    dropped = torch.tensor([torch.equal(before, after) for before, after in zip(x, y, strict=True)])
+    assert abs(dropped.float().mean() - rate) < 4 * (rate * (1 - rate) / 512) ** 0.5  # four standard deviations
+    torch.testing.assert_close(y[~dropped], (x + branch / (1 - rate))[~dropped].relu(), rtol=1e-4, atol=1e-5)
+
+
+def test_dropped_paths_follow_the_seed_and_are_off_in_evaluation() -> None:
+    model, plain = _small("slow", 18, drop_path=0.5), _small("slow", 18)
+    outputs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        outputs.append(model(_clip()))
+    assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(_clip()), plain.eval()(_clip()))
+
+
+def test_activation_checkpointing_drops_the_same_paths_again() -> None:
+    outcomes = []
+    for recompute_blocks in (False, True):
+        model = _small("slow", 18, drop_path=0.5, recompute_blocks=recompute_blocks)
+        torch.manual_seed(0)
+        outcomes.append(_run(model))
+    torch.testing.assert_close(*outcomes, rtol=0, atol=0)
+
+
+def test_dropped_paths_keep_channels_last() -> None:
+    torch.set_num_threads(2)  # with one thread torch picks convolutions of another library, which do not keep it
+    model = _small("i3d", 10, drop_path=0.5).to(memory_format=torch.channels_last_3d)
+    outputs = []
+    for block in (*model.res3, *model.res4, *model.res5):
+        block.drop_path.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    model(_clip())
+    assert len(outputs) == 3 and all(output.is_contiguous(memory_format=torch.channels_last_3d) for output in outputs)

@@ -42,6 +42,7 @@ def build_model(section: ModelConfig) -> ResNet3d:
             num_classes=section.num_classes,
             width=section.width,
             dropout=section.dropout,
+            drop_path=section.drop_path,
             zero_init_residual=section.zero_init_residual,
             attention=_attention(section.attention),
             places=section.attention.places,

@@ -54,8 +54,9 @@ class _Uncounted:
 
     def __enter__(self) -> None:
         self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        not_kept = torch.tensor(0)  # some kinds of norm need a counter
         for norm in self.norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+            norm.momentum, norm.num_batches_tracked = 0.0, not_kept
 
     def __exit__(self, *exception: object) -> None:
         for norm, (momentum, num_batches) in zip(self.norms, self.before, strict=True):

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from videornn.models.recompute import LeanMaxPool, recompute
 
@@ -113,6 +114,7 @@ class BasicBlock(nn.Module):
         kernels: tuple[int, int],
         stride: tuple[int, int, int],
         factored: bool,
+        drop_path: float,
         attention: nn.Module,
     ) -> None:
         super().__init__()
@@ -125,12 +127,13 @@ class BasicBlock(nn.Module):
             self.conv1 = ConvNorm(Conv3d(in_channels, width, (kernels[0], 3, 3), stride))
             self.conv2 = ConvNorm(Conv3d(width, width, (kernels[1], 3, 3)))
         self.shortcut = _shortcut(in_channels, width, stride)
+        self.drop_path = _drop_path(drop_path)
         self.relu = nn.ReLU(inplace=True)
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, T, H, W]
         y = self.conv2(self.relu(self.conv1(x)))
-        return self.attention(self.relu(y + self.shortcut(x)))
+        return self.attention(self.relu(self.drop_path(y) + self.shortcut(x)))
 
 
 class Bottleneck(nn.Module):
@@ -139,19 +142,27 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, *, kernel: int, stride: tuple[int, int, int], attention: nn.Module
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        kernel: int,
+        stride: tuple[int, int, int],
+        drop_path: float,
+        attention: nn.Module,
     ) -> None:
         super().__init__()
         self.conv1 = ConvNorm(Conv3d(in_channels, width, (kernel, 1, 1)))
         self.conv2 = ConvNorm(Conv3d(width, width, (1, 3, 3), stride))
         self.conv3 = ConvNorm(Conv3d(width, width * self.expansion, (1, 1, 1)))
         self.shortcut = _shortcut(in_channels, width * self.expansion, stride)
+        self.drop_path = _drop_path(drop_path)
         self.relu = nn.ReLU(inplace=True)
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, T, H, W]
         y = self.conv3(self.relu(self.conv2(self.relu(self.conv1(x)))))
-        return self.attention(self.relu(y + self.shortcut(x)))
+        return self.attention(self.relu(self.drop_path(y) + self.shortcut(x)))
 
 
 class Stage(nn.Sequential):
@@ -176,6 +187,8 @@ class ResNet3d(nn.Module):
         num_classes: K.
         width: channels of the stem.
         dropout: probability before the classifier.
+        drop_path: probability that a clip skips the last residual block, which falls evenly to 0 at the first (stochastic
+            depth, Huang et al. 2016, arXiv:1603.09382).
         zero_init_residual: start every residual block as the identity.
         attention: builds the attention block for a number of channels; used at places.
         places: for each stage name the residual blocks (0-based) that an attention block follows, or "all" of them.
@@ -193,6 +206,7 @@ class ResNet3d(nn.Module):
         num_classes: int,
         width: int = 64,
         dropout: float = 0.5,
+        drop_path: float = 0.0,
         zero_init_residual: bool = True,
         attention: Callable[[int], nn.Module] | None = None,
         places: Mapping[str, Sequence[int] | Literal["all"]] | None = None,
@@ -204,10 +218,12 @@ class ResNet3d(nn.Module):
         family = FAMILIES[name]
         if depth not in family.depths:
             raise ValueError(f"no {name} of depth {depth}; its depths are {', '.join(map(str, family.depths))}")
-        places = _resolve_places({} if attention is None else places or {}, family.depths[depth])
+        depths = family.depths[depth]
+        places = _resolve_places({} if attention is None else places or {}, depths)
+        drop_paths = iter([drop_path * block / (sum(depths) - 1) for block in range(sum(depths))])
         self.stem = _stem(family, width)
         channels = width
-        for index, (stage, num_blocks) in enumerate(zip(STAGES, family.depths[depth], strict=True)):
+        for index, (stage, num_blocks) in enumerate(zip(STAGES, depths, strict=True)):
             kernels = family.stage_kernels[index]
             blocks = []
             for position in range(num_blocks):
@@ -216,16 +232,16 @@ class ResNet3d(nn.Module):
                 here = attention(out_channels) if attention and position in places.get(stage, ()) else nn.Identity()
                 stride = (family.temporal_stride, 2, 2) if index > 0 and position == 0 else (1, 1, 1)
                 kernel = kernels[position % len(kernels)]
+                options = {"stride": stride, "drop_path": next(drop_paths), "attention": here}
                 if depth in BOTTLENECK_DEPTHS:
-                    block = Bottleneck(channels, stage_width, kernel=kernel, stride=stride, attention=here)
+                    block = Bottleneck(channels, stage_width, kernel=kernel, **options)
                 else:
                     block = BasicBlock(
                         channels,
                         stage_width,
                         kernels=(kernel, family.second_kernel),
-                        stride=stride,
                         factored=family.factored,
-                        attention=here,
+                        **options,
                     )
                 blocks.append(block)
                 channels = out_channels
@@ -268,6 +284,10 @@ def _shortcut(in_channels: int, out_channels: int, stride: tuple[int, int, int])
     if in_channels == out_channels and stride == (1, 1, 1):
         return nn.Identity()
     return ConvNorm(Conv3d(in_channels, out_channels, (1, 1, 1), stride))
+
+
+def _drop_path(probability: float) -> nn.Module:
+    return StochasticDepth(probability, mode="row") if probability > 0 else nn.Identity()
 
 
 def _resolve_places(

@@ -1,0 +1,64 @@
+"""Precise batch norm: statistics of the weights as they are, instead of running averages over weights as they changed.
+
+Wu & Johnson 2021, section 3, arXiv:2105.07576.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from videornn import distributed
+
+with warnings.catch_warnings():  # fvcore scripts functions as it is imported, which torch says is out of date
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@torch.no_grad()
+def update_batch_norm(model: nn.Module, batches: Iterable[Tensor], *, num_batches: int, precision: str = "fp32") -> None:
+    """Replace running means and variances by those of the next num_batches batches of every rank, all ranks together.
+
+    Norms normalise by their batch meanwhile, as in training; dropout and dropped paths are off, as in evaluation. Frozen
+    norms, weights, counters of batches, random numbers and modes stay as they are. Variances of synchronised norms come
+    out too small by a share of 1 / n at most, where n is the number of values of a channel in a rank's batch.
+
+    Args:
+        model: the network itself, without DistributedDataParallel or torch.compile around it.
+        batches: clips float [B, 3, T, H, W], normalised, on the model's device; B is the same on every rank.
+        precision: fp32, or bf16 or fp16 for autocast.
+
+    Raises:
+        ValueError: num_batches is below 1.
+    """
+    if num_batches < 1:
+        raise ValueError(f"num_batches must be at least 1, got {num_batches}")
+    was_training = model.training
+    norms = get_bn_modules(model.train())
+    before = [(norm.running_mean, norm.running_var, norm.num_batches_tracked.clone()) for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+    dtype = AUTOCAST_DTYPES.get(precision)
+    with torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype is not None):
+        update_bn_stats(model, batches, num_batches)
+    for norm, (mean, variance, counter) in zip(norms, before, strict=True):
+        # fvcore puts new tensors in their place, which a compiled network would not see
+        _average_over_ranks_(norm.running_mean, norm.running_var)
+        norm.running_mean, norm.running_var = mean.copy_(norm.running_mean), variance.copy_(norm.running_var)
+        norm.num_batches_tracked.copy_(counter)
+    model.train(was_training)
+
+
+def _average_over_ranks_(mean: Tensor, variance: Tensor) -> None:
+    """Statistics of all ranks together, from those of this rank's equal share [C]; in place."""
+    # moments in float64, where a mean far above the deviation cancels without harm
+    moments = torch.stack([mean.double(), variance.double() + mean.double().square()])
+    total, square = distributed.sum_over_ranks(moments) / distributed.num_ranks()
+    mean.copy_(total)
+    variance.copy_((square - total.square()).clamp_(min=0))
