@@ -5,7 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors", "schema"},
+    {"errors", "schema", "rank_store"},
+    {"rank_watch", "signals"},
     {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
     {"engine"},
     {"evaluate"},
