@@ -19,6 +19,7 @@ from videornn import signals
 from videornn.console import complain
 from videornn.distributed import StopVote, barrier, gather_objects, process_group, rank, sum_over_ranks
 from videornn.errors import RankFailure, UserError
+from videornn.rank_store import meet
 from videornn.rank_watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
 from videornn.signals import caught_signals
 
@@ -235,6 +236,42 @@ def _gather(watch: RankWatch) -> str:
 
 def test_objects_and_sums_reach_every_rank(start_ranks) -> None:
     assert start_ranks(2, _gather, timeout=20.0).results() == ["[{'rank': 0}, {'rank': 1}] 3.0"] * 2
+
+
+def _meet_and_tell(settings: dict[str, str], folder: Path) -> None:
+    os.environ.update(settings)
+    store = meet(20.0)
+    used = store.check(["used"])
+    store.set(settings["RANK"], "here")
+    (folder / settings["RANK"]).write_text(f"{store.get('0').decode()} {store.get('1').decode()} {used}")
+    store.set("used", "")
+
+
+def test_ranks_that_are_started_again_do_not_read_what_those_before_wrote(tmp_path: Path) -> None:
+    """The first life is cut short: rank 1 has asked and rank 0 never came."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    for life in ([1], [0, 1], [0, 1]):
+        ranks = [
+            PROCESSES.Process(target=_meet_and_tell, args=(settings | {"RANK": str(number)}, tmp_path)) for number in life
+        ]
+        for process in ranks:
+            process.start()
+        if life == [1]:
+            assert store.get("videornn/meet/ask/1")
+            ranks[0].kill()
+        for process in ranks:
+            process.join(30)
+        if life != [1]:
+            assert [(tmp_path / str(number)).read_text() for number in life] == ["here here False"] * 2
+
+
+def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RankFailure, match=r"of 3 ranks, these did not come within 0\.2 s: 1, 2"):
+        meet(0.2)
 
 
 def test_ranks_that_cannot_join_are_told_about_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors", "schema", "rank_store"},
-    {"rank_watch", "signals"},
+    {"errors", "schema"},
+    {"rank_store", "signals"},
+    {"rank_watch"},
     {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
     {"engine"},
     {"evaluate"},

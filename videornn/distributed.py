@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from videornn.errors import RankFailure, UserError
-from videornn.rank_store import several_ranks
+from videornn.rank_store import meet, several_ranks
 from videornn.rank_watch import MISSED_REPORTS, REPORT_SECONDS, RankWatch, is_lost_rank
 from videornn.signals import sigterm_delayed
 
@@ -50,7 +50,10 @@ def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Itera
         backend, patience = "gloo", timeout_seconds
         _use_all_cores()
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=patience))
+        known = {}
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            known = {"store": meet(patience), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group(backend, timeout=timedelta(seconds=patience), **known)
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise

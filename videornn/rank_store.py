@@ -6,8 +6,12 @@ torch is imported inside functions: the command line uses this module before it 
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from videornn.errors import RankFailure
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -25,7 +29,7 @@ def store_address() -> str:
     return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
-def open_store(prefix: str) -> dist.Store:
+def open_store(prefix: str, timeout_seconds: float = STORE_SECONDS) -> dist.Store:
     """A connection of its own to the store, with keys of its own; raises dist.DistError if nobody keeps one."""
     import torch.distributed as dist
 
@@ -34,9 +38,40 @@ def open_store(prefix: str) -> dist.Store:
         int(os.environ["MASTER_PORT"]),
         is_master=False,
         wait_for_workers=False,
-        timeout=timedelta(seconds=STORE_SECONDS),
+        timeout=timedelta(seconds=timeout_seconds),
     )
     return dist.PrefixStore(f"videornn/{prefix}", store)
+
+
+def meet(timeout_seconds: float) -> dist.Store:
+    """torchrun's store, with keys that no earlier life of this run has used.
+
+    torchrun keeps its store when it restarts the ranks, and in it the addresses of those that are gone: gloo would connect
+    to them. TORCHELASTIC_RESTART_COUNT does not tell lives apart, for each node counts by itself. So rank 0 makes up a name
+    for this life, and answers with it to the words that the others ask with, each of which is used once.
+
+    Raises:
+        RankFailure: a rank did not come in time.
+    """
+    rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store, word = open_store("meet", timeout_seconds), uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"ask/{rank}", word)
+        life = store.get(f"answer/{word}").decode()
+        store.set(f"came/{life}/{rank}", "")
+    else:
+        life, missing = word, set(range(1, num_ranks))
+        deadline = time.monotonic() + timeout_seconds
+        while missing:
+            for other in sorted(missing):
+                if store.check([f"ask/{other}"]):
+                    store.set(f"answer/{store.get(f'ask/{other}').decode()}", life)
+            missing = {other for other in missing if not store.check([f"came/{life}/{other}"])}
+            if missing and time.monotonic() > deadline:
+                names = ", ".join(map(str, sorted(missing)))
+                raise RankFailure(f"of {num_ranks} ranks, these did not come within {timeout_seconds:g} s: {names}")
+            time.sleep(0.02)
+    return open_store(f"life/{life}", timeout_seconds)
 
 
 def first_to_say(topic: str) -> bool:
