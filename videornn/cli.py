@@ -6,6 +6,7 @@ Library modules are imported inside the commands, because torch takes seconds to
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -15,7 +16,8 @@ from rich.console import Console
 
 from videornn.cli_data import Overrides, data_app
 from videornn.console import ProgressBar, check_folder, complain, fail, is_main, say
-from videornn.errors import UserError
+from videornn.errors import RankFailure, UserError
+from videornn.rank_store import several_ranks
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -157,9 +159,27 @@ def convert(
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one sentence and exit code 2."""
+    """Run the command line; what went wrong becomes one sentence and exit code 2, a lost rank exit code 3."""
+    code = _run()
+    if code and several_ranks():
+        # without farewell: destructors of a process group wait for ranks that may be gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and return its exit code."""
     try:
         app()
     except UserError as error:
         complain(str(error))
-        sys.exit(2)
+        return 2
+    except RankFailure as error:
+        complain(str(error), topic=RankFailure.topic)
+        return RankFailure.exit_code
+    except SystemExit as stop:  # what typer ends with, also when all is well
+        return stop.code or 0
+    return 0

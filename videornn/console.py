@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videornn.errors import UserError
+from videornn.rank_store import first_to_say
 
 
 class ProgressBar:
@@ -59,9 +60,10 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def complain(text: str) -> None:
-    """A line on the error stream."""
-    print(f"videornn: {text}", file=sys.stderr, flush=True)
+def complain(text: str, topic: str | None = None) -> None:
+    """A line on the error stream; of several ranks that have the same to say, or have one topic, the first says it."""
+    if first_to_say(topic or text):
+        print(f"videornn: {text}", file=sys.stderr, flush=True)
 
 
 def fail(text: str, code: int = 2) -> None:

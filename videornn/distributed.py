@@ -5,26 +5,103 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from videornn.errors import UserError
+from videornn.errors import RankFailure, UserError
+from videornn.rank_store import meet, several_ranks
+from videornn.rank_watch import MISSED_REPORTS, REPORT_SECONDS, RankWatch, is_lost_rank
+from videornn.signals import sigterm_delayed
+
+SPARE_SECONDS = 60.0  # that NCCL waits longer than the timeout, or less if that is short
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the ranks that torchrun started (nccl on GPUs, else gloo); nothing to do for a plain process."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        yield
+def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Iterator[RankWatch]:
+    """Join the ranks that torchrun started, and name the one that is lost; nothing to do for a plain process.
+
+    Tensors on a GPU go through NCCL, those on the host (votes, objects, barriers) through gloo, whose errors reach Python.
+    NCCL's own timeout ends the process from within and names nobody, so it comes last: gloo waits timeout_seconds on a CPU,
+    the watch ends a rank that waits for its GPU soon after, and only then does NCCL (and, beside it, gloo) give up.
+
+    Args:
+        timeout_seconds: how long a rank waits for another.
+
+    Yields:
+        The watch, which is to be told where this rank is.
+
+    Raises:
+        RankFailure: another rank died or hangs, or the ranks cannot join.
+        UserError: another rank ended with it.
+    """
+    if not several_ranks():
+        with RankWatch(timeout_seconds) as watch:
+            yield watch
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    spare = min(SPARE_SECONDS, timeout_seconds)
+    if device.type == "cuda":
+        backend, patience = "cpu:gloo,cuda:nccl", timeout_seconds + spare
+    else:
+        backend, patience = "gloo", timeout_seconds
+        _use_all_cores()
     try:
-        yield
-    finally:
-        dist.destroy_process_group()
+        known = {}
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            known = {"store": meet(patience), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group(backend, timeout=timedelta(seconds=patience), **known)
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise RankFailure(
+            f"rank {os.environ['RANK']} cannot join the others ({str(error).splitlines()[0]}); between nodes, set "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network interface that connects them"
+        ) from error
+    report_seconds = min(REPORT_SECONDS, timeout_seconds / 10)
+    with (
+        sigterm_delayed(2 * MISSED_REPORTS * report_seconds),
+        RankWatch(timeout_seconds + spare / 2, report_seconds) as watch,
+    ):
+        yield watch
+        dist.barrier()  # a rank that is done early keeps its connections until nobody needs them
+    dist.destroy_process_group()
+
+
+class StopVote:
+    """Makes all ranks stop after the same step, though a signal reaches them at different ones, or only one of them.
+
+    Each step every rank says which signal it has received, and reads what all said a step ago: the exchange goes on in the
+    background during a step, so that nobody waits for it, nor for a GPU. So a run stops one step later than it could.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def decide(self, received: int) -> int:
+        """Call once a step: the signal number that all ranks stop for now, the same on each, or 0.
+
+        Args:
+            received: number of the signal that this rank has received, or 0.
+        """
+        if not dist.is_initialized():
+            return received
+        agreed = self.drain()
+        if not agreed:
+            votes = torch.tensor([received])
+            self._pending = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True), votes
+        return agreed
+
+    def drain(self) -> int:
+        """What the last vote says; call it after the last step, so that no message of a rank is left behind."""
+        if self._pending is None:
+            return 0
+        (work, votes), self._pending = self._pending, None
+        work.wait()
+        return int(votes)
 
 
 def pick_device(choice: str) -> torch.device:
@@ -68,3 +145,19 @@ def gather_objects(value: Any) -> list[Any]:
     values = [None] * num_ranks()
     dist.all_gather_object(values, value)
     return values
+
+
+def _use_all_cores() -> None:
+    """Share the cores of this host among its ranks, where nobody has said otherwise.
+
+    torchrun sets OMP_NUM_THREADS=1 for several ranks on a host, also where it has cores for more.
+    """
+    if os.environ.get("OMP_NUM_THREADS") == "1" and not _started_with("OMP_NUM_THREADS"):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _started_with(name: str) -> bool:
+    """Whether torchrun itself, this process's parent, was given an environment variable (Linux tells)."""
+    place = Path(f"/proc/{os.getppid()}/environ")
+    return place.is_file() and name.encode() in [line.partition(b"=")[0] for line in place.read_bytes().split(b"\0")]

@@ -1,4 +1,4 @@
-"""The one exception that a user can cause; the command line turns it into a sentence and exit code 2."""
+"""What ends a command with a sentence: what the user can cause (exit code 2), and ranks that are lost (exit code 3)."""
 
 from __future__ import annotations
 
@@ -9,3 +9,10 @@ class UserError(ValueError):
 
 class DecodeError(UserError):
     """A video could not be opened or decoded; the message names the file and the reason."""
+
+
+class RankFailure(RuntimeError):
+    """A process of several died, hangs or was cut off: the message names it."""
+
+    exit_code = 3
+    topic = "a rank is lost"  # said once, by whichever rank is first

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,16 @@ from videornn.data.loader import (
 )
 from videornn.data.mixing import batch_mixing
 from videornn.data.transforms import mirrored_labels
+from videornn.distributed import StopVote
 from videornn.engine import to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
 from videornn.logger import RunLogger
 from videornn.models import build_model
 from videornn.models.weights import load_weights
-from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, set_lr
+from videornn.optim import build_optimizer, lr_at, set_lr
+from videornn.rank_watch import RankWatch
+from videornn.signals import caught_signals
 
 # settings that may differ when a run is resumed: they change speed or output, not the weights
 FREE_ON_RESUME = (
@@ -118,7 +120,7 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         Interrupted: Ctrl-C or SIGTERM; everything up to the last step is saved.
     """
     device = distributed.pick_device(config.device)
-    with distributed.process_group(device):
+    with distributed.process_group(device, config.train.timeout) as watch:
         table, val_table, config, class_names = _load_data(config)
         saved = _saved_run(config, out / "checkpoints/last.pt", resume)
         torch.manual_seed(config.seed)
@@ -142,12 +144,12 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         run = Run(config, out, class_names, len(table), val_table, device, model, optimizer)
         if saved:
             run.load(saved)
-        _train(run, table)
+        _train(run, table, watch)
         distributed.barrier()
     return out / "checkpoints/last.pt"
 
 
-def _train(run: Run, table: VideoTable) -> None:
+def _train(run: Run, table: VideoTable, watch: RankWatch) -> None:
     """Open the loader and the run folder, and go through the remaining steps."""
     section = run.config.train
     loader = build_loader(
@@ -172,13 +174,20 @@ def _train(run: Run, table: VideoTable) -> None:
     val_loader = _val_loader(run)
     try:
         if run.step < run.num_steps:
-            with _signals() as received:
-                _loop(run, to_device(loader, run.device), val_loader, logger, received)
+            with caught_signals() as received:
+                _loop(run, to_device(loader, run.device), val_loader, logger, received, watch)
     finally:
         logger.close()
 
 
-def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, logger: RunLogger, received: list[int]) -> None:
+def _loop(
+    run: Run,
+    batches: Iterator[Batch],
+    val_loader: ClipLoader | None,
+    logger: RunLogger,
+    received: list[int],
+    watch: RankWatch,
+) -> None:
     """Every step is train_step; now and then a log line, a validation, a checkpoint."""
     section = run.config.train
     is_main = distributed.rank() == 0
@@ -186,9 +195,11 @@ def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, log
     mixing = batch_mixing(run.config.data, run.config.model.num_classes)
     parallel = _parallel(run.model, run.device)
     bad: dict[str, BadVideo] = {}
-    meter, waits = _Meter(run.device), 0
+    meter, waits, vote = _Meter(run.device), 0, StopVote()
     while run.step < run.num_steps:
+        watch.at(run.step, "loading")
         batch = meter.wait_for(batches)
+        watch.at(run.step, "computing")
         # dropout is a pure function of the step too, so that a resumed run repeats it
         torch.manual_seed((run.config.seed << 32) + run.step * distributed.num_ranks() + distributed.rank())
         lr = lr_at(
@@ -232,18 +243,22 @@ def _loop(run: Run, batches: Iterator[Batch], val_loader: ClipLoader | None, log
         if epoch_ends:
             bad = _share_bad(bad, run.num_videos, run.config.data.max_bad_share, run.out if is_main else None)
         if val_loader is not None and epoch_ends and (epoch % section.val_every == 0 or last):
+            watch.at(run.step, "validating")
             top1 = _validate(run, val_loader, mean, std, logger)
             meter.restart_clock()
             if top1 >= run.best_top1:
                 run.best_top1 = top1
                 if is_main:
                     run.save("best.pt")
-        if is_main and (last or received or (epoch_ends and epoch % section.save_every == 0)):
+        watch.at(run.step, "saving")
+        stop_signal = vote.decide(received[0] if received else 0)
+        if is_main and (last or stop_signal or (epoch_ends and epoch % section.save_every == 0)):
             run.save("last.pt")
             if last and val_loader is None:
                 run.save("best.pt")  # without a validation the last one is the best there is
-        if received:
-            raise Interrupted(received[0], run.step)
+        if stop_signal:
+            raise Interrupted(stop_signal, run.step)
+    vote.drain()
 
 
 class _Meter:
@@ -380,29 +395,6 @@ def _share_bad(bad: dict[str, BadVideo], num_videos: int, max_share: float, out:
             f"{max_share} allows; one of them: {first.reason}"
         )
     return everywhere
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM so that the step in progress ends and is saved; a second one kills as usual.
-
-    Under torchrun the ranks would stop at different steps, so signals are left alone there.
-    """
-    received: list[int] = []
-    if distributed.num_ranks() > 1:
-        yield received
-        return
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _headline(run: Run) -> str:

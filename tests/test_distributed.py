@@ -1,0 +1,365 @@
+"""Several processes on one host, over gloo; the test keeps their store, as torchrun does."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from videornn import signals
+from videornn.console import complain
+from videornn.distributed import StopVote, barrier, gather_objects, process_group, rank, sum_over_ranks
+from videornn.errors import RankFailure, UserError
+from videornn.rank_store import meet
+from videornn.rank_watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
+from videornn.signals import caught_signals
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["videornn.distributed"])  # torch is imported once
+
+
+class Ranks:
+    """Processes that run body(watch, *arguments) inside process_group; what each returned or raised, and said."""
+
+    def __init__(self, num_ranks: int, folder: Path, body: Callable, *arguments: object, timeout: float = 2.0) -> None:
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.folder, self.processes = folder, []
+        for number in range(num_ranks):
+            settings = {
+                "RANK": str(number),
+                "WORLD_SIZE": str(num_ranks),
+                "LOCAL_WORLD_SIZE": str(num_ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(self.store.port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+            }
+            process = PROCESSES.Process(target=_be_rank, args=(settings, folder, timeout, body, arguments))
+            process.start()
+            self.processes.append(process)
+
+    def result(self, number: int) -> str:
+        """What a rank returned or raised, or "exit code N"; waits for it."""
+        self.processes[number].join(40)
+        place = self.folder / f"{number}.result"
+        return place.read_text() if place.is_file() else f"exit code {self.processes[number].exitcode}"
+
+    def results(self) -> list[str]:
+        return [self.result(number) for number in range(len(self.processes))]
+
+    def said(self) -> str:
+        return "".join((self.folder / f"{number}.stderr").read_text() for number in range(len(self.processes)))
+
+    def pid(self, number: int) -> int:
+        return self.processes[number].pid
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+@pytest.fixture
+def start_ranks(tmp_path: Path):
+    """Ranks(num_ranks, body, ...), all of them ended after the test."""
+    started = []
+
+    def start(num_ranks: int, body: Callable, *arguments: object, timeout: float = 2.0) -> Ranks:
+        started.append(Ranks(num_ranks, tmp_path, body, *arguments, timeout=timeout))
+        return started[-1]
+
+    yield start
+    for ranks in started:
+        ranks.end()
+
+
+def _be_rank(settings: dict[str, str], folder: Path, timeout: float, body: Callable, arguments: tuple) -> None:
+    os.environ.update(settings)
+    torch.set_num_threads(1)
+    os.dup2(os.open(folder / f"{settings['RANK']}.stderr", os.O_WRONLY | os.O_CREAT), 2)
+    try:
+        with process_group(torch.device("cpu"), timeout) as watch:
+            result = str(body(watch, *arguments))
+    except (UserError, RankFailure) as error:
+        result = f"{type(error).__name__}: {error}"
+    (folder / f"{settings['RANK']}.result").write_text(result)
+
+
+def _walk(watch: RankWatch, at_step_3: Callable, faulty: int) -> str:
+    """Ten steps of a collective; the faulty rank does something else at step 3."""
+    for step in range(10):
+        watch.at(step, "loading")
+        if step == 3:
+            time.sleep(0.5)  # until every rank's report says so
+            if rank() == faulty:
+                at_step_3()
+        watch.at(step, "computing")
+        sum_over_ranks(torch.ones(1))
+    return "done"
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _sleep() -> None:
+    time.sleep(60)
+
+
+def _user_error() -> None:
+    raise UserError("list.txt: there is no such file")
+
+
+def _bug() -> None:
+    raise MemoryError("9 GB")
+
+
+@pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 1), (4, 2)])
+def test_the_other_ranks_name_one_that_was_killed(start_ranks, num_ranks: int, faulty: int) -> None:
+    ranks = start_ranks(num_ranks, _walk, _kill, faulty, timeout=6.0)
+    for number, result in enumerate(ranks.results()):
+        if number == faulty:
+            assert result == "exit code -9"
+        else:
+            assert result.startswith(f"RankFailure: rank {faulty} (") and f"process {ranks.pid(faulty)})" in result
+            silence = re.search(r"has not been heard of since step \d, (\d+) s ago", result)
+            assert int(silence[1]) < 5  # the closed connection tells, not the timeout
+
+
+@pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 0), (4, 2)])
+def test_a_stopped_rank_takes_the_others_down_within_the_timeout_and_is_named(
+    start_ranks, num_ranks: int, faulty: int
+) -> None:
+    ranks = start_ranks(num_ranks, _walk, _stop, faulty)
+    others = [number for number in range(num_ranks) if number != faulty]
+    for result in map(ranks.result, others):
+        assert result.startswith(f"RankFailure: rank {faulty} (") and "has not been heard of since step 3" in result
+    assert ranks.processes[faulty].is_alive()
+
+
+def test_a_rank_that_lives_but_does_not_go_on_is_named_by_what_it_is_at(start_ranks) -> None:
+    ranks = start_ranks(2, _walk, _sleep, 1)
+    assert f"rank 1 ({os.uname().nodename}, process {ranks.pid(1)}) has been loading after step 3 for" in ranks.result(0)
+
+
+def test_a_user_error_of_one_rank_is_that_of_all(start_ranks) -> None:
+    results = start_ranks(3, _walk, _user_error, 1).results()
+    assert results == ["UserError: list.txt: there is no such file"] * 3
+
+
+def test_another_error_of_one_rank_is_told_by_the_others(start_ranks) -> None:
+    ranks = start_ranks(2, _walk, _bug, 1)
+    assert "rank 1 (" in ranks.result(0) and "ended after step 3: MemoryError: 9 GB" in ranks.result(0)
+
+
+def _sleep_beside_a_stopped_rank(watch: RankWatch) -> None:
+    watch.at(7, "computing")
+    if rank() == 1:
+        _stop()
+    time.sleep(60)  # as a main thread that waits for its GPU
+
+
+def test_a_rank_whose_main_thread_cannot_see_the_loss_is_ended_by_its_watch(start_ranks) -> None:
+    ranks = start_ranks(3, _sleep_beside_a_stopped_rank, timeout=1.0)
+    assert [ranks.result(0), ranks.result(2)] == [f"exit code {RankFailure.exit_code}"] * 2
+    assert ranks.said().count("videornn: rank 1 (") == 1  # the first one said it, the other was quiet
+
+
+def _go_on_alone(watch: RankWatch) -> str:
+    if rank() == 1:
+        return "early"
+    time.sleep(2)
+    return "late"
+
+
+def test_a_rank_that_is_done_early_is_not_missed(start_ranks) -> None:
+    assert start_ranks(2, _go_on_alone, timeout=4.0).results() == ["late", "early"]
+
+
+def _steps_until_signal(watch: RankWatch, signalled: dict[int, int], num_steps: int) -> str:
+    """Which step a run of num_steps stops after, and for which signal; rank r gets SIGUSR1 in its step signalled[r]."""
+    vote = StopVote()
+    with caught_signals() as received:
+        for step in range(1, num_steps + 1):
+            if signalled.get(rank()) == step:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01 * rank())
+            number = vote.decide(received[0] if received else 0)
+            if number:
+                return f"{number} after {step}"
+    return f"{vote.drain()} at the end, {step}"
+
+
+@pytest.mark.parametrize(
+    ("signalled", "end"),
+    [
+        ({1: 4}, "10 after 5"),  # one step later, on all ranks
+        ({0: 6, 2: 4}, "10 after 5"),
+        ({}, "0 at the end, 8"),
+        ({2: 8}, "10 at the end, 8"),  # the run is complete then
+    ],
+)
+def test_all_ranks_stop_after_the_same_step(start_ranks, signalled: dict[int, int], end: str) -> None:
+    assert signal.SIGUSR1 == 10 and start_ranks(3, _steps_until_signal, signalled, 8, timeout=20.0).results() == [end] * 3
+
+
+def _say(watch: RankWatch) -> None:
+    complain("the same")
+    complain(f"of rank {rank()}")
+    complain(f"a loss as rank {rank()} sees it", topic="loss")
+    barrier()
+
+
+def test_what_several_ranks_have_to_say_is_said_once(start_ranks) -> None:
+    ranks = start_ranks(3, _say, timeout=20.0)
+    ranks.results()
+    lines = ranks.said().splitlines()
+    assert lines.count("videornn: the same") == 1 and sum("a loss as rank" in line for line in lines) == 1
+    assert sorted(line for line in lines if "of rank" in line) == [f"videornn: of rank {number}" for number in range(3)]
+
+
+def _gather(watch: RankWatch) -> str:
+    return f"{gather_objects({'rank': rank()})} {sum_over_ranks(torch.tensor([rank() + 1.0])).item()}"
+
+
+def test_objects_and_sums_reach_every_rank(start_ranks) -> None:
+    assert start_ranks(2, _gather, timeout=20.0).results() == ["[{'rank': 0}, {'rank': 1}] 3.0"] * 2
+
+
+def _meet_and_tell(settings: dict[str, str], folder: Path) -> None:
+    os.environ.update(settings)
+    store = meet(20.0)
+    used = store.check(["used"])
+    store.set(settings["RANK"], "here")
+    (folder / settings["RANK"]).write_text(f"{store.get('0').decode()} {store.get('1').decode()} {used}")
+    store.set("used", "")
+
+
+def test_ranks_that_are_started_again_do_not_read_what_those_before_wrote(tmp_path: Path) -> None:
+    """The first life is cut short: rank 1 has asked and rank 0 never came."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    for life in ([1], [0, 1], [0, 1]):
+        ranks = [
+            PROCESSES.Process(target=_meet_and_tell, args=(settings | {"RANK": str(number)}, tmp_path)) for number in life
+        ]
+        for process in ranks:
+            process.start()
+        if life == [1]:
+            assert store.get("videornn/meet/ask/1")
+            ranks[0].kill()
+        for process in ranks:
+            process.join(30)
+        if life != [1]:
+            assert [(tmp_path / str(number)).read_text() for number in life] == ["here here False"] * 2
+
+
+def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RankFailure, match=r"of 3 ranks, these did not come within 0\.2 s: 1, 2"):
+        meet(0.2)
+
+
+def test_ranks_that_cannot_join_are_told_about_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5))
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}.items():
+        monkeypatch.setenv(name, str(value))
+    with (
+        pytest.raises(RankFailure, match=r"rank 1 cannot join the others .* set GLOO_SOCKET_IFNAME"),
+        process_group(torch.device("cpu"), 0.5),
+    ):
+        pass
+
+
+def test_a_plain_process_votes_for_itself_and_watches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with process_group(torch.device("cpu")) as watch:
+        watch.at(3, "loading")
+        vote = StopVote()
+        assert [vote.decide(0), vote.decide(15), vote.drain()] == [0, 15, 0]
+        assert gather_objects("x") == ["x"]
+
+
+def test_copies_of_a_signal_count_once_and_a_second_one_does_what_it_did_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_before = []
+    before = {number: signal.signal(number, lambda n, _: seen_before.append(n)) for number in signals.STOP_SIGNALS}
+    try:
+        with caught_signals() as received:
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                signal.raise_signal(number)
+            assert received == [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1] and seen_before == []
+            monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
+            signal.raise_signal(signal.SIGINT)
+            assert seen_before == [signal.SIGINT] and len(received) == 3
+        signal.raise_signal(signal.SIGTERM)
+        assert seen_before == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _seen(step: int, doing: str, heard: float, moved: float, ended: str | None = None) -> Seen:
+    return Seen(Report("node", 7, step, doing, 1, ended), heard, moved)
+
+
+def test_blame_goes_to_reasons_then_to_silence_then_to_who_is_behind() -> None:
+    computing, behind = _seen(5, "computing", 99, 90), _seen(5, "saving", 99, 80)
+    assert sentence_about([computing, behind], 100, 6) == "rank 1 (node, process 7) has been saving after step 5 for 20 s"
+    silent = _seen(4, "loading", 88, 80)
+    told = sentence_about([behind, silent, computing], 100, 6)
+    assert told == "rank 1 (node, process 7) has not been heard of since step 4, 12 s ago"
+    told = sentence_about([silent, computing, _seen(3, "saving", 70, 70, "OSError: disk full")], 100, 6)
+    assert told == "rank 2 (node, process 7) ended after step 3: OSError: disk full"
+    assert "no rank is silent or behind" in sentence_about([computing, computing], 100, 6)
+    assert sentence_about([silent] * 64, 100, 6).endswith("; and 60 more ranks")
+
+
+def test_a_rank_that_ended_well_is_neither_silent_nor_hanging_nor_ahead() -> None:
+    ended, working = _seen(9, "saving", 0, 0, ""), _seen(8, "saving", 99, 80)
+    assert silent_ranks([ended, working], 100, 6) == [] and hanging_ranks([ended, working], 100, 6) == []
+
+
+def test_a_slow_rank_hangs_only_if_another_waits_for_it_for_as_long() -> None:
+    slow = _seen(5, "loading", 99, 10)
+    assert hanging_ranks([slow, _seen(5, "computing", 99, 60)], 100, 30) == [0]
+    assert hanging_ranks([slow, _seen(5, "computing", 99, 80)], 100, 30) == []
+
+
+def test_what_is_seen_of_a_rank_is_timed_by_the_clock_of_who_sees_it() -> None:
+    seen = Seen(Report("node", 7, 5, "loading", beat=1), heard=10, moved=10)
+    seen = seen.update(Report("node", 7, 5, "loading", beat=2), now=20)
+    assert (seen.heard, seen.moved) == (20, 10)
+    seen = seen.update(Report("node", 7, 5, "computing", beat=2), now=30)
+    assert (seen.heard, seen.moved) == (20, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="only Linux tells how a process was started")
+def test_cores_are_shared_unless_the_user_chose_a_number_of_threads() -> None:
+    """The middle process is torchrun, which sets OMP_NUM_THREADS=1 if it is not set."""
+    rank_code = "import torch; from videornn.distributed import _use_all_cores as u; u(); print(torch.get_num_threads())"
+    torchrun = (
+        "import os, subprocess, sys; os.environ.setdefault('OMP_NUM_THREADS', '1'); os.environ['LOCAL_WORLD_SIZE'] = '1';"
+        f"subprocess.run([sys.executable, '-c', {rank_code!r}], check=True)"
+    )
+    unset = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", torchrun], env=environment, stdout=subprocess.PIPE, text=True)
+        for environment in (unset, unset | {"OMP_NUM_THREADS": "1"})
+    ]
+    threads = [int(process.communicate(timeout=60)[0]) for process in started]
+    assert threads == [len(os.sched_getaffinity(0)), 1]

@@ -1,0 +1,60 @@
+"""Ctrl-C and the signals by which schedulers ask for a stop: noted, so that the step in progress ends and is saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# SIGUSR1 is what SLURM is usually told to send ahead of a preemption; Windows has none
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+REPEAT_SECONDS = 1.0  # a signal that comes again within this time is the same one
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collects the numbers of stop signals; a second one of a kind does what it would have done without this.
+
+    A scheduler signals torchrun and every rank, and torchrun passes on what it gets: copies of a signal that come within
+    REPEAT_SECONDS count once.
+    """
+    received: list[int] = []
+    first_at: dict[int, float] = {}
+
+    def note(number: int, frame: object) -> None:
+        now = time.monotonic()
+        if number not in first_at:
+            first_at[number] = now
+            received.append(number)
+        elif now - first_at[number] > REPEAT_SECONDS:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def sigterm_delayed(seconds: float) -> Iterator[None]:
+    """SIGTERM ends this process only so many seconds later.
+
+    When a rank dies, torchrun sends SIGTERM to the others at once, and they need a few seconds to tell which one it was.
+    """
+
+    def delay(number: int, frame: object) -> None:
+        timer = threading.Timer(seconds, os._exit, [128 + number])
+        timer.daemon = True
+        timer.start()
+
+    before = signal.signal(signal.SIGTERM, delay)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
