@@ -6,10 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
     {"errors", "schema"},
-    {"rank_store", "signals"},
-    {"rank_watch"},
-    {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots"},
-    {"engine", "precise_bn"},
+    {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots", "speed"},
+    {"engine"},
     {"evaluate"},
     {"train", "predict", "explain", "info", "convert", "bench"},
     {"cli_data"},

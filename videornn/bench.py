@@ -23,6 +23,7 @@ from videornn.errors import DecodeError, UserError
 from videornn.evaluate import normalization
 from videornn.models import build_model
 from videornn.optim import build_optimizer
+from videornn.speed import wait_for
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
 
@@ -106,11 +107,11 @@ def _time_stages(
     batches = [collate([samples[first : first + 8]]) for first in range(0, len(samples), 8)]
     seconds["collate"] = clock() - start
     to_model_input(batches[0].clips, mean, std)  # the first use of a device sets it up
-    _wait_for(device)
+    wait_for(device)
     start = clock()
     for batch in batches:
         to_model_input(batch.clips, mean, std)
-    _wait_for(device)
+    wait_for(device)
     seconds["transfer"] = clock() - start
     return {stage: spent / len(samples) for stage, spent in seconds.items()}, num_bad
 
@@ -173,11 +174,6 @@ def _model_rate(config: Config, num_classes: int, device: torch.device) -> float
     for _ in range(4):
         start = time.perf_counter()
         train_step(model, to_model_input(clips, mean, std), labels.to(device), optimizer, precision=section.precision)
-        _wait_for(device)
+        wait_for(device)
         seconds.append(time.perf_counter() - start)
     return batch_size / min(seconds[1:])  # the first one sets things up
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

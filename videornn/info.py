@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -13,10 +12,7 @@ from videornn.checkpoint import load_checkpoint
 from videornn.config import Config, config_from_dict, load_config, override_config
 from videornn.models import build_model
 from videornn.models.resnet3d import Factored3d, Stage
-
-with warnings.catch_warnings():  # fvcore scripts functions as it is imported, which torch says is out of date
-    warnings.simplefilter("ignore", FutureWarning)
-    from fvcore.nn import FlopCountAnalysis
+from videornn.speed import flops_by_module
 
 PARTS = ("stem", "res2", "temporal_pool", "res3", "res4", "res5", "head")
 
@@ -34,7 +30,7 @@ def describe(source: Path, overrides: list[str]) -> Table:
         config = config.model_copy(update={"model": config.model.model_copy(update={"num_classes": 400})})
     model = build_model(config.model).eval()
     clip = torch.zeros(1, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)
-    flops, shapes = _flops_by_module(model, clip), _output_shapes(model, clip)
+    flops, shapes = flops_by_module(model, clip), _output_shapes(model, clip)
     attention = "" if config.model.attention.kind == "none" else f" + {config.model.attention.kind}"
     table = Table(
         title=f"{config.model.name} r{config.model.depth}{attention}: clip 3 x {' x '.join(map(str, clip.shape[2:]))}, "
@@ -91,19 +87,6 @@ def _sizes(module: nn.Module) -> str:
         kernel = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 3
         return f"{'conv' if isinstance(module, nn.Conv3d) else 'max-pool'} {'x'.join(map(str, kernel))}"
     return f"linear {module.in_features} -> {module.out_features}" if isinstance(module, nn.Linear) else ""
-
-
-@torch.no_grad()
-def _flops_by_module(model: nn.Module, clip: torch.Tensor) -> dict[str, float]:
-    analysis = FlopCountAnalysis(model, clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-    return dict(analysis.by_module())
-
-
-def _attention_flops(inputs: list, outputs: list) -> int:
-    """Multiply-adds of softmax(q k^T) v; fvcore does not know the fused operator."""
-    queries, keys, values = (value.type().sizes() for value in inputs[:3])  # [B, heads, N or M, D]
-    return queries[0] * queries[1] * queries[2] * keys[2] * (queries[3] + values[3])
 
 
 @torch.no_grad()
