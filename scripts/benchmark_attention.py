@@ -145,7 +145,7 @@ def _compare(
             if round_number > 0:  # the first is the warm-up
                 seconds[name].append(time.perf_counter() - start)
     times = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-    peaks = {name: _peak_bytes(step, device) / 2**20 for name, step in cases.items()}
+    peaks = {name: peak_bytes(step, device) / 2**20 for name, step in cases.items()}
     print(f"\n{title:<34} {'ms':>9} {'ratio':>7} {'MB':>9} {'ratio':>7}   (forward + backward; ratio to {base})")
     rows = {}
     for name in cases:
@@ -161,7 +161,7 @@ def _compare(
     return rows
 
 
-def _peak_bytes(step: Callable[[], None], device: str) -> int:
+def peak_bytes(step: Callable[[], None], device: str) -> int:
     """The most that the tensors of a step hold at a time, beyond what there was before it."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
