@@ -1,7 +1,7 @@
 """Time and memory of a training step against PyTorchVideo's networks as shipped, on the same machine in the same run.
 
     python scripts/benchmark_train.py [--rounds 7] [--networks slow i3d c2d] [--attention none nl dnl] [--compile]
-    python scripts/benchmark_train.py --end-to-end ['FOLDER/*.mp4'] [--workers 1 2]
+    python scripts/benchmark_train.py --end-to-end ["FOLDER/*.mp4"] --networks slow --rounds 3 [--workers 1 2]
 
 A step is forward, cross-entropy, backward and an SGD update of an R50 for 400 classes on clips of 8 frames that lie in
 memory. PyTorchVideo's networks compute it as they come from its hub: float32, contiguous. Cases take turns, so that a busy
