@@ -1,6 +1,7 @@
 import itertools
 import os
 import signal
+import subprocess
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -270,6 +271,30 @@ def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
     for mine, theirs in zip(batches, expected, strict=True):  # all other samples are what they would have been
         same = theirs.indices != victim
         assert torch.equal(mine.clips[same], theirs.clips[same]) and victim not in mine.indices.tolist()
+
+
+def test_no_video_is_blamed_for_a_worker_that_was_asked_to_end(table: VideoTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that preempts a job sends SIGTERM to all of its processes."""
+    expected = _batches(table, 4)
+
+    def read(path: str, *arguments, **options):
+        time.sleep(0.3)  # so that the worker is at a video when it ends
+        return read_frames(path, *arguments, **options)
+
+    monkeypatch.setattr("videornn.data.dataset.read_frames", read)
+    monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 1.0)
+    monkeypatch.setattr("videornn.data.loader.MAX_PREFETCH", 1)
+    section = SMALL.model_copy(update={"num_workers": 1})
+    loader = build_loader(section, table, plan=_plan(len(table), 4), seed=5)
+    batches = []
+    for batch in itertools.islice(loader, 4):
+        if len(batches) == 1:
+            (worker,) = loader.dataset.reader.workers()
+            subprocess.run(["kill", "-TERM", str(worker[0])], check=True)  # from this process it means a usual end
+        batches.append(batch)
+    assert not any(batch.bad for batch in batches)
+    for mine, theirs in zip(batches, expected, strict=True):
+        assert torch.equal(mine.clips, theirs.clips)
 
 
 def test_an_error_in_a_worker_is_one_sentence(motion_set: Path, tmp_path: Path) -> None:

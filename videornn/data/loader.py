@@ -85,6 +85,7 @@ class ClipLoader:
         self.pin_memory = pin_memory
         self.hang_seconds = hang_seconds
         self.num_workers, self.prefetch_factor = _fit_shared_memory(num_workers, batch_bytes)
+        self._processes: dict[int, multiprocessing.process.BaseProcess] = {}
         self._loader: DataLoader | None = None  # the one whose workers stay from pass to pass
 
     def __len__(self) -> int:
@@ -93,7 +94,7 @@ class ClipLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._loader = self._loader or self._new_loader(self.batches)
-        iterator = _iterator(self._loader)
+        iterator = self._start(self._loader)
         done = num_restarts = 0
         while True:
             try:
@@ -110,7 +111,7 @@ class ClipLoader:
                 if num_restarts > MAX_RESTARTS:
                     raise UserError(f"{num_restarts} loader workers died or hung; the last: {error}") from error
                 self._loader = iterator = None  # ends the old workers before new ones start
-                iterator = _iterator(self._new_loader(self.batches.after(done)))
+                iterator = self._start(self._new_loader(self.batches.after(done)))
                 continue
             yield batch
             done += 1
@@ -129,27 +130,39 @@ class ClipLoader:
             timeout=POLL_SECONDS if self.num_workers else 0,
         )
 
+    def _start(self, loader: DataLoader) -> Iterator[Batch]:
+        iterator = _iterator(loader)
+        self._processes = {child.pid: child for child in multiprocessing.active_children()}
+        return iterator
+
     def _hanging(self) -> list[int]:
         """Videos at which workers have been for too long."""
         workers = self.dataset.reader.workers()
         return [index for _, index, seconds in workers if index >= 0 and seconds > self.hang_seconds]
 
-    def _died_at(self) -> list[int]:
-        """Where dead workers were: videos, or -1. A death can show in what was sent before the system tells of it."""
+    def _died_at(self) -> dict[int, int]:
+        """Where dead workers were, by process: videos, or -1. A death can show before the system tells of it."""
         end = time.monotonic() + POLL_SECONDS
         while True:
             alive = {child.pid for child in multiprocessing.active_children()}
-            died_at = [index for pid, index, _ in self.dataset.reader.workers() if pid not in alive]
+            died_at = {pid: index for pid, index, _ in self.dataset.reader.workers() if pid not in alive}
             if died_at or time.monotonic() > end:
                 return died_at
             time.sleep(0.05)
+
+    def _terminated(self, pid: int) -> bool:
+        """Whether a dead worker was asked to end: by a scheduler, say, which signals every process of a job."""
+        return pid in self._processes and self._processes[pid].exitcode == -signal.SIGTERM
 
     def _blame(self, error: Exception) -> None:
         """Mark the videos at which workers hung or died as bad; raises the error if none did."""
         if self.num_workers == 0 or str(error).startswith("Caught "):  # raised by the dataset itself
             raise error
         hanging = self._hanging()
-        culprits = hanging or self._died_at()
+        died_at = {} if hanging else self._died_at()
+        if died_at and all(self._terminated(pid) for pid in died_at):
+            return  # no video is to blame
+        culprits = hanging or list(died_at.values())
         if not culprits:
             raise error
         if max(culprits) < 0:
