@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from videornn.models.recompute import LeanMaxPool, recompute
+from videornn.models.recompute import LeanMaxPool, recompute, without_autocast
 from videornn.models.softmax_attention import at_least_float32, softmax_attention
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -238,7 +238,7 @@ class ConcatenationNonLocal(AttentionBlock):
         """a [B, N] and b [B, M]: the shares of query and key in w_f . [q_i, k_j]."""
         query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
         of_query, of_key = at_least_float32(self.concat.weight)[0].chunk(2)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return at_least_float32(query) @ of_query, at_least_float32(key) @ of_key
 
 
@@ -358,7 +358,7 @@ def _whiten(features: Tensor) -> Tensor:
 
 def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """The whole map q_i . k_j * scale [B, N, M], only for looking at."""
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         return at_least_float32(query) @ at_least_float32(key).transpose(1, 2) * scale
 
 

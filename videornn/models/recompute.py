@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,11 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
     return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _Uncounted(module)))
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast turned off on a device; the meta device, on which shapes are tried, has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 class LeanMaxPool(nn.Module):
     """A max-pool that keeps its input for the backward pass and nothing else, in the dtype of the input.
 
@@ -42,7 +47,7 @@ class LeanMaxPool(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return recompute(self.pool, x, self.pool)
 
 
