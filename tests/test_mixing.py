@@ -134,22 +134,24 @@ def test_the_loss_of_mixed_targets_is_the_mix_of_the_smoothed_losses(smoothing: 
     clips = torch.zeros(3, 3, 1, 1, 1)
     _, targets = mixup(clips, nn.functional.one_hot(labels, 4).float(), 0.7)
     model = _Fixed(logits)
-    loss, correct = train_step(model, clips, targets, torch.optim.SGD(model.parameters(), lr=1.0), label_smoothing=smoothing)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    result = train_step(model, [(clips, targets)], optimizer, label_smoothing=smoothing)
     # timm's way: smooth both one-hot vectors, mix them, cross-entropy; the partner of i is i - 1
     low = smoothing / 4
     smooth = torch.full((3, 4), low).scatter_(1, labels[:, None], 1 - smoothing + low)
     expected_target = 0.7 * smooth + 0.3 * smooth[[2, 0, 1]]
     expected = -(expected_target * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(result.loss, expected)
     # d loss / d logits = (softmax - target) / B
     torch.testing.assert_close(logits - model.logits.detach(), (logits.softmax(1) - expected_target) / 3)
-    assert correct == 2  # clips 0 and 2 show their own class, which has the larger share; clip 1 does not
+    assert result.correct == 2  # clips 0 and 2 show their own class, which has the larger share; clip 1 does not
 
 
 def test_where_the_partner_has_the_larger_share_its_class_is_the_right_one() -> None:
     model = _Fixed(torch.tensor([[5.0, 0.0], [0.0, 5.0]]))
     _, targets = mixup(torch.zeros(2, 1), torch.eye(2), 0.2)
-    assert train_step(model, torch.zeros(2, 3, 1, 1, 1), targets, torch.optim.SGD(model.parameters(), lr=1.0))[1] == 0
+    parts = [(torch.zeros(2, 3, 1, 1, 1), targets)]
+    assert train_step(model, parts, torch.optim.SGD(model.parameters(), lr=1.0)).correct == 0
 
 
 @pytest.mark.slow
@@ -163,17 +165,15 @@ def test_a_mixed_run_that_is_stopped_and_resumed_ends_bit_identical(
     job.train(config, tmp_path / "whole")
     assert "flips swap the labels of 4 classes, 0 are never flipped" in capsys.readouterr().out
 
-    def stop_in_step_1(step: int, **arguments: float) -> float:
-        if step == 1:
-            signal.raise_signal(signal.SIGINT)
-        return lr_at(step, **arguments)
+    def stop_in_step_1(*arguments: object, **options: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        return train_step(*arguments, **options)
 
-    lr_at = job.lr_at
     with monkeypatch.context() as patch:
-        patch.setattr(job, "lr_at", stop_in_step_1)
+        patch.setattr(job, "train_step", stop_in_step_1)
         with pytest.raises(job.Interrupted):
             job.train(config, tmp_path / "parts")
-    assert load_checkpoint(tmp_path / "parts/checkpoints/last.pt")["step"] == 2
+    assert load_checkpoint(tmp_path / "parts/checkpoints/last.pt")["step"] == 1
     job.train(config, tmp_path / "parts", resume=True)
     whole, parts = (load_checkpoint(tmp_path / name / "checkpoints/last.pt")["model"] for name in ("whole", "parts"))
     assert all(torch.equal(parts[key], value) for key, value in whole.items())

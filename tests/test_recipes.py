@@ -12,7 +12,8 @@ from videornn.data.transforms import train_transform
 from videornn.engine import train_step
 from videornn.models import build_model
 from videornn.models.nonlocal_block import DisentangledNonLocal, NonLocal
-from videornn.optim import build_optimizer, lr_at
+from videornn.optim import lr_at
+from videornn.run import training_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
@@ -58,13 +59,12 @@ def test_every_recipe_builds_and_takes_a_step(path: Path) -> None:
     torch.set_num_threads(1)  # so small a step only waits for a second thread
     torch.manual_seed(0)
     model, section = build_model(config.model), config.train
-    keys = ("lr", "momentum", "betas", "weight_decay", "norm_weight_decay", "layer_decay")
-    optimizer = build_optimizer(model, name=section.optimizer, **{key: getattr(section, key) for key in keys})
+    optimizer = training_optimizer(section, model)
     ends = [model.stem[0].conv.weight, model.head.weight]
     before = [weight.detach().clone() for weight in ends]
     clips, labels = torch.randn(2, 3, config.data.num_frames, 32, 32), torch.tensor([1, 4])
-    loss, _ = train_step(model, clips, labels, optimizer, label_smoothing=section.label_smoothing)
-    assert torch.isfinite(loss)
+    result = train_step(model, [(clips, labels)], optimizer, label_smoothing=section.label_smoothing)
+    assert torch.isfinite(result.loss)
     assert not any(torch.equal(old, new) for old, new in zip(before, ends, strict=True))
 
 

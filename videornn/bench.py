@@ -22,7 +22,7 @@ from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
 from videornn.evaluate import normalization
 from videornn.models import build_model
-from videornn.optim import build_optimizer
+from videornn.run import training_optimizer
 from videornn.speed import wait_for
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
@@ -165,7 +165,7 @@ def _model_rate(config: Config, num_classes: int, device: torch.device) -> float
     num_classes = config.model.num_classes or num_classes
     model = build_model(config.model.model_copy(update={"num_classes": num_classes}))
     model = model.to(device, memory_format=torch.channels_last_3d).train()
-    optimizer = build_optimizer(model, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+    optimizer = training_optimizer(section, model)
     batch_size = min(section.batch_size, CPU_BATCH) if device.type == "cpu" else section.batch_size
     shape = (batch_size, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)
     mean, std = normalization(config, device)
@@ -173,7 +173,7 @@ def _model_rate(config: Config, num_classes: int, device: torch.device) -> float
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        train_step(model, to_model_input(clips, mean, std), labels.to(device), optimizer, precision=section.precision)
+        train_step(model, [(to_model_input(clips, mean, std), labels.to(device))], optimizer, precision=section.precision)
         wait_for(device)
         seconds.append(time.perf_counter() - start)
     return batch_size / min(seconds[1:])  # the first one sets things up

@@ -1,11 +1,33 @@
-"""One training step and one evaluation step: explicit arguments, no files, no Config."""
+"""One training step and one prediction step: explicit arguments, no files, no Config."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from videornn.data.transforms import normalize
+
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did, still on the device: nothing here waits for it.
+
+    loss: float32 scalar, mean over this rank's clips; correct: int64 scalar, how many of them are right (a mixed clip is if
+    the class of its largest share is found); grad_norm: float32 scalar, of all ranks' gradient before clipping.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    grad_norm: Tensor
 
 
 def to_model_input(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -16,40 +38,89 @@ def to_model_input(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def train_step(
     model: nn.Module,
-    clips: Tensor,
-    targets: Tensor,
+    parts: Iterable[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     *,
-    precision: str = "fp32",
+    num_parts: int = 1,
+    scaler: torch.amp.GradScaler | None = None,
+    precision: Precision = "fp32",
     label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
     clip_norm: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Forward, backward and update on one batch.
+) -> StepResult:
+    """Forward and backward of every part of a batch, then one update by the gradient of their mean loss.
 
     Args:
-        clips: float [B, 3, T, H, W], normalised, on the model's device.
-        targets: labels int64 [B], or float [B, K] shares of the classes of mixed clips.
-        precision: fp32, or bf16 for autocast.
-
-    Returns:
-        Loss (float32 scalar) and number of correct clips (int64 scalar), both detached and still on the device. A mixed
-        clip is correct if the class of its largest share is found.
+        parts: num_parts equal parts of a rank's clips and targets, one at a time: float [B, 3, T, H, W], normalised, on the
+            model's device; labels int64 [B], or float [B, K] shares of the classes of mixed clips.
+        scaler: scales the loss against underflow (fp16), and leaves out an update whose gradient is not finite.
+        class_weights: float [K], what a clip's loss is multiplied by.
+        clip_norm: largest norm of the gradient.
     """
-    with torch.autocast(clips.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(clips)
-    loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-    loss.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
+    may_skip = scaler is not None and scaler.is_enabled()
+    buffers = list(model.buffers()) if may_skip else []
+    before = [buffer.clone() for buffer in buffers]
+    losses, corrects = [], []
+    for number, (clips, targets) in enumerate(parts, start=1):
+        with _only_last_meets_other_ranks(model, number == num_parts):
+            with autocast(clips.device, precision):
+                logits = model(clips)
+            loss = classification_loss(logits.float(), targets, label_smoothing, class_weights) / num_parts
+            (scaler.scale(loss) if may_skip else loss).backward()
+        labels = targets.argmax(1) if targets.ndim == 2 else targets
+        losses.append(loss.detach())
+        corrects.append((logits.detach().argmax(1) == labels).sum())
+    if may_skip:
+        scaler.unscale_(optimizer)
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    grad_norm = nn.utils.clip_grad_norm_(parameters, float("inf") if clip_norm is None else clip_norm)
+    if may_skip:
+        scaler.step(optimizer)
+        scaler.update()
+        finite = grad_norm.isfinite()
+        for buffer, old in zip(buffers, before, strict=True):  # what is not finite would stay in running averages for ever
+            buffer.copy_(torch.where(finite, buffer, old))
+    else:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    labels = targets.argmax(1) if targets.ndim == 2 else targets
-    return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+    return StepResult(torch.stack(losses).sum(), torch.stack(corrects).sum(), grad_norm.detach())
+
+
+def classification_loss(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy of logits [B, K] to labels [B] or shares [B, K]; a scalar.
+
+    With class_weights [K] every clip's loss is multiplied by the weight of its class (of mixed clips: the mean weight). The
+    sum is divided by B, not by the weights, so that the parts of a batch and the ranks add up to the whole.
+    """
+    losses = nn.functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    if class_weights is not None:
+        losses = losses * (targets @ class_weights if targets.ndim == 2 else class_weights[targets])
+    return losses.mean()
+
+
+def build_scaler(device: torch.device, precision: Precision, *, skip_nonfinite: bool) -> torch.amp.GradScaler:
+    """The loss scaler of fp16; in other precisions one that only leaves out what is not finite, or one that does nothing."""
+    if precision == "fp16":
+        return torch.amp.GradScaler(device.type)
+    return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1, enabled=skip_nonfinite)
 
 
 @torch.inference_mode()
-def predict_step(model: nn.Module, clips: Tensor, *, precision: str = "fp32") -> Tensor:
+def predict_step(model: nn.Module, clips: Tensor, *, precision: Precision = "fp32") -> Tensor:
     """Softmax scores float32 [B, K] of normalised clips [B, 3, T, H, W]; the model must be in eval mode."""
-    with torch.autocast(clips.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(clips.device, precision):
         logits = model(clips)
     return logits.float().softmax(dim=1)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Autocast to the precision's type; nothing for fp32."""
+    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
+
+
+def _only_last_meets_other_ranks(model: nn.Module, last: bool) -> AbstractContextManager:
+    """Gradients are summed over the ranks once per step, in the backward pass of its last part."""
+    module = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()

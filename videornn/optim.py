@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -46,7 +46,12 @@ def build_optimizer(
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     kernels = {"fused": True} if devices.issubset(FUSED_ON) else {"foreach": True}
     if name == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0, **kernels)
+        optimizer = torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0, **kernels)
+        if momentum > 0:
+            for parameter in (member for group in groups for member in group["params"]):
+                # torch's fused kernel makes this of uninitialised memory if a loss scaler leaves out the first step
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     if name == "adamw":
         return torch.optim.AdamW(groups, lr, betas=betas, **kernels)
     if name == "lamb":
@@ -121,9 +126,13 @@ def lr_at(
             raise ValueError(f"no schedule {schedule!r}; there are cosine, step, polynomial")
         return lr * (end_lr + (1 - end_lr) * left)
 
+    return warmed_up(epoch, scheduled, start=warmup_start * lr, warmup_epochs=warmup_epochs)
+
+
+def warmed_up(epoch: float, scheduled: Callable[[float], float], *, start: float, warmup_epochs: float) -> float:
+    """scheduled(epoch), but before warmup_epochs a straight line from start to what it is there."""
     if epoch >= warmup_epochs:
         return scheduled(epoch)
-    start = warmup_start * lr
     return start + (scheduled(warmup_epochs) - start) * epoch / warmup_epochs
 
 

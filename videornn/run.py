@@ -1,0 +1,219 @@
+"""A training run: its parts, how far it is, and how it is saved and taken up again."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videornn import distributed
+from videornn.checkpoint import load_model
+from videornn.config import Config, TrainConfig
+from videornn.data.dataset import BadVideo
+from videornn.data.loader import base_shape
+from videornn.data.mixing import Mixing
+from videornn.data.plan import BatchPlan
+from videornn.manifest import describe_start
+from videornn.meter import Meter
+from videornn.multigrid import multigrid_phases, norm_clips
+from videornn.nonfinite import NonfiniteGuard
+from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, warmed_up
+from videornn.preflight import TrainingData, empty_classes
+from videornn.run_folder import save_best, save_last
+
+
+@dataclass
+class Run:
+    """A training run: its parts, and how far it is (steps done; best validation top-1 in percent)."""
+
+    config: Config
+    out: Path
+    data: TrainingData
+    plan: BatchPlan
+    device: torch.device
+    model: nn.Module
+    ema: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    guard: NonfiniteGuard
+    mixing: Mixing | None
+    normalization: tuple[Tensor, Tensor]
+    meter: Meter = field(default_factory=Meter)
+    bad: dict[str, BadVideo] = field(default_factory=dict)
+    step: int = 0
+    best_top1: float = -1.0
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network to validate, test and use."""
+        return self.model if self.ema is None else self.ema
+
+    @property
+    def clips_at_once(self) -> int:
+        """Clips that go through the network together on one rank."""
+        return self.config.train.batch_size // (distributed.num_ranks() * self.config.train.accumulate)
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate of this batch size that the schedule starts from."""
+        section = self.config.train
+        return scaled_lr(section.lr, batch_size=section.batch_size, lr_batch_size=section.lr_batch_size)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step, before the factors of layers."""
+        section, epoch = self.config.train, self.plan.epoch_at(self.step)
+        if section.multigrid.long_cycle:  # whose phases have the steps of the schedule in them
+            return warmed_up(
+                epoch,
+                lambda epoch: self.peak_lr * self.plan.phase_at(epoch).lr_factor,
+                start=section.warmup_start * self.peak_lr,
+                warmup_epochs=section.warmup_epochs,
+            )
+        stretch = self.plan.num_epochs / section.epochs  # of multigrid's short cycle
+        return lr_at(
+            epoch,
+            lr=self.peak_lr,
+            epochs=self.plan.num_epochs,
+            schedule=section.schedule,
+            end_lr=section.end_lr,
+            step_epochs=[step * stretch for step in section.step_epochs],
+            step_factor=section.step_factor,
+            power=section.power,
+            warmup_epochs=section.warmup_epochs,
+            warmup_start=section.warmup_start,
+        )
+
+    def save(self, *, last: bool, best: bool) -> None:
+        """Write checkpoints/last.pt, best.pt or both, with all that a resume, a test or an inference needs; collective."""
+        self.check_finite()
+        progress = distributed.gather_objects((self.meter.state(), [[v.path, v.reason] for v in self.bad.values()]))
+        if distributed.rank() > 0:
+            return
+        content = {
+            "model": self.trained.state_dict(),
+            "unaveraged": None if self.ema is None else self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best_top1": self.best_top1,
+            "num_skipped": self.guard.num_skipped,
+            "meters": [meter for meter, _ in progress],
+            "bad": [row for _, rows in progress for row in rows],
+            "num_ranks": distributed.num_ranks(),
+            "num_videos": len(self.data.train),
+            "config": self.config.model_dump(mode="json"),
+            "class_names": list(self.data.class_names),
+        }
+        folder = self.out / "checkpoints"
+        if last:
+            save_last(folder, content, self.step, self.config.train.keep, best=best)
+        elif best:
+            save_best(folder, content)
+
+    def load(self, saved: dict[str, Any], path: Path) -> None:
+        """Go back to where save was called."""
+        load_model(self.trained, saved, path)
+        if self.ema is not None:
+            load_model(self.model, {"model": saved["unaveraged"]}, path)
+        load_optimizer_(self.optimizer, saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.step, self.best_top1 = saved["step"], saved["best_top1"]
+        self.guard.num_skipped = saved["num_skipped"]
+        if len(saved["meters"]) == distributed.num_ranks():
+            self.meter.load(saved["meters"][distributed.rank()])
+        elif distributed.rank() == 0:
+            self.meter.load([record for meter in saved["meters"] for record in meter])
+        if distributed.rank() == 0:
+            self.bad = {path: BadVideo(path, reason) for path, reason in saved["bad"]}
+
+    def check_finite(self) -> None:
+        """Read the steps since the last time, and stop if one was not finite; waits for the device; collective."""
+        self.guard.check(self.meter.read())
+
+
+def training_plan(config: Config, num_videos: int, num_ranks: int) -> tuple[BatchPlan, int | None]:
+    """The shape of every step, and how many clips batch norm takes statistics of together (None: all at once on a rank).
+
+    Raises:
+        UserError: a batch is larger than the set, or multigrid is impossible.
+    """
+    section = config.train
+    base, multigrid = base_shape(config.data, section.batch_size), section.multigrid
+    phases = multigrid_phases(
+        base,
+        epochs=section.epochs,
+        step_epochs=section.step_epochs,
+        step_factor=section.step_factor,
+        long_cycle=multigrid.long_cycle,
+        short_cycle=multigrid.short_cycle,
+        epoch_factor=multigrid.epoch_factor,
+    )
+    bn_clips = section.bn_clips
+    if bn_clips is None and section.batch_norm == "batch" and (multigrid.long_cycle or multigrid.short_cycle):
+        per_video = config.data.clips_per_video
+        bn_clips = norm_clips(base, clips_per_video=per_video, accumulate=section.accumulate, num_ranks=num_ranks)
+    return BatchPlan(num_videos, phases), bn_clips
+
+
+def training_optimizer(section: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that the train section of a config asks for."""
+    return build_optimizer(
+        model,
+        name=section.optimizer,
+        lr=section.lr,
+        momentum=section.momentum,
+        betas=section.betas,
+        weight_decay=section.weight_decay,
+        norm_weight_decay=section.norm_weight_decay,
+        layer_decay=section.layer_decay,
+    )
+
+
+def headline(run: Run) -> str:
+    """A run in one sentence: network, device, data, steps, learning rate."""
+    model, section = run.config.model, run.config.train
+    parameters = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    attention = "" if model.attention.kind == "none" else f" + {model.attention.kind}"
+    val = "no validation" if run.data.val is None else f"{len(run.data.val)} to validate"
+    at_once = f", {run.clips_at_once} at once on a rank" if run.clips_at_once < section.batch_size else ""
+    given = f" ({section.lr:g} for {section.lr_batch_size})" if section.lr_batch_size else ""
+    start = f"; going on after step {run.step}" if run.step else ""
+    return (
+        f"{model.name} r{model.depth}{attention} ({parameters:.2f} M parameters) on {run.device} x "
+        f"{distributed.num_ranks()}, {section.precision}; {len(run.data.train)} training videos of {model.num_classes} "
+        f"classes, {val}; {run.plan.num_epochs} epochs, {run.plan.num_steps} steps of {section.batch_size} clips{at_once}, "
+        f"{section.optimizer} lr {run.peak_lr:g}{given}{start}"
+    )
+
+
+def manifest_entry(run: Run, checkpoint: Path | None) -> dict[str, Any]:
+    """What manifest.json says of this start of the run."""
+    section, tables = run.config.train, {"train": run.data.train} | ({"val": run.data.val} if run.data.val else {})
+    training = {
+        "ranks": distributed.num_ranks(),
+        "nodes": distributed.num_ranks() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        "device": str(run.device),
+        "precision": section.precision,
+        "seed": run.config.seed,
+        "batch_size": section.batch_size,
+        "clips_at_once": run.clips_at_once,
+        "accumulate": section.accumulate,
+        "lr_given": section.lr,
+        "lr_batch_size": section.lr_batch_size,
+        "lr": run.peak_lr,
+        "epochs": run.plan.num_epochs,
+        "steps": run.plan.num_steps,
+    }
+    data = {
+        name: {"source": table.source, "used": len(table), "missing": len(table.missing)} for name, table in tables.items()
+    }
+    start = {"step": run.step, "checkpoint": None if checkpoint is None else str(checkpoint)}
+    return describe_start(
+        command=sys.argv, training=training, data=data | {"empty_classes": empty_classes(run.data)}, start=start
+    )
