@@ -1,0 +1,104 @@
+"""Numbers of the steps between two log lines: kept on the device, read all at once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from videornn import distributed
+from videornn.data.loader import Batch
+from videornn.engine import StepResult
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step as this rank saw it, on the host: indices of its videos in the table, and the numbers of its StepResult."""
+
+    step: int
+    indices: list[int]
+    loss: float
+    correct: int
+    grad_norm: float
+
+
+class Meter:
+    """Collects step results; read waits for the device, nothing else does.
+
+    The numbers of a checkpoint between two log lines travel with it (state, load), so that a resumed run writes the same
+    lines; clips/s and the wait for data are of this process alone.
+    """
+
+    def __init__(self) -> None:
+        self._records: list[StepRecord] = []  # read from the device
+        self._pending: list[tuple[int, list[int], StepResult]] = []
+        self.restart_clock()
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; the time it takes counts as waiting for data."""
+        before = time.perf_counter()
+        batch = next(batches)
+        self._wait += time.perf_counter() - before
+        return batch
+
+    def add(self, step: int, indices: list[int], result: StepResult) -> None:
+        """Note a step; its clips are counted by their indices."""
+        self._pending.append((step, indices, result))
+        self._clips += len(indices)
+        self._steps += 1
+
+    def restart_clock(self) -> None:
+        """Leave the time until now, spent on something else such as a validation, out of clips/s."""
+        self._start, self._wait, self._clips, self._steps = time.perf_counter(), 0.0, 0, 0
+
+    def read(self) -> list[StepRecord]:
+        """The steps since the last reading, which waits for the device."""
+        if not self._pending:
+            return []
+        results = [result for _, _, result in self._pending]
+        numbers = torch.stack([torch.stack([r.loss.double(), r.correct.double(), r.grad_norm.double()]) for r in results])
+        new = [
+            StepRecord(step, indices, loss, int(correct), grad_norm)
+            for (step, indices, _), (loss, correct, grad_norm) in zip(self._pending, numbers.tolist(), strict=True)
+        ]
+        self._pending = []
+        self._records += new
+        return new
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps since the last call, over all ranks; collective. Call read before."""
+        finite = [record for record in self._records if math.isfinite(record.loss)]
+        norms = [record.grad_norm for record in self._records if math.isfinite(record.grad_norm)]
+        sums = [
+            sum(record.loss * len(record.indices) for record in finite),
+            float(sum(len(record.indices) for record in finite)),
+            float(sum(record.correct for record in self._records)),
+            float(sum(len(record.indices) for record in self._records)),
+            float(self._clips),
+        ]
+        loss, finite_clips, correct, clips, timed_clips = distributed.sum_over_ranks(
+            torch.tensor(sums, dtype=torch.float64)
+        ).tolist()
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        numbers = {
+            "loss": loss / max(finite_clips, 1),
+            "top1": 100 * correct / max(clips, 1),
+            "grad_norm": sum(norms) / max(len(norms), 1),
+            "clips_per_second": timed_clips / seconds,
+            "data_wait": self._wait / seconds,
+        }
+        self._records = []
+        self.restart_clock()
+        return numbers
+
+    def state(self) -> list[list[Any]]:
+        """What means would still count, as plain values. Call read before."""
+        return [[r.step, r.indices, r.loss, r.correct, r.grad_norm] for r in self._records]
+
+    def load(self, state: list[list[Any]]) -> None:
+        """Go back to where state was called."""
+        self._records = [StepRecord(*values) for values in state]

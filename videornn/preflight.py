@@ -1,0 +1,112 @@
+"""What is found, or worth saying, before the first step of a training run."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from videornn.config import Config
+from videornn.data.annotations import VideoTable, check_labels, load_videos
+from videornn.data.transforms import mirrored_labels
+from videornn.errors import UserError
+
+SMALL_NORM_BATCH = 4  # clips below which statistics of batch norm are known to be poor
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Tables of a run, and the names of its classes; val is None where nothing is validated."""
+
+    train: VideoTable
+    val: VideoTable | None
+    class_names: tuple[str, ...]
+
+
+def load_training_data(config: Config) -> tuple[TrainingData, Config]:
+    """The tables that a config names, and the config with num_classes filled in.
+
+    Raises:
+        UserError: there is no training list, a label is out of range, or the number of classes is contradictory.
+    """
+    section = config.data
+    if config.train.batch_norm == "frozen" and config.model.init is None:
+        raise UserError("train.batch_norm=frozen keeps statistics that a new network does not have: give model.init=FILE")
+    if section.train is None:
+        raise UserError("there is nothing to train on: give data.train=LIST_OR_FOLDER")
+    places = {"root": section.root, "labels": section.labels, "fold": section.fold}
+    table = load_videos(section.train, split="train", **places)
+    num_classes = config.model.num_classes or len(table.class_names) or int(table.labels.max()) + 1
+    if table.class_names and len(table.class_names) != num_classes:
+        raise UserError(f"model.num_classes={num_classes}, but {section.train} has {len(table.class_names)} class names")
+    class_names = table.class_names or tuple(f"class {label}" for label in range(num_classes))
+    check_labels(table, num_classes)
+    val_table = None
+    if section.val is not None:
+        val_table = load_videos(section.val, split="val", **places).with_classes(class_names)
+        check_labels(val_table, num_classes)
+    model = config.model.model_copy(update={"num_classes": num_classes})
+    return TrainingData(table, val_table, class_names), config.model_copy(update={"model": model})
+
+
+def empty_classes(data: TrainingData) -> list[str]:
+    """Classes that have no training video."""
+    counts = np.bincount(data.train.labels, minlength=len(data.class_names))
+    return [name for name, count in zip(data.class_names, counts, strict=True) if count == 0]
+
+
+def check_batch_norm(model: nn.Module, clip_shape: tuple[int, int, int], num_clips: int, bn_clips: int | None) -> None:
+    """Try what the network makes of num_clips clips of a shape (T, H, W) in training, without computing anything.
+
+    Args:
+        bn_clips: how many of them batch norm takes its statistics of together; None: all.
+
+    Raises:
+        UserError: a layer is left without a position, or a batch norm with one value per channel, or clips are left over.
+    """
+    if bn_clips and num_clips % bn_clips:
+        raise UserError(
+            f"train.bn_clips={bn_clips} does not divide the {num_clips} clips that go through at once on a rank; they are "
+            f"train.batch_size / (ranks x train.accumulate)"
+        )
+    num_clips = bn_clips or num_clips
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).to("meta").train()(torch.empty(num_clips, 3, *clip_shape, device="meta"))
+    except (ValueError, RuntimeError) as error:
+        size = " x ".join(map(str, clip_shape))
+        raise UserError(
+            f"the network cannot train on {num_clips} clip(s) of {size} at a time ({error}); use larger clips "
+            f"(data.num_frames, data.crop_size) or more of them (train.batch_size, fewer ranks, a smaller train.accumulate)"
+        ) from error
+
+
+def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]:
+    """A sentence for each thing about a run that its user should know and may not."""
+    sentences = [*data.train.remarks(), *(data.val.remarks() if data.val else [])]
+    empty = empty_classes(data)
+    if empty:
+        names = ", ".join(empty[:10]) + (f", and {len(empty) - 10} more" if len(empty) > 10 else "")
+        sentences.append(
+            f"{len(empty)} of {len(data.class_names)} classes have no training video, so the network will never name them: "
+            f"{names}"
+        )
+    mirrored = mirrored_labels(data.class_names) if config.data.hflip else ()
+    never, swapped = mirrored.count(-1), sum(there not in (-1, here) for here, there in enumerate(mirrored))
+    if never or swapped:
+        sentences.append(f"flips swap the labels of {swapped} classes, {never} are never flipped")
+    kept = [stage for stage in config.train.freeze if config.model.attention.places.get(stage)]
+    if kept and config.model.attention.kind != "none":
+        sentences.append(
+            f"train.freeze keeps the attention blocks of {', '.join(kept)} too: those that model.init has no weights for "
+            f"stay the identity"
+        )
+    if config.train.batch_norm == "batch" and (config.train.bn_clips or clips_at_once) < SMALL_NORM_BATCH:
+        sentences.append(
+            f"batch norm takes its statistics of {config.train.bn_clips or clips_at_once} clips at a time, which makes them "
+            f"poor: train.batch_norm=sync (several ranks) or frozen (with model.init) may help"
+        )
+    return sentences
