@@ -22,8 +22,8 @@ def test_every_recipe_loads_and_its_resolved_form_loads_to_the_same(path: Path, 
 
 
 def test_overrides_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) -> None:
-    config = _load(tmp_path, "train:\n  lr: 1e-2\n  epochs: 3\n", ("train.lr=5e-3", "model.attention.places={res3: [0]}"))
-    assert (config.train.lr, config.train.epochs, config.train.momentum) == (0.005, 3, 0.9)
+    config = _load(tmp_path, "train:\n  lr: 1e-2\n  epochs: 30\n", ("train.lr=5e-3", "model.attention.places={res3: [0]}"))
+    assert (config.train.lr, config.train.epochs, config.train.momentum) == (0.005, 30, 0.9)
     assert config.model.attention.places == {"res3": (0,)}
 
 

@@ -5,10 +5,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors", "schema"},
-    {"config", "console", "data", "models", "checkpoint", "distributed", "optim", "metrics", "logger", "plots", "speed"},
-    {"engine"},
-    {"evaluate"},
+    {"errors", "schema", "lamb"},
+    {"rank_store", "signals"},
+    {"rank_watch"},
+    {"config", "console", "data", "models", "metrics", "plots", "optim", "ema"},
+    {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
+    {"engine", "multigrid", "precise_bn", "run_folder"},
+    {"evaluate", "meter", "preflight", "resume"},
+    {"nonfinite"},
+    {"run"},
     {"train", "predict", "explain", "info", "convert", "bench"},
     {"cli_data"},
     {"cli"},

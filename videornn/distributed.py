@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -145,6 +145,29 @@ def gather_objects(value: Any) -> list[Any]:
     values = [None] * num_ranks()
     dist.all_gather_object(values, value)
     return values
+
+
+def share(tensors: Iterable[Tensor]) -> None:
+    """Give tensors on every rank the values that they have on rank 0, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def from_rank_0(function: Callable[[], Any]) -> Any:
+    """What a function returns on rank 0, which alone calls it; its UserError is raised on every rank."""
+    if not dist.is_initialized():
+        return function()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = function()
+        except UserError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, 0)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]
 
 
 def _use_all_cores() -> None:

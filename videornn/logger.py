@@ -114,7 +114,7 @@ class RunLogger:
 def _train_note(numbers: dict[str, float]) -> str:
     return (
         f"loss {numbers['loss']:.3f}  top1 {numbers['top1']:.1f} %  {numbers['clips_per_second']:.1f} clips/s"
-        f"  data wait {100 * numbers['data_wait']:.0f} %"
+        f"  data wait {100 * numbers['data_wait']:.0f} %  mfu {100 * numbers['mfu']:.0f} %  {numbers['memory_gb']:.1f} GB"
     )
 
 

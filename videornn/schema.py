@@ -261,6 +261,12 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def warmup_ends(self) -> TrainConfig:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs:g} must end before epochs={self.epochs}; lower it")
+        return self
+
+    @model_validator(mode="after")
     def norms_agree(self) -> TrainConfig:
         if self.bn_clips is not None and self.batch_norm != "batch":
             raise ValueError(

@@ -3,161 +3,145 @@
 from __future__ import annotations
 
 import signal
-import time
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videornn import distributed
-from videornn.checkpoint import load_checkpoint, load_model, save_checkpoint
-from videornn.config import Config, config_from_dict, config_to_yaml
-from videornn.data.annotations import VideoTable, check_labels, load_videos
-from videornn.data.dataset import BadVideo
+from videornn.config import Config, config_to_yaml
 from videornn.data.decoding import choose_decoder
-from videornn.data.loader import (
-    Batch,
-    ClipLoader,
-    build_loader,
-    build_test_loader,
-    plain_plan,
-    to_device,
-    videos_per_batch,
-    view_spec,
-)
+from videornn.data.files import write_text
+from videornn.data.loader import Batch, ClipLoader, build_loader, build_test_loader, plain_plan, to_device, view_spec
 from videornn.data.mixing import batch_mixing
-from videornn.data.transforms import mirrored_labels
 from videornn.distributed import StopVote
-from videornn.engine import to_model_input, train_step
+from videornn.ema import decay_at, start_ema, update_ema_
+from videornn.engine import AUTOCAST, build_scaler, to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
 from videornn.logger import RunLogger
+from videornn.manifest import append_manifest
 from videornn.models import build_model
+from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.models.weights import load_weights
-from videornn.optim import build_optimizer, lr_at, set_lr
+from videornn.nonfinite import NonfiniteGuard
+from videornn.optim import class_weights, set_lr
+from videornn.precise_bn import update_batch_norm
+from videornn.preflight import TrainingData, check_batch_norm, load_training_data, remarks
 from videornn.rank_watch import RankWatch
+from videornn.resume import check_resumable
+from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
+from videornn.run_folder import load_newest
+from videornn.run_lock import run_lock
 from videornn.signals import caught_signals
+from videornn.speed import forward_flops, matrix_rate, peak_memory, tune
 
-# settings that may differ when a run is resumed: they change speed or output, not the weights
-FREE_ON_RESUME = (
-    "device",
-    "data.num_workers",
-    "data.test",
-    "data.timeout",
-    "data.val",
-    "train.log_every",
-    "train.val_every",
-    "train.save_every",
-)
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
+MANY_EPOCHS = 10**6  # a plan without an end
+PRECISE_BN_SEED = 2**31  # beyond any seed of a run: these clips are others than those of the steps
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the run is saved and can be resumed."""
+    """A signal: the run is saved and can be resumed."""
 
     def __init__(self, signal_number: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, which is saved")
         self.exit_code = 128 + signal_number
 
 
-@dataclass
-class Run:
-    """A training run: its parts, and how far it is (steps done; best validation top-1 in percent)."""
-
-    config: Config
-    out: Path
-    class_names: tuple[str, ...]
-    num_videos: int
-    val_table: VideoTable | None
-    device: torch.device
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    best_top1: float = -1.0
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.num_videos // videos_per_batch(self.config.data, self.config.train.batch_size)
-
-    @property
-    def num_steps(self) -> int:
-        return self.config.train.epochs * self.steps_per_epoch
-
-    def save(self, name: str) -> None:
-        """Write checkpoints/NAME with all that a resume, a test or an inference needs."""
-        content = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "best_top1": self.best_top1,
-            "config": self.config.model_dump(mode="json"),
-            "class_names": list(self.class_names),
-        }
-        save_checkpoint(self.out / "checkpoints" / name, content)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where save was called."""
-        load_model(self.model, saved, self.out / "checkpoints/last.pt")
-        load_optimizer_(self.optimizer, saved["optimizer"])
-        self.step, self.best_top1 = saved["step"], saved["best_top1"]
-
-
 def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     """Train a network into the run folder out; `torchrun` starts the same on many ranks.
 
     Args:
-        resume: go on from the last checkpoint of out, if there is one.
+        resume: go on from the newest sound checkpoint of out, if there is one.
 
     Returns:
         The path of the last checkpoint.
 
     Raises:
         UserError: wrong input; see the message.
-        Interrupted: Ctrl-C or SIGTERM; everything up to the last step is saved.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1; everything up to the last step is saved.
     """
     device = distributed.pick_device(config.device)
-    with distributed.process_group(device, config.train.timeout) as watch:
-        table, val_table, config, class_names = _load_data(config)
-        saved = _saved_run(config, out / "checkpoints/last.pt", resume)
-        torch.manual_seed(config.seed)
-        model = build_model(config.model)
-        if config.model.init and not saved:
-            report = load_weights(model, config.model.init, inflation=config.model.inflation)
-            if distributed.rank() == 0:
-                print(report, flush=True)
-        model = model.to(device, memory_format=torch.channels_last_3d)
-        section = config.train
-        optimizer = build_optimizer(
-            model,
-            name=section.optimizer,
-            lr=section.lr,
-            momentum=section.momentum,
-            betas=section.betas,
-            weight_decay=section.weight_decay,
-            norm_weight_decay=section.norm_weight_decay,
-            layer_decay=section.layer_decay,
-        )
-        run = Run(config, out, class_names, len(table), val_table, device, model, optimizer)
+    tune(device, deterministic=config.train.deterministic)
+    with (
+        distributed.process_group(device, config.train.timeout) as watch,
+        caught_signals() as received,
+        ExitStack() as stack,
+    ):
+        files = distributed.from_rank_0(lambda: {file.name for file in (out / "checkpoints").glob("*.pt")})
+        if files and not resume:
+            raise UserError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+        data, config = load_training_data(config)
+        run = _new_run(config, out, data, device, load_init=not files - {"best.pt"})
+        sentences = remarks(config, data, run.clips_at_once)
+
+        def take_up() -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
+            return stack.enter_context(run_lock(out)), load_newest(out / "checkpoints")
+
+        unlocked, saved = distributed.from_rank_0(take_up)
+        if unlocked:
+            sentences.append(unlocked)
         if saved:
-            run.load(saved)
-        _train(run, table, watch)
+            content, path, damaged = saved
+            num_videos, num_ranks = len(data.train), distributed.num_ranks()
+            sentences += [*damaged, *check_resumable(config, content, path, num_videos=num_videos, num_ranks=num_ranks)]
+            run.load(content, path)
+        _train(run, watch, received, sentences, path if saved else None)
         distributed.barrier()
     return out / "checkpoints/last.pt"
 
 
-def _train(run: Run, table: VideoTable, watch: RankWatch) -> None:
+def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device, *, load_init: bool) -> Run:
+    """The parts of a run at step 0, checked as far as that is possible without a video."""
+    section = config.train
+    plan, bn_clips = training_plan(config, len(data.train), distributed.num_ranks())
+    torch.manual_seed(config.seed)
+    model = build_model(config.model)
+    if config.model.init and load_init:
+        report = load_weights(model, config.model.init, inflation=config.model.inflation)
+        if distributed.rank() == 0:
+            print(report, flush=True)
+    parts = distributed.num_ranks() * section.accumulate
+    for shape in plan.shapes:
+        num_clips = shape.num_videos * config.data.clips_per_video // parts
+        check_batch_norm(model, (shape.num_frames, shape.crop_size, shape.crop_size), num_clips, bn_clips)
+    model = model.to(device, memory_format=torch.channels_last_3d)
+    model = set_batch_norm(model, section.batch_norm, bn_clips, device)
+    freeze_parts(model, section.freeze)
+    guard = NonfiniteGuard(
+        out / "nonfinite.csv", data.train, section.nonfinite, section.max_skipped, fp16=section.precision == "fp16"
+    )
+    return Run(
+        config=config,
+        out=out,
+        data=data,
+        plan=plan,
+        device=device,
+        model=model,
+        ema=None if section.ema_decay is None else start_ema(model),
+        optimizer=training_optimizer(section, model),
+        scaler=build_scaler(device, section.precision, skip_nonfinite=section.nonfinite == "skip"),
+        guard=guard,
+        mixing=batch_mixing(config.data, config.model.num_classes),
+        normalization=normalization(config, device),
+    )
+
+
+def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str], checkpoint: Path | None) -> None:
     """Open the loader and the run folder, and go through the remaining steps."""
-    section = run.config.train
     loader = build_loader(
         run.config.data,
-        table,
-        plan=plain_plan(run.config.data, len(table), section.epochs, section.batch_size),
+        run.data.train,
+        plan=run.plan,
         seed=run.config.seed,
         first_step=run.step,
+        accumulate=run.config.train.accumulate,
         rank=distributed.rank(),
         num_ranks=distributed.num_ranks(),
         pin_memory=run.device.type == "cuda",
@@ -165,151 +149,137 @@ def _train(run: Run, table: VideoTable, watch: RankWatch) -> None:
     is_main = distributed.rank() == 0
     if is_main:
         run.out.mkdir(parents=True, exist_ok=True)
-        (run.out / "config.yaml").write_text(config_to_yaml(run.config), encoding="utf-8")
-    logger = RunLogger(run.out if is_main else None, num_steps=run.num_steps, first_step=run.step)
-    logger.say(_headline(run))
-    for remark in [*table.remarks(), *(run.val_table.remarks() if run.val_table else [])]:
-        logger.say(remark)
-    logger.say(choose_decoder(run.config.data.decoder)[1])
-    val_loader = _val_loader(run)
+        write_text(run.out / "config.yaml", config_to_yaml(run.config))
+        damaged = append_manifest(run.out / "manifest.json", manifest_entry(run, checkpoint))
+        sentences += [damaged] if damaged else []
+    logger = RunLogger(run.out if is_main else None, num_steps=run.plan.num_steps, first_step=run.step)
     try:
-        if run.step < run.num_steps:
-            with caught_signals() as received:
-                _loop(run, to_device(loader, run.device), val_loader, logger, received, watch)
+        for sentence in [headline(run), *sentences, choose_decoder(run.config.data.decoder)[1]]:
+            logger.say(sentence)
+        if run.step < run.plan.num_steps:
+            with _memory_errors(run):
+                _loop(run, loader, _val_loader(run), logger, watch, received)
     finally:
         logger.close()
 
 
 def _loop(
     run: Run,
-    batches: Iterator[Batch],
+    loader: ClipLoader,
     val_loader: ClipLoader | None,
     logger: RunLogger,
-    received: list[int],
     watch: RankWatch,
+    received: list[int],
 ) -> None:
     """Every step is train_step; now and then a log line, a validation, a checkpoint."""
-    section = run.config.train
-    is_main = distributed.rank() == 0
-    mean, std = normalization(run.config, run.device)
-    mixing = batch_mixing(run.config.data, run.config.model.num_classes)
-    parallel = _parallel(run.model, run.device)
-    bad: dict[str, BadVideo] = {}
-    meter, waits, vote = _Meter(run.device), 0, StopVote()
-    while run.step < run.num_steps:
-        watch.at(run.step, "loading")
-        batch = meter.wait_for(batches)
-        watch.at(run.step, "computing")
-        # dropout is a pure function of the step too, so that a resumed run repeats it
-        torch.manual_seed((run.config.seed << 32) + run.step * distributed.num_ranks() + distributed.rank())
-        lr = lr_at(
-            run.step / run.steps_per_epoch,
-            lr=scaled_lr(section.lr, batch_size=section.batch_size, lr_batch_size=section.lr_batch_size),
-            epochs=section.epochs,
-            schedule=section.schedule,
-            end_lr=section.end_lr,
-            step_epochs=section.step_epochs,
-            step_factor=section.step_factor,
-            power=section.power,
-            warmup_epochs=section.warmup_epochs,
-            warmup_start=section.warmup_start,
-        )
+    section, plan, meter = run.config.train, run.plan, run.meter
+    batches = to_device(loader, run.device)
+    parallel = _parallel(run)
+    weights = class_weights(torch.from_numpy(run.data.train.labels), run.config.model.num_classes, section.class_weights)
+    weights = None if weights is None else weights.to(run.device)
+    vote, speed, waits = StopVote(), _Speed(run), 0
+    while run.step < plan.num_steps:
+        lr, indices = run.lr, []
         set_lr(run.optimizer, lr)
         parallel.train()
-        clips, targets = to_model_input(batch.clips, mean, std), batch.labels
-        if mixing is not None:
-            # a pure function of the step as well
-            clips, targets = mixing(clips, targets, np.random.default_rng([run.config.seed, run.step, distributed.rank()]))
-        loss, correct = train_step(
+        result = train_step(
             parallel,
-            clips,
-            targets,
+            _parts(run, watch, batches, indices),
             run.optimizer,
+            num_parts=section.accumulate,
+            scaler=run.scaler,
             precision=section.precision,
             label_smoothing=section.label_smoothing,
+            class_weights=weights,
             clip_norm=section.clip_norm,
         )
-        meter.add(loss, correct, len(batch.labels))
-        bad |= {video.path: video for video in batch.bad}
+        if run.ema is not None:
+            update_ema_(run.ema, run.model, decay_at(run.step, section.ema_decay))
         run.step += 1
-        epoch, steps_into_epoch = divmod(run.step, run.steps_per_epoch)
-        epoch_ends, last = steps_into_epoch == 0, run.step == run.num_steps
+        meter.add(run.step, indices, result)
+        epoch, last = plan.epoch_at(run.step), run.step == plan.num_steps
         if run.step % section.log_every == 0 or last:
-            numbers = meter.read_and_reset()
-            logger.log("train", run.step, epoch=run.step / run.steps_per_epoch, lr=lr, **numbers)
+            run.check_finite()
+            numbers = meter.means()
+            logger.log("train", run.step, epoch=epoch, lr=lr, **numbers, **speed.numbers(numbers["clips_per_second"]))
             waits = waits + 1 if numbers["data_wait"] > LONG_WAIT else 0
             if waits == 3:  # not at the start, when workers have just begun
                 logger.say("the network waits for data most of the time: `videornn data bench` tells why, and what to do")
-        if epoch_ends:
-            bad = _share_bad(bad, run.num_videos, run.config.data.max_bad_share, run.out if is_main else None)
-        if val_loader is not None and epoch_ends and (epoch % section.val_every == 0 or last):
-            watch.at(run.step, "validating")
-            top1 = _validate(run, val_loader, mean, std, logger)
+        best = due = False
+        if plan.ends_epoch(run.step):
+            _share_bad(run)
+            due = round(epoch) % section.save_every == 0
+            if round(epoch) % section.val_every == 0 or last:
+                watch.at(run.step, "validating")
+                best = _validate(run, val_loader, logger, last=last)
+        due = due or bool(section.save_every_steps and run.step % section.save_every_steps == 0)
+        stop = vote.decide(received[0] if received else 0)
+        if due or best or stop or last:
+            watch.at(run.step, "saving")
+            run.save(last=bool(due or stop or last), best=best)
             meter.restart_clock()
-            if top1 >= run.best_top1:
-                run.best_top1 = top1
-                if is_main:
-                    run.save("best.pt")
-        watch.at(run.step, "saving")
-        stop_signal = vote.decide(received[0] if received else 0)
-        if is_main and (last or stop_signal or (epoch_ends and epoch % section.save_every == 0)):
-            run.save("last.pt")
-            if last and val_loader is None:
-                run.save("best.pt")  # without a validation the last one is the best there is
-        if stop_signal:
-            raise Interrupted(stop_signal, run.step)
+        if stop and not last:
+            raise Interrupted(stop, run.step)
     vote.drain()
 
 
-class _Meter:
-    """Sums of loss and correct clips on the device, and how long the loop waited for data."""
+@contextmanager
+def _memory_errors(run: Run) -> Iterator[None]:
+    """Turns a lack of memory into a sentence about the settings that need less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "allocate memory" not in str(error):  # what torch says on a CPU
+            raise
+        recompute = "" if run.config.model.recompute_blocks else "model.recompute_blocks=true, "
+        raise UserError(
+            f"rank {distributed.rank()} is out of memory in step {run.step + 1} with {run.clips_at_once} clips at once; "
+            f"train.accumulate={2 * run.config.train.accumulate} halves them without another result but for batch norm, "
+            f"{recompute}a smaller data.crop_size or data.num_frames need less too"
+        ) from error
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss * clips, correct clips
-        self._start = time.perf_counter()
-        self._wait, self._clips, self._timed_clips = 0.0, 0, 0
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        before = time.perf_counter()
-        batch = next(batches)
-        self._wait += time.perf_counter() - before
-        return batch
+def _parts(run: Run, watch: RankWatch, batches: Iterator[Batch], indices: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The parts of the next step's batch as the network takes them; notes the indices of its videos, and bad ones."""
+    num_parts = run.config.train.accumulate
+    mean, std = run.normalization
+    for number in range(num_parts):
+        watch.at(run.step, "loading")
+        batch = run.meter.wait_for(batches)
+        watch.at(run.step, "computing")
+        run.bad |= {video.path: video for video in batch.bad}
+        indices += batch.indices.tolist()
+        # dropout and blends are pure functions of the step too, so that a resumed run repeats them
+        part = (run.step * distributed.num_ranks() + distributed.rank()) * num_parts + number
+        torch.manual_seed((run.config.seed << 32) + part)
+        clips, targets = to_model_input(batch.clips, mean, std), batch.labels
+        if run.mixing is not None:
+            clips, targets = run.mixing(clips, targets, np.random.default_rng([run.config.seed, part]))
+        yield clips, targets
 
-    def add(self, loss: torch.Tensor, correct: torch.Tensor, num_clips: int) -> None:
-        self._sums += torch.stack([loss.double() * num_clips, correct.double()])
-        self._clips += num_clips
-        self._timed_clips += num_clips
 
-    def restart_clock(self) -> None:
-        """Leave the time spent on something else, a validation, out of clips/s."""
-        self._start, self._wait, self._timed_clips = time.perf_counter(), 0.0, 0
-
-    def read_and_reset(self) -> dict[str, float]:
-        """Means since the last reading, over all ranks; .item() waits for the device here and only here."""
-        counts = self._sums.new_tensor([self._clips, self._timed_clips])
-        totals = distributed.sum_over_ranks(torch.cat([self._sums, counts])).tolist()
-        seconds = max(time.perf_counter() - self._start, 1e-9)
-        numbers = {
-            "loss": totals[0] / totals[2],
-            "top1": 100 * totals[1] / totals[2],
-            "clips_per_second": totals[3] / seconds,
-            "data_wait": self._wait / seconds,
-        }
-        self._sums.zero_()
-        self._clips = 0
-        self.restart_clock()
-        return numbers
+def _parallel(run: Run) -> nn.Module:
+    """The network as the steps call it: over all ranks, compiled if the config says so."""
+    model, section = run.model, run.config.train
+    if distributed.num_ranks() > 1:
+        # 1x1x1 gradients of torch's one-thread kernels: the same numbers in the same order, only told otherwise
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        ids = [run.device.index] if run.device.type == "cuda" else None
+        model = nn.parallel.DistributedDataParallel(
+            model, device_ids=ids, gradient_as_bucket_view=True, static_graph=section.accumulate == 1
+        )
+    return torch.compile(model) if section.compile else model
 
 
 def _val_loader(run: Run) -> ClipLoader | None:
     """Loader of the centre clip and crop of every validation video."""
-    if run.val_table is None:
+    if run.data.val is None:
         return None
     config = run.config
     one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
     return build_test_loader(
         config.data,
-        run.val_table,
+        run.data.val,
         view_spec(config.data, one_view),
         batch_size=config.test.batch_size,
         pin_memory=run.device.type == "cuda",
@@ -318,97 +288,76 @@ def _val_loader(run: Run) -> ClipLoader | None:
     )
 
 
-def _validate(run: Run, loader: ClipLoader, mean: torch.Tensor, std: torch.Tensor, logger: RunLogger) -> float:
-    """Top-1 of the centre clip and crop of every validation video, over all ranks."""
-    config, table = run.config, run.val_table
+def _validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: bool) -> bool:
+    """Precise batch norm, then top-1 of every validation video's centre view over all ranks; whether it is the best so far.
+
+    Without validation videos the network is the best there is at the end.
+    """
+    config = run.config
+    if loader is None and not last:
+        return False
+    if config.train.precise_bn:
+        _precise_batch_norm(run)
+    distributed.share(run.trained.buffers())  # every rank has running averages of its own clips
+    if loader is None:
+        return True
+    mean, std = run.normalization
     precision, views_at_once = config.train.precision, config.test.batch_size
-    scores = score_videos(run.model, loader, mean=mean, std=std, precision=precision, views_at_once=views_at_once)
+    scores = score_videos(run.trained, loader, mean=mean, std=std, precision=precision, views_at_once=views_at_once)
     summary = summarize(scores)
     numbers = {"top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
-    epoch = run.step / run.steps_per_epoch
-    logger.log("val", run.step, epoch=epoch, **numbers, num_scored=len(scores.labels), num_videos=len(table))
-    return summary["video_top1"]
+    epoch = run.plan.epoch_at(run.step)
+    logger.log("val", run.step, epoch=epoch, **numbers, num_scored=len(scores.labels), num_videos=len(run.data.val))
+    run.meter.restart_clock()
+    best = numbers["top1"] >= run.best_top1
+    run.best_top1 = max(run.best_top1, numbers["top1"])
+    return best
 
 
-def _load_data(config: Config) -> tuple[VideoTable, VideoTable | None, Config, tuple[str, ...]]:
-    """Training and validation videos, the config with num_classes filled in, and the class names."""
-    section = config.data
-    if section.train is None:
-        raise UserError("there is nothing to train on: give data.train=LIST_OR_FOLDER")
-    places = {"root": section.root, "labels": section.labels, "fold": section.fold}
-    table = load_videos(section.train, split="train", **places)
-    num_classes = config.model.num_classes or len(table.class_names) or int(table.labels.max()) + 1
-    if table.class_names and len(table.class_names) != num_classes:
-        raise UserError(f"model.num_classes={num_classes}, but {section.train} has {len(table.class_names)} class names")
-    class_names = table.class_names or tuple(f"class {label}" for label in range(num_classes))
-    check_labels(table, num_classes)
-    val_table = None
-    if section.val is not None:
-        val_table = load_videos(section.val, split="val", **places).with_classes(class_names)
-        check_labels(val_table, num_classes)
-    model = config.model.model_copy(update={"num_classes": num_classes})
-    return table, val_table, config.model_copy(update={"model": model}), class_names
+def _precise_batch_norm(run: Run) -> None:
+    """Give batch norm the statistics of training clips that no step has had."""
+    config = run.config
+    loader = build_loader(
+        config.data,
+        run.data.train,
+        plan=plain_plan(config.data, len(run.data.train), MANY_EPOCHS, config.train.batch_size),
+        seed=PRECISE_BN_SEED,
+        accumulate=config.train.accumulate,
+        rank=distributed.rank(),
+        num_ranks=distributed.num_ranks(),
+        pin_memory=run.device.type == "cuda",
+    )
+    mean, std = run.normalization
+    clips = (to_model_input(batch.clips, mean, std) for batch in to_device(loader, run.device))
+    num_batches = config.train.precise_bn * config.train.accumulate
+    update_batch_norm(run.trained, clips, num_batches=num_batches, precision=config.train.precision)
 
 
-def _saved_run(config: Config, last_path: Path, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from, or None for a new run."""
-    if not last_path.exists():
-        return None
-    if not resume:
-        run = last_path.parent.parent
-        raise UserError(f"{run} already holds a run; add --resume to go on with it, or choose another --out")
-    saved = load_checkpoint(last_path)
-    before = _flatten(config_from_dict(saved["config"], str(last_path)).model_dump(mode="json"))
-    now = _flatten(config.model_dump(mode="json"))
-    changed = [key for key in now if now[key] != before.get(key) and not key.startswith((*FREE_ON_RESUME, "test."))]
-    if changed:
-        raise UserError(
-            f"--resume: {changed[0]} is {now[changed[0]]!r} now and was {before.get(changed[0])!r} in {last_path}; "
-            f"use the same value, or another --out for a new run"
-        )
-    return saved
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    if distributed.num_ranks() == 1:
-        return model
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-
-
-def _share_bad(bad: dict[str, BadVideo], num_videos: int, max_share: float, out: Path | None) -> dict[str, BadVideo]:
+def _share_bad(run: Run) -> None:
     """Bad videos of all ranks, written to bad_videos.csv; too many of them stop every rank alike."""
-    everywhere = {path: video for part in distributed.gather_objects(bad) for path, video in part.items()}
-    if out is not None and everywhere:
-        write_bad_videos(out / "bad_videos.csv", sorted(everywhere.values(), key=lambda video: video.path))
-    if len(everywhere) > max_share * num_videos:
-        first = next(iter(everywhere.values()))
+    run.bad = {path: video for part in distributed.gather_objects(run.bad) for path, video in part.items()}
+    num_videos, max_share = len(run.data.train), run.config.data.max_bad_share
+    if distributed.rank() == 0 and run.bad:
+        write_bad_videos(run.out / "bad_videos.csv", sorted(run.bad.values(), key=lambda video: video.path))
+    if len(run.bad) > max_share * num_videos:
+        first = next(iter(run.bad.values()))
         raise UserError(
-            f"{len(everywhere)} of {num_videos} training videos cannot be decoded, more than data.max_bad_share="
+            f"{len(run.bad)} of {num_videos} training videos cannot be decoded, more than data.max_bad_share="
             f"{max_share} allows; one of them: {first.reason}"
         )
-    return everywhere
 
 
-def _headline(run: Run) -> str:
-    model, section = run.config.model, run.config.train
-    parameters = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
-    attention = "" if model.attention.kind == "none" else f" + {model.attention.kind}"
-    val = "no validation" if run.val_table is None else f"{len(run.val_table)} to validate"
-    mirrored = mirrored_labels(run.class_names) if run.config.data.hflip else ()
-    never, swapped = mirrored.count(-1), sum(there not in (-1, here) for here, there in enumerate(mirrored))
-    flips = f"; flips swap the labels of {swapped} classes, {never} are never flipped" if never or swapped else ""
-    start = f"; going on after step {run.step}" if run.step else ""
-    return (
-        f"{model.name} r{model.depth}{attention} ({parameters:.2f} M parameters) on {run.device} x "
-        f"{distributed.num_ranks()}, {section.precision}; {run.num_videos} training videos of {model.num_classes} "
-        f"classes, {val}; {section.epochs} epochs of {run.steps_per_epoch} steps of {section.batch_size} clips, "
-        f"lr {section.lr:g}{flips}{start}"
-    )
+class _Speed:
+    """What the log lines say of memory and of how much of the machine's rate of matrix products a run reaches."""
+
+    def __init__(self, run: Run) -> None:
+        data = run.config.data
+        self._device = run.device
+        # multiply-adds count twice; the backward pass has two products for each one of the forward pass
+        clip_flops = 6 * forward_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
+        dtype = AUTOCAST.get(run.config.train.precision, torch.float32)
+        self._clips_per_second = matrix_rate(run.device, dtype) * distributed.num_ranks() / clip_flops
+
+    def numbers(self, clips_per_second: float) -> dict[str, float]:
+        """mfu 0..1 (model FLOPs utilisation) and the peak memory of this rank in GB."""
+        return {"mfu": clips_per_second / self._clips_per_second, "memory_gb": peak_memory(self._device) / 1e9}

@@ -1,0 +1,92 @@
+"""A run that is killed at any instant and started again ends as if nothing had happened, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from videornn.checkpoint import load_checkpoint
+
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
+CLOCK = ("clips_per_second", "data_wait", "mfu", "memory_gb")  # what differs from run to run
+EVERYTHING = [
+    "data.num_workers=2",
+    "data.mixup_alpha=0.8",
+    "data.cutmix_alpha=1.0",
+    "data.rand_augment=1",
+    "model.dropout=0.5",
+    "model.drop_path=0.2",
+    "train.epochs=4",
+    "train.accumulate=2",
+    "train.ema_decay=0.9",
+    "train.label_smoothing=0.1",
+    "train.class_weights=sqrt",
+    "train.log_every=3",
+    "train.save_every_steps=1",
+    "train.val_every=2",
+]
+ALONE = [sys.executable, "-m", "videornn"]
+TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "videornn"]
+
+
+def _records(run: Path) -> list[dict]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
+
+
+def _assert_same(ours: object, theirs: object, place: str) -> None:
+    """Equal in every bit of every tensor, however deep."""
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs), place
+    elif isinstance(theirs, dict):
+        assert list(ours) == list(theirs), place
+        for key in theirs:
+            _assert_same(ours[key], theirs[key], f"{place}.{key}")
+    elif isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs), place
+        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            _assert_same(one, other, f"{place}.{number}")
+    else:
+        assert ours == theirs, place
+
+
+def _kill_everything(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "num_kills"), [(ALONE, 4), (TWO_RANKS, 2)], ids=["alone", "two ranks"])
+def test_killed_at_random_instants_and_resumed_ends_bit_identical(
+    launcher: list[str], num_kills: int, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*launcher, "train", str(CONFIG), *tiny_settings, *EVERYTHING, "--resume", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, timeout=300, env=environment)
+    dice = random.Random(len(launcher))
+    out = tmp_path / "killed"
+    for _ in range(num_kills):
+        with open(tmp_path / "log.txt", "w") as log:
+            process = subprocess.Popen([*command, str(out)], stdout=log, stderr=log, start_new_session=True, env=environment)
+        before = (out / "checkpoints/last.pt").stat().st_mtime_ns if (out / "checkpoints/last.pt").exists() else 0
+        while process.poll() is None:  # until it gets further than the last time, then some time into the next steps
+            newest = (out / "checkpoints/last.pt").stat().st_mtime_ns if (out / "checkpoints/last.pt").exists() else 0
+            if newest > before:
+                time.sleep(dice.random() * 0.5)
+                break
+            time.sleep(0.005)
+        assert process.poll() in (None, 0), (tmp_path / "log.txt").read_text()
+        _kill_everything(process) if process.poll() is None else None
+    last = subprocess.run([*command, str(out)], capture_output=True, text=True, timeout=300, env=environment)
+    assert last.returncode == 0, last.stderr
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = (load_checkpoint(run / "checkpoints" / name) for run in (out, tmp_path / "whole"))
+        _assert_same(ours, theirs, name)
+    assert _records(out) == _records(tmp_path / "whole")

@@ -1,0 +1,79 @@
+"""What goes wrong in the middle of a run: one sentence, nothing lost."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from videornn import train as job
+from videornn.checkpoint import load_checkpoint
+from videornn.config import load_config
+from videornn.errors import UserError
+
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]) -> None:
+    """Make the clips of some steps, counted from 1, not finite."""
+    normal, calls = job.to_model_input, []
+
+    def to_model_input(clips: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return normal(clips, mean, std) * (float("nan") if len(calls) in bad_steps else 1.0)
+
+    monkeypatch.setattr(job, "to_model_input", to_model_input)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_videos(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _poison(monkeypatch, {3})
+    settings = [*tiny_settings, "train.log_every=2", "data.val=null"]
+    with pytest.raises(UserError, match=r"step 3 is not finite \(loss nan\).*nonfinite\.csv.*nonfinite=skip"):
+        job.train(load_config(CONFIG, settings), tmp_path / "run")
+    rows = _rows(tmp_path / "run/nonfinite.csv")
+    assert {row["step"] for row in rows} == {"3"} and len(rows) == len({row["path"] for row in rows}) == 8
+    assert all(Path(row["path"]).is_file() for row in rows)
+    saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert saved["step"] == 2 and all(value.isfinite().all() for value in saved["model"].values())
+
+
+def test_steps_that_are_not_finite_can_be_skipped_up_to_a_number(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*tiny_settings, "train.nonfinite=skip", "train.max_skipped=1", "data.val=null"]
+    _poison(monkeypatch, {1})  # the first step of all is the hardest: the optimizer has no state yet
+    job.train(load_config(CONFIG, settings), tmp_path / "run")
+    saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert saved["step"] == 4 and saved["num_skipped"] == 1
+    assert all(value.isfinite().all() for value in saved["model"].values())
+    assert {row["step"] for row in _rows(tmp_path / "run/nonfinite.csv")} == {"1"}
+    _poison(monkeypatch, {2, 4})
+    with pytest.raises(UserError, match=r"2 steps had a gradient that is not finite, more than train\.max_skipped=1"):
+        job.train(load_config(CONFIG, settings), tmp_path / "more")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_names_the_settings_that_need_less(
+    error: Exception, tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(job, "train_step", no_memory)
+    with pytest.raises(
+        UserError, match=r"out of memory in step 1 with 8 clips at once; train\.accumulate=2 .*recompute_blocks"
+    ):
+        job.train(load_config(CONFIG, tiny_settings), tmp_path / "run")
+    monkeypatch.setattr(job, "train_step", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        job.train(load_config(CONFIG, tiny_settings), tmp_path / "other")
