@@ -228,8 +228,9 @@ def _memory_errors(run: Run) -> Iterator[None]:
     """Turns a lack of memory into a sentence about the settings that need less."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "allocate memory" not in str(error):  # what torch says on a CPU
+    except (RuntimeError, MemoryError) as error:
+        # a CPU's allocator raises a plain RuntimeError
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(error):
             raise
         recompute = "" if run.config.model.recompute_blocks else "model.recompute_blocks=true, "
         raise UserError(
