@@ -1,4 +1,7 @@
-"""A run that is killed at any instant and started again ends as if nothing had happened, bit for bit."""
+"""A run that is killed at any instant and started again ends as if nothing had happened, bit for bit.
+
+On the way its last checkpoint is damaged, and it goes on with another number of loader workers.
+"""
 
 import json
 import os
@@ -30,6 +33,7 @@ EVERYTHING = [
     "train.class_weights=sqrt",
     "train.log_every=3",
     "train.save_every_steps=1",
+    "train.precise_bn=2",
     "train.val_every=2",
 ]
 ALONE = [sys.executable, "-m", "videornn"]
@@ -84,9 +88,15 @@ def test_killed_at_random_instants_and_resumed_ends_bit_identical(
             time.sleep(0.005)
         assert process.poll() in (None, 0), (tmp_path / "log.txt").read_text()
         _kill_everything(process) if process.poll() is None else None
-    last = subprocess.run([*command, str(out)], capture_output=True, text=True, timeout=300, env=environment)
+    with open(out / "checkpoints/last.pt", "r+b") as file:
+        file.seek(-5000, os.SEEK_END)
+        file.write(bytes(byte ^ 1 for byte in os.pread(file.fileno(), 1, file.tell())))
+    other_workers = [*command, str(out), "data.num_workers=0"]
+    last = subprocess.run(other_workers, capture_output=True, text=True, timeout=300, env=environment)
     assert last.returncode == 0, last.stderr
+    assert "last.pt is damaged" in last.stdout and "going on from step_" in last.stdout
     for name in ("last.pt", "best.pt"):
         ours, theirs = (load_checkpoint(run / "checkpoints" / name) for run in (out, tmp_path / "whole"))
+        assert ours.pop("config") != theirs.pop("config")  # in the number of workers
         _assert_same(ours, theirs, name)
     assert _records(out) == _records(tmp_path / "whole")
