@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -179,7 +180,11 @@ class RankWatch:
             self._write(reason, by_user)
 
     def _watch(self) -> None:
+        parent = os.getppid()
         while not self._leaving.wait(self._report_seconds):
+            if os.getppid() != parent:  # torchrun was killed: nobody would stop this rank, or start it again
+                os.kill(os.getpid(), signal.SIGTERM)
+                parent = os.getppid()
             with suppress(dist.DistError):  # if that lasts, the silence of all ranks tells
                 self._write()
                 self._read()
