@@ -166,6 +166,7 @@ def test_wrong_input_is_one_sentence(videornn, listed: Path, arguments: list[str
     assert code == 2 and message in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_leaves_no_report(make_video, tmp_path: Path) -> None:
     make_video(tmp_path / "0.mp4", 20)
