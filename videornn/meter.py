@@ -45,15 +45,15 @@ class Meter:
         self._wait += time.perf_counter() - before
         return batch
 
-    def add(self, step: int, indices: list[int], result: StepResult) -> None:
-        """Note a step; its clips are counted by their indices."""
+    def add(self, step: int, indices: list[int], result: StepResult, clip_size: float = 1.0) -> None:
+        """Note a step; its clips are counted by their indices. clip_size: T S^2 of its clips in units of full ones."""
         self._pending.append((step, indices, result))
         self._clips += len(indices)
-        self._steps += 1
+        self._full_clips += len(indices) * clip_size
 
     def restart_clock(self) -> None:
         """Leave the time until now, spent on something else such as a validation, out of clips/s."""
-        self._start, self._wait, self._clips, self._steps = time.perf_counter(), 0.0, 0, 0
+        self._start, self._wait, self._clips, self._full_clips = time.perf_counter(), 0.0, 0, 0.0
 
     def read(self) -> list[StepRecord]:
         """The steps since the last reading, which waits for the device."""
@@ -79,8 +79,9 @@ class Meter:
             float(sum(record.correct for record in self._records)),
             float(sum(len(record.indices) for record in self._records)),
             float(self._clips),
+            self._full_clips,
         ]
-        loss, finite_clips, correct, clips, timed_clips = distributed.sum_over_ranks(
+        loss, finite_clips, correct, clips, timed_clips, full_clips = distributed.sum_over_ranks(
             torch.tensor(sums, dtype=torch.float64)
         ).tolist()
         seconds = max(time.perf_counter() - self._start, 1e-9)
@@ -89,6 +90,7 @@ class Meter:
             "top1": 100 * correct / max(clips, 1),
             "grad_norm": sum(norms) / max(len(norms), 1),
             "clips_per_second": timed_clips / seconds,
+            "full_clips_per_second": full_clips / seconds,
             "data_wait": self._wait / seconds,
         }
         self._records = []

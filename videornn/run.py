@@ -89,6 +89,12 @@ class Run:
             warmup_start=section.warmup_start,
         )
 
+    @property
+    def clip_size(self) -> float:
+        """Frames times pixels of the clips of the step just done, as a share of the full ones (multigrid has smaller)."""
+        shape, data = self.plan.place_of(self.step - 1).shape, self.config.data
+        return shape.num_frames * shape.crop_size**2 / (data.num_frames * data.crop_size**2)
+
     def save(self, *, last: bool, best: bool) -> None:
         """Write checkpoints/last.pt, best.pt or both, with all that a resume, a test or an inference needs; collective."""
         self.check_finite()

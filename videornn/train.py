@@ -196,12 +196,13 @@ def _loop(
         if run.ema is not None:
             update_ema_(run.ema, run.model, decay_at(run.step, section.ema_decay))
         run.step += 1
-        meter.add(run.step, indices, result)
+        meter.add(run.step, indices, result, run.clip_size)
         epoch, last = plan.epoch_at(run.step), run.step == plan.num_steps
         if run.step % section.log_every == 0 or last:
             run.check_finite()
             numbers = meter.means()
-            logger.log("train", run.step, epoch=epoch, lr=lr, **numbers, **speed.numbers(numbers["clips_per_second"]))
+            numbers |= speed.numbers(numbers.pop("full_clips_per_second"))
+            logger.log("train", run.step, epoch=epoch, lr=lr, **numbers)
             waits = waits + 1 if numbers["data_wait"] > LONG_WAIT else 0
             if waits == 3:  # not at the start, when workers have just begun
                 logger.say("the network waits for data most of the time: `videornn data bench` tells why, and what to do")
@@ -360,5 +361,5 @@ class _Speed:
         self._clips_per_second = matrix_rate(run.device, dtype) * distributed.num_ranks() / clip_flops
 
     def numbers(self, clips_per_second: float) -> dict[str, float]:
-        """mfu 0..1 (model FLOPs utilisation) and the peak memory of this rank in GB."""
+        """mfu 0..1 (model FLOPs utilisation) at so many full clips per second, and the peak memory of this rank in GB."""
         return {"mfu": clips_per_second / self._clips_per_second, "memory_gb": peak_memory(self._device) / 1e9}
