@@ -125,12 +125,6 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum of a tensor over all ranks, on every rank."""
     if dist.is_initialized():

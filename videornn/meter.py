@@ -45,7 +45,7 @@ class Meter:
         self._wait += time.perf_counter() - before
         return batch
 
-    def add(self, step: int, indices: list[int], result: StepResult, clip_size: float = 1.0) -> None:
+    def add(self, step: int, indices: list[int], result: StepResult, clip_size: float) -> None:
         """Note a step; its clips are counted by their indices. clip_size: T S^2 of its clips in units of full ones."""
         self._pending.append((step, indices, result))
         self._clips += len(indices)

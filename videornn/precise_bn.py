@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from videornn import distributed
+from videornn.engine import Precision, autocast
 
 with warnings.catch_warnings():  # fvcore scripts functions as it is imported, which torch says is out of date
     warnings.simplefilter("ignore", FutureWarning)
     from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @torch.no_grad()
-def update_batch_norm(model: nn.Module, batches: Iterable[Tensor], *, num_batches: int, precision: str = "fp32") -> None:
+def update_batch_norm(
+    model: nn.Module, batches: Iterable[Tensor], *, num_batches: int, precision: Precision = "fp32"
+) -> None:
     """Replace running means and variances by those of the next num_batches batches of every rank, all ranks together.
 
     Norms normalise by their batch meanwhile, as in training; dropout and dropped paths are off, as in evaluation. Frozen
@@ -44,8 +45,7 @@ def update_batch_norm(model: nn.Module, batches: Iterable[Tensor], *, num_batche
     model.eval()
     for norm in norms:
         norm.train()
-    dtype = AUTOCAST_DTYPES.get(precision)
-    with torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype is not None):
+    with autocast(next(model.parameters()).device, precision):
         update_bn_stats(model, batches, num_batches)
     for norm, (mean, variance, counter) in zip(norms, before, strict=True):
         # fvcore puts new tensors in their place, which a compiled network would not see

@@ -93,7 +93,6 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
             sentences += [*damaged, *check_resumable(config, content, path, num_videos=num_videos, num_ranks=num_ranks)]
             run.load(content, path)
         _train(run, watch, received, sentences, path if saved else None)
-        distributed.barrier()
     return out / "checkpoints/last.pt"
 
 
