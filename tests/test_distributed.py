@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from videornn import signals
 from videornn.console import complain
-from videornn.distributed import StopVote, barrier, gather_objects, process_group, rank, sum_over_ranks
+from videornn.distributed import StopVote, gather_objects, process_group, rank, sum_over_ranks
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import meet
 from videornn.rank_watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
@@ -219,7 +219,7 @@ def _say(watch: RankWatch) -> None:
     complain("the same")
     complain(f"of rank {rank()}")
     complain(f"a loss as rank {rank()} sees it", topic="loss")
-    barrier()
+    dist.barrier()
 
 
 def test_what_several_ranks_have_to_say_is_said_once(start_ranks) -> None:
