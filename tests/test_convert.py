@@ -11,8 +11,8 @@ from videornn import load_predictor
 from videornn.config import load_config
 from videornn.convert import convert
 from videornn.errors import UserError
-from videornn.evaluate import load_trained
 from videornn.train import train
+from videornn.trained import load_trained
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
@@ -34,7 +34,8 @@ def test_a_converted_video_network_predicts_as_torchvision_does(tmp_path: Path, 
     overrides = ["test.num_clips=1", "test.num_crops=1", "data.num_frames=4", "train.precision=fp32"]
     report = convert(tmp_path / "r3d.pth", tmp_path / "r3d.pt", overrides, labels=labels)
     assert not report.new and not report.unused
-    config, ours, class_names, _ = load_trained(tmp_path / "r3d.pt", [])
+    trained = load_trained(tmp_path / "r3d.pt")
+    config, ours, class_names = trained.config, trained.model, trained.class_names
     assert (config.model.name, config.model.depth, class_names) == ("r3d", 18, ("bend", "jump", "wave"))
     assert config.data.mean == (0.43216, 0.394666, 0.37645) and config.test.crop_size == 112
     clip = torch.randn(1, 3, 4, 64, 64)

@@ -11,6 +11,7 @@ LEVELS = [
     {"config", "console", "data", "models", "metrics", "plots", "optim", "ema"},
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
     {"engine", "multigrid", "run_folder"},
+    {"trained"},
     {"evaluate", "meter", "precise_bn", "preflight", "resume"},
     {"nonfinite"},
     {"run"},

@@ -11,9 +11,10 @@ import torch
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
-from videornn.evaluate import evaluate, load_trained
+from videornn.evaluate import evaluate
 from videornn.preflight import load_training_data
 from videornn.train import train
+from videornn.trained import load_trained
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CLOCK = ("clips_per_second", "data_wait", "mfu", "memory_gb")  # what differs from run to run
@@ -201,4 +202,4 @@ def test_a_checkpoint_whose_weights_are_not_of_its_network_is_refused(tiny_run: 
     content["model"]["res3.0.attention.mask.bias"] = torch.zeros(1)  # DNL blocks had this bias once
     torch.save(content, tmp_path / "old.pt")
     with pytest.raises(UserError, match=r"old\.pt: its weights are not those of the network"):
-        load_trained(tmp_path / "old.pt", [])
+        load_trained(tmp_path / "old.pt")

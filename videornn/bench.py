@@ -20,10 +20,10 @@ from videornn.data.parallel import num_cores
 from videornn.data.sampling import sample_random_clip
 from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
-from videornn.evaluate import normalization
 from videornn.models import build_model
 from videornn.run import training_optimizer
 from videornn.speed import wait_for
+from videornn.trained import normalization
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
 

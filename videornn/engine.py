@@ -108,11 +108,19 @@ def build_scaler(device: torch.device, precision: Precision, *, skip_nonfinite: 
 
 
 @torch.inference_mode()
-def predict_step(model: nn.Module, clips: Tensor, *, precision: Precision = "fp32") -> Tensor:
-    """Softmax scores float32 [B, K] of normalised clips [B, 3, T, H, W]; the model must be in eval mode."""
-    with autocast(clips.device, precision):
-        logits = model(clips)
-    return logits.float().softmax(dim=1)
+def predict_logits(
+    model: nn.Module, clips: Tensor, mean: Tensor, std: Tensor, *, precision: Precision = "fp32", views_at_once: int
+) -> Tensor:
+    """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W], of which views_at_once are on the device at a time.
+
+    The model must be in eval mode, on the device of mean and std [3].
+    """
+    logits = []
+    for part in clips.split(views_at_once):
+        inputs = to_model_input(part, mean, std)
+        with autocast(inputs.device, precision):
+            logits.append(model(inputs).float().cpu())
+    return torch.cat(logits)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from videornn import distributed, metrics
-from videornn.checkpoint import load_checkpoint, load_model
-from videornn.config import Config, config_from_dict, override_config
 from videornn.data.annotations import VideoTable, check_labels, load_videos
 from videornn.data.dataset import BadVideo
 from videornn.data.files import write_table
 from videornn.data.loader import ClipLoader, build_test_loader, to_device, view_spec
-from videornn.engine import predict_step, to_model_input
+from videornn.engine import predict_logits
 from videornn.errors import UserError
-from videornn.models import build_model
+from videornn.trained import load_trained
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,9 @@ def score_videos(
     for batch in to_device(loader, mean.device):
         num_videos, num_views = batch.clips.shape[:2]
         views = batch.clips[batch.valid].flatten(0, 1)  # [B*V, 3, T, H, W]
-        parts = [
-            predict_step(model, to_model_input(part, mean, std), precision=precision).cpu()
-            for part in views.split(views_at_once)
-            if len(part)
-        ]
-        if parts:
-            scores.append(torch.cat(parts).unflatten(0, (-1, num_views)))
+        if len(views):
+            parts = predict_logits(model, views, mean, std, precision=precision, views_at_once=views_at_once)
+            scores.append(parts.softmax(dim=1).unflatten(0, (-1, num_views)))
             labels.append(batch.labels.cpu()[batch.valid])
             indices.append(batch.indices[batch.valid])
         bad += batch.bad
@@ -99,25 +93,6 @@ def summarize(scores: Scores) -> dict[str, float]:
     }
 
 
-def load_trained(checkpoint: str | Path, overrides: list[str]) -> tuple[Config, nn.Module, tuple[str, ...], int]:
-    """Config (with overrides), network in eval mode on its device, class names and step of a checkpoint."""
-    content = load_checkpoint(checkpoint)
-    stored = config_from_dict(content["config"], str(checkpoint))
-    config = override_config(stored, overrides)
-    if config.model != stored.model:
-        raise UserError(f"{checkpoint}: the model section is part of the checkpoint and cannot be overridden")
-    model = build_model(config.model)
-    load_model(model, content, checkpoint)
-    device = distributed.pick_device(config.device)
-    model = model.to(device, memory_format=torch.channels_last_3d).eval()
-    return config, model, tuple(content["class_names"]), content["step"]
-
-
-def normalization(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, float [3] on the device."""
-    return torch.tensor(config.data.mean, device=device), torch.tensor(config.data.std, device=device)
-
-
 def evaluate(
     checkpoint: str | Path, overrides: list[str], out: Path | None, on_progress: Callable[[int, int], None]
 ) -> tuple[dict[str, float | int], Path]:
@@ -132,8 +107,8 @@ def evaluate(
     Raises:
         UserError: bad checkpoint, override, list or label; no video can be decoded.
     """
-    config, model, class_names, step = load_trained(checkpoint, overrides)
-    device = next(model.parameters()).device
+    trained = load_trained(checkpoint, overrides)
+    config, class_names, device = trained.config, trained.class_names, trained.device
     source = config.data.test or config.data.val
     if source is None:
         raise UserError("there is nothing to test on: give data.test=LIST_OR_FOLDER")
@@ -152,7 +127,6 @@ def evaluate(
             rank=distributed.rank(),
             num_ranks=distributed.num_ranks(),
         )
-        mean, std = normalization(config, device)
         done = 0
 
         def advance(count: int) -> None:
@@ -161,10 +135,10 @@ def evaluate(
             on_progress(done, len(loader))
 
         scores = score_videos(
-            model,
+            trained.model,
             loader,
-            mean=mean,
-            std=std,
+            mean=trained.mean,
+            std=trained.std,
             precision=config.train.precision,
             views_at_once=config.test.batch_size,
             on_video=advance,
@@ -175,7 +149,7 @@ def evaluate(
             "num_missing": len(table.missing),
             "num_clips": config.test.num_clips,
             "num_crops": config.test.num_crops,
-            "step": step,
+            "step": trained.step,
         }
         if distributed.rank() == 0:
             write_results(out, result, scores, table, class_names)

@@ -12,9 +12,9 @@ from videornn.data.dataset import load_views
 from videornn.data.loader import view_spec
 from videornn.engine import to_model_input
 from videornn.errors import UserError
-from videornn.evaluate import load_trained, normalization
 from videornn.models.nonlocal_block import AttentionBlock
 from videornn.plots import plot_attention
+from videornn.trained import load_trained
 
 NUM_CHOSEN_QUERIES = 2
 
@@ -68,7 +68,8 @@ def explain(checkpoint: str | Path, video: str, out: Path, queries: list[Query])
     Raises:
         UserError: the checkpoint or video cannot be read, the network has no attention block, a query is outside the clip.
     """
-    config, model, class_names, _ = load_trained(checkpoint, [])
+    trained = load_trained(checkpoint)
+    config, model, class_names = trained.config, trained.model, trained.class_names
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, AttentionBlock)}
     if not blocks:
         raise UserError(f"{checkpoint}: this network has no attention block to look at (model.attention.kind is none)")
@@ -78,8 +79,7 @@ def explain(checkpoint: str | Path, video: str, out: Path, queries: list[Query])
     for query in queries:
         if query.frame >= clip.shape[2]:
             raise UserError(f"--query frame {query.frame} is outside the clip, which has frames 0 to {clip.shape[2] - 1}")
-    mean, std = normalization(config, next(model.parameters()).device)
-    inputs, logits = block_inputs(model, blocks, to_model_input(clip, mean, std))
+    inputs, logits = block_inputs(model, blocks, to_model_input(clip, trained.mean, trained.std))
     score, best = logits.softmax(dim=1)[0].max(dim=0)
     out.mkdir(parents=True, exist_ok=True)
     pictures = []

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+Average = Literal["scores", "logits"]
+
+
+def average_views(logits: Tensor, average: Average = "scores") -> Tensor:
+    """Scores [..., K] in 0..1 of videos from logits [..., V, K] of their views: the mean softmax, or that of the mean."""
+    return logits.softmax(dim=-1).mean(dim=-2) if average == "scores" else logits.mean(dim=-2).softmax(dim=-1)
 
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:

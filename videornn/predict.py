@@ -12,9 +12,8 @@ from videornn.data.annotations import VIDEO_SUFFIXES, load_videos
 from videornn.data.dataset import load_views
 from videornn.data.files import write_table
 from videornn.data.loader import view_spec
-from videornn.engine import predict_step, to_model_input
 from videornn.errors import UserError
-from videornn.evaluate import load_trained, normalization
+from videornn.trained import Trained, load_trained
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
 
@@ -22,11 +21,11 @@ LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
 class Predictor:
     """Top-k classes of a video, from the mean of the softmax scores of its views."""
 
-    def __init__(self, checkpoint: str | Path, *, topk: int = 5, overrides: list[str] | None = None) -> None:
-        self.config, self.model, self.class_names, _ = load_trained(checkpoint, overrides or [])
+    def __init__(self, trained: Trained, *, topk: int = 5) -> None:
+        self.trained = trained
+        self.class_names = trained.class_names
         self.topk = min(topk, len(self.class_names))
-        self._mean, self._std = normalization(self.config, next(self.model.parameters()).device)
-        self._view_spec = view_spec(self.config.data, self.config.test)
+        self._view_spec = view_spec(trained.config.data, trained.config.test)
 
     def __call__(self, path: str | Path) -> list[tuple[str, float]]:
         """The topk (class name, score) pairs of one video, best first; scores lie in 0..1.
@@ -39,14 +38,9 @@ class Predictor:
         return [(self.class_names[i], score) for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
     def scores(self, path: str | Path) -> Tensor:
-        """Mean softmax scores of the video's views, float32 [K] on the CPU; raises DecodeError."""
-        data = self.config.data
-        views = load_views(str(path), self._view_spec, decoder=data.decoder, timeout=data.timeout)  # [V, 3, T, H, W]
-        parts = [
-            predict_step(self.model, to_model_input(part, self._mean, self._std), precision=self.config.train.precision)
-            for part in views.split(self.config.test.batch_size)
-        ]
-        return sum(part.sum(dim=0) for part in parts).cpu() / len(views)
+        """Scores of a video, averaged over its views, float32 [K] on the CPU; raises DecodeError."""
+        data = self.trained.config.data
+        return self.trained.scores(load_views(str(path), self._view_spec, decoder=data.decoder, timeout=data.timeout))
 
 
 def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str] | None = None) -> Predictor:
@@ -55,7 +49,7 @@ def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str
     Raises:
         UserError: the checkpoint is missing or is not one of videornn.
     """
-    return Predictor(checkpoint, topk=topk, overrides=overrides)
+    return Predictor(load_trained(checkpoint, overrides), topk=topk)
 
 
 def find_videos(paths: list[str]) -> list[str]:

@@ -286,8 +286,10 @@ class TestConfig(Section):
     """Short side that test videos are scaled to, in pixels."""
     crop_size: Annotated[int, Field(ge=16)] = 256
     """Side of the square test crop, in pixels."""
+    average: Literal["scores", "logits"] = "scores"
+    """What is averaged over the views of a video: softmax scores, or logits."""
     batch_size: Count = 16
-    """Views that go through the network at once."""
+    """Views that go through the network at once; fewer need less memory."""
 
     @model_validator(mode="after")
     def crop_fits_short_side(self) -> TestConfig:

@@ -23,7 +23,7 @@ from videornn.distributed import StopVote
 from videornn.ema import decay_at, start_ema, update_ema_
 from videornn.engine import AUTOCAST, build_scaler, to_model_input, train_step
 from videornn.errors import UserError
-from videornn.evaluate import normalization, score_videos, summarize, write_bad_videos
+from videornn.evaluate import score_videos, summarize, write_bad_videos
 from videornn.logger import RunLogger
 from videornn.manifest import append_manifest
 from videornn.models import build_model
@@ -40,6 +40,7 @@ from videornn.run_folder import load_newest
 from videornn.run_lock import run_lock
 from videornn.signals import caught_signals
 from videornn.speed import forward_flops, matrix_rate, peak_memory, tune
+from videornn.trained import normalization
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 MANY_EPOCHS = 10**6  # a plan without an end
