@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
 from videornn.data.files import replacing, write_text
+from videornn.data.movie import write_movie
 from videornn.data.moving_shapes import CLASSES, draw_scene, render
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.errors import UserError
@@ -147,7 +146,7 @@ def _make_video(out: Path, seed: int, job: tuple[str, str, int]) -> None:
     for path in (video, mask_path(video)):
         path.parent.mkdir(parents=True, exist_ok=True)
     _write_masks(mask_path(video), np.stack(masks))
-    _write_video(video, frames, scene.fps)
+    write_movie(video, frames, scene.fps)
 
 
 def _write_masks(path: Path, masks: np.ndarray) -> None:
@@ -155,21 +154,6 @@ def _write_masks(path: Path, masks: np.ndarray) -> None:
     image.putpalette(MASK_PALETTE)
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
-
-
-def _write_video(path: Path, frames: tuple[np.ndarray, ...], fps: int) -> None:
-    """Encode with one thread: as many videos are encoded at once as there are workers."""
-    options = {"crf": "19", "preset": "veryfast", "threads": "1"}
-    options["x264-params"] = "cpu-independent=1"  # without it x264 makes other bytes from run to run
-    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for index, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
 
 
 def _write_lists(out: Path, seed: int, counts: dict[str, int]) -> None:

@@ -1,0 +1,74 @@
+"""A trained network with all that it takes to use it, from its checkpoint alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from videornn import distributed, metrics
+from videornn.checkpoint import load_checkpoint, load_model
+from videornn.config import Config, config_from_dict, override_config
+from videornn.engine import predict_logits
+from videornn.errors import UserError
+from videornn.models import build_model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in eval mode on its device, and what its checkpoint says of it.
+
+    class_names: K names by id; step: of its training; mean, std: per channel, float [3] on the device.
+    """
+
+    config: Config
+    model: nn.Module
+    class_names: tuple[str, ...]
+    step: int
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
+    def logits(self, clips: Tensor) -> Tensor:
+        """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W] on any device, test.batch_size of them at once."""
+        return predict_logits(
+            self.model,
+            clips,
+            self.mean,
+            self.std,
+            precision=self.config.train.precision,
+            views_at_once=self.config.test.batch_size,
+        )
+
+    def scores(self, views: Tensor) -> Tensor:
+        """Scores float32 [K] in 0..1 of one video from its views uint8 [V, 3, T, H, W], averaged as test.average says."""
+        return metrics.average_views(self.logits(views), self.config.test.average)
+
+
+def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> Trained:
+    """The network of a checkpoint, its config changed by `section.key=value` overrides.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or not of videornn; an override is wrong or changes the network.
+    """
+    content = load_checkpoint(checkpoint)
+    stored = config_from_dict(content["config"], str(checkpoint))
+    config = override_config(stored, overrides or [])
+    if config.model != stored.model:
+        raise UserError(f"{checkpoint}: the model section is part of the checkpoint and cannot be overridden")
+    model = build_model(config.model)
+    load_model(model, content, checkpoint)
+    device = distributed.pick_device(config.device)
+    model = model.to(device, memory_format=torch.channels_last_3d).eval()
+    return Trained(config, model, tuple(content["class_names"]), content["step"], *normalization(config, device))
+
+
+def normalization(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, float [3] on the device."""
+    return torch.tensor(config.data.mean, device=device), torch.tensor(config.data.std, device=device)
