@@ -13,7 +13,7 @@ from torchvision.models.video import R2Plus1D_18_Weights, R3D_18_Weights
 from videornn import speed
 from videornn.models import ResNet3d
 from videornn.models.nonlocal_block import DisentangledNonLocal
-from videornn.speed import flops_by_module, forward_flops, matrix_rate, peak_memory, tune
+from videornn.speed import flops_by_module, forward_flops, matrix_rate, peak_memory, training_flops, tune
 
 CPU = torch.device("cpu")
 
@@ -123,3 +123,13 @@ def test_networks_train_with_deterministic_kernels_and_to_the_same_bits(name: st
         logits.float().square().sum().backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
     assert all(torch.equal(first, second) for first, second in zip(*gradients, strict=True))
+
+
+def test_frozen_parts_have_a_forward_pass_alone() -> None:
+    network = nn.Sequential(nn.Conv3d(3, 4, 1, bias=False), nn.Conv3d(4, 5, 1, bias=False), nn.Conv3d(5, 6, 1, bias=False))
+    first, second, third = (32 * product for product in (3 * 4, 4 * 5, 5 * 6))
+    assert training_flops(network, (2, 4, 4)) == 6 * (first + second + third)
+    network[1].requires_grad_(False)  # the gradient goes through it to the first
+    assert training_flops(network, (2, 4, 4)) == 6 * (first + third) + 4 * second
+    network[0].requires_grad_(False)
+    assert training_flops(network, (2, 4, 4)) == 2 * (first + second) + 6 * third

@@ -66,15 +66,30 @@ def wait_for(device: torch.device) -> None:
 def forward_flops(model: nn.Module, clip_size: Sequence[int]) -> float:
     """Multiply-adds of the forward pass of one clip.
 
-    A training step costs about three times that, twice as many FLOPs: the backward pass has two products for each one of the
-    forward pass.
-
     Args:
         model: the bare network, neither compiled nor parallel; it is left as it was.
         clip_size: T, H, W.
     """
-    device = next(model.parameters()).device
-    return flops_by_module(model, torch.zeros(1, 3, *clip_size, device=device))[""]
+    return flops_by_module(model, _empty_clip(model, clip_size))[""]
+
+
+def training_flops(model: nn.Module, clip_size: Sequence[int]) -> float:
+    """FLOPs of a training step for each clip: two for a multiply-add, of which every part of the network has up to three.
+
+    They are the forward pass, the gradient of the weights, and that of the input. The last two are not computed in frozen
+    parts, the last not where all before is frozen too. Arguments as of forward_flops.
+    """
+    flops = flops_by_module(model, _empty_clip(model, clip_size))
+    total, trainable_before = 0.0, False
+    for name, part in model.named_children():
+        trainable = any(parameter.requires_grad for parameter in part.parameters())
+        trainable_before = trainable_before or trainable
+        total += 2 * flops[name] * (1 + trainable + trainable_before)
+    return total
+
+
+def _empty_clip(model: nn.Module, clip_size: Sequence[int]) -> Tensor:
+    return torch.zeros(1, 3, *clip_size, device=next(model.parameters()).device)
 
 
 @torch.no_grad()

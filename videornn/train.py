@@ -39,7 +39,7 @@ from videornn.run import Run, headline, manifest_entry, training_optimizer, trai
 from videornn.run_folder import load_newest
 from videornn.run_lock import run_lock
 from videornn.signals import caught_signals
-from videornn.speed import forward_flops, matrix_rate, peak_memory, tune
+from videornn.speed import matrix_rate, peak_memory, training_flops, tune
 from videornn.trained import normalization
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
@@ -355,8 +355,7 @@ class _Speed:
     def __init__(self, run: Run) -> None:
         data = run.config.data
         self._device = run.device
-        # multiply-adds count twice; the backward pass has two products for each one of the forward pass
-        clip_flops = 6 * forward_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
+        clip_flops = training_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
         dtype = AUTOCAST.get(run.config.train.precision, torch.float32)
         self._clips_per_second = matrix_rate(run.device, dtype) * distributed.num_ranks() / clip_flops
 
