@@ -6,6 +6,7 @@ On the way its last checkpoint is damaged, and it goes on with another number of
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import pytest
 import torch
 
 from videornn.checkpoint import load_checkpoint
+from videornn.config import load_config
+from videornn.run import training_plan
+from videornn.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CLOCK = ("clips_per_second", "data_wait", "mfu", "memory_gb")  # what differs from run to run
@@ -107,4 +111,31 @@ def test_killed_at_random_instants_and_resumed_ends_bit_identical(
         ours, theirs = (load_checkpoint(run / "checkpoints" / name) for run in (out, tmp_path / "whole"))
         assert ours.pop("config") != theirs.pop("config")  # in the number of workers
         _assert_same(ours, theirs, name)
+    assert _records(out) == _records(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_multigrid_run_resumed_where_its_shape_changes_ends_bit_identical(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    schedule = ["train.schedule=step", "train.step_epochs=[2]", "train.epochs=3", "train.warmup_epochs=0"]
+    shapes = ["data.num_frames=8", "data.crop_size=64", "data.short_side=[64,72]", "train.batch_size=1", "data.val=null"]
+    multigrid = ["train.multigrid.long_cycle=true", "train.multigrid.short_cycle=true"]
+    saves = ["train.keep=1000", "train.save_every_steps=1"]
+    settings = [*tiny_settings, *schedule, *shapes, *multigrid, *saves]
+    config = load_config(CONFIG, settings)
+    train(config, tmp_path / "whole")
+    steps = sorted((tmp_path / "whole/checkpoints").glob("step_*.pt"), key=lambda path: int(path.stem.partition("_")[2]))
+    plan, _ = training_plan(config, 20, 1)
+    changes_of_shape = [
+        step for step in range(1, plan.num_steps) if plan.place_of(step).shape != plan.place_of(step - 1).shape
+    ]
+    assert len(steps) == plan.num_steps and changes_of_shape
+    step = changes_of_shape[len(changes_of_shape) // 2]  # the step before is the last one that was taken
+    out = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "whole", out, ignore=shutil.ignore_patterns("*.pt"))
+    shutil.copy(steps[step - 1], out / "checkpoints/last.pt")
+    train(config, out, resume=True)
+    ours, theirs = (load_checkpoint(run / "checkpoints/last.pt") for run in (out, tmp_path / "whole"))
+    _assert_same(ours, theirs, f"from step {step}")
     assert _records(out) == _records(tmp_path / "whole")
