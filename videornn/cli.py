@@ -65,8 +65,9 @@ def test(
     from videornn.results import describe, rescore
 
     if scores:
-        settings = [word for word in more or [] if SETTING.match(word)]
-        files = [word for word in [source, *(more or [])] if word not in settings]
+        words = [source, *(more or [])]
+        settings = [word for word in words if SETTING.match(word)]
+        files = [word for word in words if word not in settings]
         if is_main():
             lines = describe(rescore(files, settings, out))
             say("\n".join([*lines, "nothing is written without --out" if out is None else f"results in {out}"]))
