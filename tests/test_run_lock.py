@@ -41,7 +41,7 @@ def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path: Path, 
     assert said == ["held", "None", "None"]
     with process:
         expected = f"process {process.pid} on {platform.node()}"
-        message = re.escape(f"{folder}: {expected} is training in it")
+        message = re.escape(f"{folder}: {expected} is at work in it")
         with pytest.raises(UserError, match=message), run_lock(folder, wait_seconds=0.3):
             raise AssertionError("two hold the folder")
         assert f"{folder} is in use by {expected}; waiting" in capsys.readouterr().out
@@ -94,5 +94,5 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "lockf", no_locks)
     start = time.monotonic()
     with run_lock(tmp_path) as remark:
-        assert remark == f"{tmp_path} is on a file system without locks: see to it that no other process trains in it"
+        assert remark == f"{tmp_path} is on a file system without locks: see to it that no other process works in it"
     assert time.monotonic() - start < 5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -18,6 +19,9 @@ from videornn.cli_data import Overrides, data_app
 from videornn.console import ProgressBar, check_folder, complain, fail, is_main, say
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import several_ranks
+from videornn.signals import Interrupted
+
+SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key and its value; the name of a file may hold = too, after a folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -32,7 +36,6 @@ def train(
 ) -> None:
     """Train a network."""
     from videornn.config import load_config
-    from videornn.train import Interrupted
     from videornn.train import train as run
 
     out = out or Path("runs") / config.stem
@@ -46,21 +49,38 @@ def train(
 
 @app.command()
 def test(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, RUN/checkpoints/best.pt or last.pt.")],
-    overrides: Overrides = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder for the results; by default RUN/test.")] = None,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="CHECKPOINT|SCORES...", help="RUN/checkpoints/best.pt or last.pt, or scores.npz."),
+    ],
+    more: Overrides = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Take scores.npz of tests, average several, and need no network.")
+    ] = False,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for the results; by default RUN/test, with --scores none are written.")
+    ] = None,
 ) -> None:
-    """Evaluate a checkpoint over several views of every video."""
+    """Evaluate a checkpoint over several views of every video; stopped or killed, the same command goes on."""
+    from videornn.results import describe, rescore
+
+    if scores:
+        words = [source, *(more or [])]
+        settings = [word for word in words if SETTING.match(word)]
+        files = [word for word in words if word not in settings]
+        if is_main():
+            lines = describe(rescore(files, settings, out))
+            say("\n".join([*lines, "nothing is written without --out" if out is None else f"results in {out}"]))
+        return
     from videornn.evaluate import evaluate
 
-    with ProgressBar("test") as bar:
-        result, folder = evaluate(checkpoint, overrides or [], out, bar.update)
+    try:
+        with ProgressBar("test") as bar:
+            result, folder = evaluate(source, more or [], out, bar.update)
+    except Interrupted as stop:
+        fail(f"{stop}; the same command goes on", stop.exit_code)
     if is_main():
-        views = f"{result['num_clips']} clips x {result['num_crops']} crops"
-        say(f"video top-1 {result['video_top1']:.2f} %  top-5 {result['video_top5']:.2f} %  ({views}, averaged)")
-        say(f"clip  top-1 {result['clip_top1']:.2f} %  top-5 {result['clip_top5']:.2f} %  (every view by itself)")
-        missing = f" ({result['num_missing']} more are listed but not there)" if result["num_missing"] else ""
-        say(f"{result['num_scored']} of {result['num_videos']} videos scored{missing}; results in {folder}")
+        say("\n".join([*describe(result), f"results in {folder}"]))
 
 
 @app.command()

@@ -31,14 +31,18 @@ class ProgressBar:
         self._bar = Progress(*columns, console=console) if console.is_terminal and is_main() else None
         self._task = self._bar.add_task(name, total=None) if self._bar else None
         self._tenths = 0
+        self._begun = False
 
     def update(self, done: int, total: int) -> None:
-        """So many are done of so many."""
+        """So many are done of so many; the ETA does not count on the speed of those that the first call tells of."""
         if self._bar:
+            if not self._begun:
+                self._bar.reset(self._task, completed=done, total=total)
             self._bar.update(self._task, completed=done, total=total)
         elif is_main() and 10 * done // max(total, 1) > self._tenths:
             self._tenths = 10 * done // max(total, 1)
             print(f"{self._name} {done}/{total}", file=sys.stderr, flush=True)
+        self._begun = True
 
     def __enter__(self) -> ProgressBar:
         if self._bar:

@@ -123,6 +123,14 @@ def predict_logits(
     return torch.cat(logits)
 
 
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a GPU, or of the host, is not enough."""
+    # a CPU's allocator raises a plain RuntimeError
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
     """Autocast to the precision's type; nothing for fp32."""
     return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()

@@ -1,183 +1,305 @@
-"""Multi-view evaluation: score every view of every video once, average, count, and write what people ask for."""
+"""Multi-view evaluation: score every view of every video once, whatever happens meanwhile, and write what people ask for."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videornn import distributed, metrics
+from videornn import distributed
+from videornn.console import say
 from videornn.data.annotations import VideoTable, check_labels, load_videos
-from videornn.data.dataset import BadVideo
-from videornn.data.files import write_table
+from videornn.data.dataset import BadVideo, ViewSpec
+from videornn.data.decoding import choose_decoder
 from videornn.data.loader import ClipLoader, build_test_loader, to_device, view_spec
-from videornn.engine import predict_logits
+from videornn.distributed import StopVote
+from videornn.engine import Precision, is_lack_of_memory, predict_logits
 from videornn.errors import UserError
-from videornn.trained import load_trained
+from videornn.kept_scores import KeptScores
+from videornn.rank_watch import RankWatch
+from videornn.results import make_folder, write_bad_videos, write_results
+from videornn.run_lock import run_lock
+from videornn.scores import Scores
+from videornn.signals import Interrupted, caught_signals
+from videornn.speed import tune
+from videornn.trained import Trained, load_trained
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Softmax scores of the videos that could be decoded, by index in the table.
+class ScoredBatch:
+    """Logits float32 [B, V, K], labels int64 [B] and indices int64 [B] of the sound videos of a batch, and its bad ones."""
 
-    scores: float32 [N, V, K]; labels, indices: int64 [N]; bad: the videos left out, with reasons.
-    """
-
-    scores: Tensor
+    logits: Tensor
     labels: Tensor
     indices: Tensor
     bad: list[BadVideo]
 
 
-def score_videos(
-    model: nn.Module,
-    loader: ClipLoader,
-    *,
-    mean: Tensor,
-    std: Tensor,
-    precision: str,
-    views_at_once: int,
-    on_video: Callable[[int], None] = lambda count: None,
-) -> Scores:
-    """Scores of all videos of the loaders of all ranks, complete on every rank and in the order of the table.
+@dataclass(frozen=True)
+class TestJob:
+    """What is tested: a network, the videos of a list, the views of each, and the folder for the results."""
 
-    Args:
-        views_at_once: how many views go through the network together.
-        on_video: told the number of videos of every finished batch.
-    """
+    __test__ = False  # for pytest: this is no test
+
+    trained: Trained
+    checkpoint: str
+    table: VideoTable
+    spec: ViewSpec
+    out: Path
+
+    @property
+    def num_views(self) -> int:
+        """Views of every video."""
+        return self.spec.num_clips * self.spec.num_crops
+
+
+def score_batches(
+    model: nn.Module, loader: ClipLoader, mean: Tensor, std: Tensor, *, precision: Precision, views_at_once: int
+) -> Iterator[ScoredBatch]:
+    """The logits of this rank's batches, one by one; views_at_once views go through the network together."""
     model.eval()
-    scores, labels, indices, bad = [], [], [], []
     for batch in to_device(loader, mean.device):
-        num_videos, num_views = batch.clips.shape[:2]
+        num_views = batch.clips.shape[1]
         views = batch.clips[batch.valid].flatten(0, 1)  # [B*V, 3, T, H, W]
+        logits = torch.empty(0)
         if len(views):
-            parts = predict_logits(model, views, mean, std, precision=precision, views_at_once=views_at_once)
-            scores.append(parts.softmax(dim=1).unflatten(0, (-1, num_views)))
-            labels.append(batch.labels.cpu()[batch.valid])
-            indices.append(batch.indices[batch.valid])
-        bad += batch.bad
-        on_video(num_videos)
-    return _join(distributed.gather_objects((scores, labels, indices, bad)))
+            logits = predict_logits(model, views, mean, std, precision=precision, views_at_once=views_at_once)
+            logits = logits.unflatten(0, (-1, num_views))
+        yield ScoredBatch(logits, batch.labels.cpu()[batch.valid], batch.indices[batch.valid], batch.bad)
 
 
-def _join(parts: list[tuple[list[Tensor], list[Tensor], list[Tensor], list[BadVideo]]]) -> Scores:
-    scores, labels, indices, bad = ([item for part in parts for item in part[field]] for field in range(4))
-    if not scores:
-        raise UserError(f"none of the {len(bad)} videos can be decoded; the first: {bad[0].reason}")
-    order = torch.cat(indices).argsort()
-    return Scores(
-        torch.cat(scores)[order], torch.cat(labels)[order], torch.cat(indices)[order], sorted(bad, key=lambda b: b.path)
-    )
+def score_all(
+    model: nn.Module, loader: ClipLoader, mean: Tensor, std: Tensor, *, precision: Precision, views_at_once: int
+) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, V, K] and labels int64 [N] of the sound videos of all ranks' loaders, in the order of the table.
 
+    They are on every rank, in memory: made for the one view of a validation.
 
-def summarize(scores: Scores) -> dict[str, float]:
-    """Clip and video accuracies in percent, and the loss of the averaged scores.
-
-    A clip accuracy counts every view by itself; a video accuracy counts the mean of a video's view scores.
+    Raises:
+        UserError: no video can be decoded.
     """
-    num_views = scores.scores.shape[1]
-    views, view_labels = scores.scores.flatten(0, 1), scores.labels.repeat_interleave(num_views)
-    video = scores.scores.mean(dim=1)  # [N, K]
-    picked = video.gather(1, scores.labels[:, None]).clamp_min(1e-12)
-    return {
-        "video_top1": metrics.top_k_accuracy(video, scores.labels, 1),
-        "video_top5": metrics.top_k_accuracy(video, scores.labels, 5),
-        "clip_top1": metrics.top_k_accuracy(views, view_labels, 1),
-        "clip_top5": metrics.top_k_accuracy(views, view_labels, 5),
-        "mean_class_top1": metrics.mean_class_accuracy(metrics.confusion_matrix(video, scores.labels)),
-        "video_loss": -picked.log().mean().item(),
-    }
+    batches = list(score_batches(model, loader, mean, std, precision=precision, views_at_once=views_at_once))
+    batches = [batch for part in distributed.gather_objects(batches) for batch in part]
+    sound = [batch for batch in batches if len(batch.indices)]
+    if not sound:
+        raise _none_decodable([video for batch in batches for video in batch.bad])
+    order = torch.cat([batch.indices for batch in sound]).argsort()
+    logits, labels = (torch.cat([getattr(batch, name) for batch in sound])[order] for name in ("logits", "labels"))
+    return logits, labels
 
 
 def evaluate(
     checkpoint: str | Path, overrides: list[str], out: Path | None, on_progress: Callable[[int, int], None]
-) -> tuple[dict[str, float | int], Path]:
+) -> tuple[dict[str, Any], Path]:
     """Test a checkpoint on data.test (or data.val) over test.num_clips x test.num_crops views.
 
-    Writes metrics.json, predictions.csv, per_class.csv, bad_videos.csv and confusion.png to out (by default `test` in the
-    run folder).
+    Scores are kept in out/unfinished as they come; a test that was killed goes on from there, with any number of ranks, to
+    the same files (those of results.write_results).
+
+    Args:
+        out: folder for the results; by default `test` in the run folder.
+        on_progress: told how many videos of how many are done.
 
     Returns:
         The content of metrics.json, and the folder.
 
     Raises:
-        UserError: bad checkpoint, override, list or label; no video can be decoded.
+        UserError: bad checkpoint, override, list or label; no video can be decoded; out of memory.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1; the scores of finished videos are kept.
     """
+    job = _new_job(checkpoint, overrides, out)
+    config, device = job.trained.config, job.trained.device
+    tune(device, deterministic=True)
+    with (
+        distributed.process_group(device, config.train.timeout) as watch,
+        caught_signals() as received,
+        ExitStack() as stack,
+    ):
+        kept = KeptScores(
+            job.out / "unfinished",
+            _agreed(_fingerprint(job)),
+            num_videos=len(job.table),
+            num_views=job.num_views,
+            num_classes=len(job.trained.class_names),
+        )
+
+        def take_up() -> tuple[list[str | None], list[int]]:
+            make_folder(job.out)
+            sentences = [stack.enter_context(run_lock(job.out)), kept.take_up()]
+            return sentences, kept.indices()
+
+        sentences, done = distributed.from_rank_0(take_up)
+        if done:
+            sentences.append(f"going on: {len(done)} of {len(job.table)} videos are scored already")
+        if distributed.rank() == 0:
+            for sentence in filter(None, sentences):
+                say(sentence)
+        stop, bad = _score(job, kept, done, watch, received, on_progress)
+        bad = sorted((video for part in distributed.gather_objects(bad) for video in part), key=lambda video: video.path)
+        if stop:
+            num_kept = distributed.from_rank_0(lambda: len(kept.indices()))
+            raise Interrupted(stop, f"with {num_kept} of {len(job.table)} videos scored, which are kept")
+        return distributed.from_rank_0(lambda: _finish(job, kept, bad)), job.out
+
+
+def _new_job(checkpoint: str | Path, overrides: list[str], out: Path | None) -> TestJob:
+    """Everything a test needs, checked as far as that is possible without a video."""
     trained = load_trained(checkpoint, overrides)
-    config, class_names, device = trained.config, trained.class_names, trained.device
-    source = config.data.test or config.data.val
+    data, num_classes = trained.config.data, len(trained.class_names)
+    source = data.test or data.val
     if source is None:
         raise UserError("there is nothing to test on: give data.test=LIST_OR_FOLDER")
-    split = "test" if config.data.test else "val"
-    table = load_videos(source, root=config.data.root, labels=config.data.labels, split=split, fold=config.data.fold)
-    table = table.with_classes(class_names)
-    check_labels(table, len(class_names))
+    split = "test" if data.test else "val"
+    table = load_videos(source, root=data.root, labels=data.labels, split=split, fold=data.fold)
+    table = table.with_classes(trained.class_names)
+    check_labels(table, num_classes)
     out = Path(checkpoint).resolve().parent.parent / "test" if out is None else out
-    with distributed.process_group(device):
-        loader = build_test_loader(
-            config.data,
-            table,
-            view_spec(config.data, config.test),
-            batch_size=1,
-            pin_memory=device.type == "cuda",
-            rank=distributed.rank(),
-            num_ranks=distributed.num_ranks(),
-        )
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            on_progress(done, len(loader))
-
-        scores = score_videos(
-            trained.model,
-            loader,
-            mean=trained.mean,
-            std=trained.std,
-            precision=config.train.precision,
-            views_at_once=config.test.batch_size,
-            on_video=advance,
-        )
-        result = summarize(scores) | {
-            "num_videos": len(table),
-            "num_scored": len(scores.labels),
-            "num_missing": len(table.missing),
-            "num_clips": config.test.num_clips,
-            "num_crops": config.test.num_crops,
-            "step": trained.step,
-        }
-        if distributed.rank() == 0:
-            write_results(out, result, scores, table, class_names)
-    return result, out
+    return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out)
 
 
-def write_results(
-    out: Path, result: dict[str, float | int], scores: Scores, table: VideoTable, class_names: tuple[str, ...]
-) -> None:
-    """The files of a test folder."""
-    from videornn.plots import plot_confusion  # matplotlib takes a second to import
+def _score(
+    job: TestJob,
+    kept: KeptScores,
+    done: list[int],
+    watch: RankWatch,
+    received: list[int],
+    on_progress: Callable[[int, int], None],
+) -> tuple[int, list[BadVideo]]:
+    """Score and keep this rank's share of the videos that are not done; the signal that stopped it, or 0, and bad videos.
 
-    out.mkdir(parents=True, exist_ok=True)
-    video = scores.scores.mean(dim=1)
-    confusion = metrics.confusion_matrix(video, scores.labels)
-    (out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    rows = []
-    for index, label, score in zip(scores.indices.tolist(), scores.labels.tolist(), video, strict=True):
-        best = int(score.argmax())
-        rows.append([table.path(index), class_names[label], class_names[best], f"{score[best]:.4f}", int(best == label)])
-    write_table(out / "predictions.csv", ["path", "label", "prediction", "score", "correct"], rows)
-    counts, accuracies = confusion.sum(dim=1).tolist(), metrics.class_accuracies(confusion).tolist()
-    per_class = [[name, count, f"{top1:.2f}"] for name, count, top1 in zip(class_names, counts, accuracies, strict=True)]
-    write_table(out / "per_class.csv", ["class", "num_videos", "top1"], per_class)
-    write_bad_videos(out / "bad_videos.csv", scores.bad)
-    plot_confusion(out / "confusion.png", confusion, class_names)
+    The ranks go side by side, a video each: one that is slow is known at once, and a signal that reaches one stops all.
+    """
+    config, rank, num_ranks = job.trained.config, distributed.rank(), distributed.num_ranks()
+    remaining = sorted(set(range(len(job.table))).difference(done))
+    loader = build_test_loader(
+        config.data,
+        job.table,
+        job.spec,
+        batch_size=1,  # what else is in a batch must not touch a video's numbers
+        indices=remaining,
+        pin_memory=job.trained.device.type == "cuda",
+        rank=rank,
+        num_ranks=num_ranks,
+    )
+    batches = score_batches(
+        job.trained.model,
+        loader,
+        job.trained.mean,
+        job.trained.std,
+        precision=config.train.precision,
+        views_at_once=config.test.batch_size,
+    )
+    bad, vote, stop = [], StopVote(), 0
+    num_rounds = -(-len(remaining) // num_ranks)
+    on_progress(len(done), len(job.table))
+    with kept.appending(rank) as file, _memory_errors(job):
+        for number in range(num_rounds):
+            watch.at(number, "computing")
+            if number < len(loader):
+                batch = next(batches)
+                _check_finite(job, batch)
+                for index, logits in zip(batch.indices.tolist(), batch.logits, strict=True):
+                    file.append(index, logits)
+                bad += batch.bad
+            on_progress(len(done) + min((number + 1) * num_ranks, len(remaining)), len(job.table))
+            stop = vote.decide(received[0] if received else 0)
+            if stop:
+                break
+        else:
+            vote.drain()  # nothing is left to stop
+    return stop, bad
 
 
-def write_bad_videos(path: Path, bad: list[BadVideo]) -> None:
-    """One row per video that could not be used."""
-    write_table(path, ["path", "reason"], [[video.path, video.reason] for video in bad])
+def _finish(job: TestJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, Any]:
+    """Write the results of what is kept, which is then no longer needed; gives the content of metrics.json."""
+    indices, logits = kept.read()
+    if not indices:
+        write_bad_videos(job.out / "bad_videos.csv", bad)
+        raise _none_decodable(bad)
+    scores = Scores(
+        logits=logits,
+        labels=torch.from_numpy(job.table.labels[indices]).long(),
+        paths=tuple(map(job.table.path, indices)),
+        class_names=job.trained.class_names,
+        bad=tuple(bad),
+        num_missing=len(job.table.missing),
+        num_clips=job.spec.num_clips,
+        num_crops=job.spec.num_crops,
+        average=job.trained.config.test.average,
+        step=job.trained.step,
+        checkpoint=job.checkpoint,
+    )
+    result = write_results(job.out, scores)
+    kept.remove()
+    return result
+
+
+def _fingerprint(job: TestJob) -> dict[str, Any]:
+    """All that the logits and their labels depend on but for the last bits (test.batch_size), in plain JSON values."""
+    trained, table = job.trained, job.table
+    config = trained.config
+    weights, videos = hashlib.sha256(), hashlib.sha256(np.ascontiguousarray(table.labels).tobytes())
+    for name, value in sorted(trained.model.state_dict().items()):
+        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        weights.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for index in range(len(table)):
+        videos.update(table.path(index).encode("utf-8", "surrogateescape") + b"\0")
+    return {
+        "weights": weights.hexdigest(),
+        "network": config.model.model_dump(mode="json"),
+        "classes": list(trained.class_names),
+        "videos": videos.hexdigest(),
+        "views": asdict(job.spec),
+        "normalisation": [list(config.data.mean), list(config.data.std)],
+        "precision": config.train.precision,
+        "device": trained.device.type,
+        "decoder": choose_decoder(config.data.decoder)[0],
+        "torch": str(torch.__version__),
+    }
+
+
+def _agreed(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """The fingerprint, which must be the same on all ranks: an index means the same video, and scores the same network."""
+    first, *others = distributed.gather_objects(fingerprint)
+    for rank, other in enumerate(others, start=1):
+        if different := [name for name in first if other[name] != first[name]]:
+            raise UserError(
+                f"rank {rank} does not test the same as rank 0 (different: {', '.join(different)}); every node needs "
+                f"the same checkpoint, list and videos"
+            )
+    return fingerprint
+
+
+def _check_finite(job: TestJob, batch: ScoredBatch) -> None:
+    if not batch.logits.isfinite().all():
+        path, precision = job.table.path(int(batch.indices[0])), job.trained.config.train.precision
+        more = "" if precision == "fp32" else f" in {precision}; train.precision=fp32 has more room"
+        raise UserError(f"{path}: the network's outputs are not finite{more}")
+
+
+@contextmanager
+def _memory_errors(job: TestJob) -> Iterator[None]:
+    """Turns a lack of memory into a sentence about the settings that need less."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        test, clip = job.trained.config.test, job.spec.clip
+        views = min(test.batch_size, job.num_views)
+        advice = f"lower test.batch_size, such as test.batch_size={views // 2}" if views > 1 else "lower test.crop_size"
+        raise UserError(
+            f"rank {distributed.rank()} is out of memory with {views} views of {clip.num_frames} x {test.crop_size} x "
+            f"{test.crop_size} at once: {advice}; videos that are scored are kept"
+        ) from error
+
+
+def _none_decodable(bad: list[BadVideo]) -> UserError:
+    return UserError(f"none of the {len(bad)} videos can be decoded; the first: {bad[0].reason}")

@@ -1,4 +1,4 @@
-"""Accuracies of scores [N, K] against labels [N], by torchmetrics; all of them in percent."""
+"""Accuracies and calibration of logits and scores against labels [N], by torchmetrics; all but the loss in percent."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
 
 Average = Literal["scores", "logits"]
+NUM_BINS = 15  # of the calibration error, as in Guo et al.
+VIDEOS_AT_ONCE = 512  # whose views are averaged together, so that a large test needs no second copy of its logits
+SMALLEST = 1e-12  # score whose logarithm is taken: no video's loss is infinite
 
 
 def average_views(logits: Tensor, average: Average = "scores") -> Tensor:
     """Scores [..., K] in 0..1 of videos from logits [..., V, K] of their views: the mean softmax, or that of the mean."""
     return logits.softmax(dim=-1).mean(dim=-2) if average == "scores" else logits.mean(dim=-2).softmax(dim=-1)
+
+
+def video_scores(logits: Tensor, average: Average) -> Tensor:
+    """Scores float32 [N, K] of the logits [N, V, K] of any number of videos."""
+    return torch.cat([average_views(part, average) for part in logits.split(VIDEOS_AT_ONCE)])
+
+
+def summarize(logits: Tensor, labels: Tensor, average: Average) -> dict[str, float]:
+    """What a test says in numbers, from logits [N, V, K] of views and labels [N] of videos.
+
+    A clip accuracy counts every view by itself; all else is of the scores averaged over a video's views. ece: calibration
+    error; video_loss: mean of -log(score of the label).
+    """
+    scores = video_scores(logits, average)
+    picked = scores.gather(1, labels[:, None]).clamp_min(SMALLEST)
+    return {
+        "video_top1": top_k_accuracy(scores, labels, 1),
+        "video_top5": top_k_accuracy(scores, labels, 5),
+        "clip_top1": _clip_accuracy(logits, labels, 1),
+        "clip_top5": _clip_accuracy(logits, labels, 5),
+        "mean_class_top1": mean_class_accuracy(confusion_matrix(scores, labels)),
+        "ece": calibration_error(scores, labels),
+        "video_loss": -picked.log().mean().item(),
+    }
 
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
@@ -30,10 +61,46 @@ def confusion_matrix(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_accuracies(confusion: Tensor) -> Tensor:
-    """Percent right per class, float [K]; NaN for a class without a video."""
+    """Percent right of the videos of each class (its recall), float [K]; NaN for a class without a video."""
     return 100 * confusion.diagonal() / confusion.sum(dim=1)
+
+
+def class_precisions(confusion: Tensor) -> Tensor:
+    """Percent right of the videos that were taken for each class, float [K]; NaN for a class never predicted."""
+    return 100 * confusion.diagonal() / confusion.sum(dim=0)
 
 
 def mean_class_accuracy(confusion: Tensor) -> float:
     """Mean of class_accuracies over the classes that have videos."""
     return torch.nanmean(class_accuracies(confusion)).item()
+
+
+def calibration_error(scores: Tensor, labels: Tensor) -> float:
+    """Expected calibration error of scores [N, K]: mean distance of confidence and accuracy over bins of confidence.
+
+    Guo et al. 2017, eq. 3, arXiv:1706.04599.
+    """
+    return 100 * multiclass_calibration_error(_below_one(scores), labels, scores.shape[1], n_bins=NUM_BINS, norm="l1").item()
+
+
+def calibration_bins(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per bin of confidence: videos, int64 [NUM_BINS]; their mean confidence and accuracy in 0..1, NaN in empty bins."""
+    confidences, predictions = _below_one(scores).max(dim=1)
+    bins = (confidences.double() * NUM_BINS).long()
+    counts = bins.bincount(minlength=NUM_BINS)
+    sums = (torch.bincount(bins, values, NUM_BINS) for values in (confidences.double(), (predictions == labels).double()))
+    confidence, accuracy = (values / counts for values in sums)
+    return counts, confidence, accuracy
+
+
+def _below_one(scores: Tensor) -> Tensor:
+    """Scores of 1 (or more, by rounding) made lower: torchmetrics has a bin of its own for 1, and takes more for logits."""
+    return scores.clamp(0, 1 - torch.finfo(scores.dtype).eps / 2)
+
+
+def _clip_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
+    """top_k_accuracy of every view [N, V, K] by itself."""
+    num_right = 0.0
+    for views, view_labels in zip(logits.split(VIDEOS_AT_ONCE), labels.split(VIDEOS_AT_ONCE), strict=True):
+        num_right += len(views) * top_k_accuracy(views.flatten(0, 1), view_labels.repeat_interleave(views.shape[1]), k)
+    return num_right / len(logits)

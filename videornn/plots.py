@@ -12,35 +12,112 @@ from torch import Tensor
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.colors import PowerNorm
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from videornn.explain import AttentionMaps
 
 MAX_COLUMNS = 8
+MAX_NAMED = 40  # classes whose names and counts fit into a confusion matrix
+MAX_PAIRS = 30  # confusions named beside a larger one
+MAX_NAME = 32  # characters of a class name in a picture
 
 
 def plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...]) -> None:
-    """Confusion matrix int64 [K, K] (rows: labels) as a picture; counts are printed where they can be read."""
+    """Confusion matrix int64 [K, K] (rows: labels) as a picture; of many classes also the pairs confused most often.
+
+    Names and counts stand in the matrix where they can be read, up to MAX_NAMED classes.
+    """
     num_classes = len(class_names)
     share = confusion / confusion.sum(dim=1, keepdim=True).clamp_min(1)
-    size = min(max(4.0, 1.8 + 0.55 * num_classes), 24.0)
-    figure, axes = plt.subplots(figsize=(size + 1.2, size), layout="constrained")
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the class's videos", fraction=0.046, pad=0.04)
-    if num_classes <= 60:
-        axes.set_xticks(range(num_classes), class_names, rotation=90)
-        axes.set_yticks(range(num_classes), class_names)
-    if num_classes <= 30:
-        for row in range(num_classes):
-            for column in range(num_classes):
-                if count := int(confusion[row, column]):
-                    color = "white" if share[row, column] > 0.5 else "black"
-                    axes.text(column, row, str(count), ha="center", va="center", color=color)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("label")
+    if num_classes <= MAX_NAMED:
+        size = max(3.2, 1.2 + 0.42 * num_classes)
+        longest = min(max(map(len, class_names)), MAX_NAME)
+        names = 0.085 * longest  # inches, beside and below the matrix
+        figure, axes = plt.subplots(figsize=(size + names + 1.6, size + names + 0.6), layout="constrained")
+    else:
+        height = 1.6 + 0.26 * MAX_PAIRS
+        figure, (axes, pairs) = plt.subplots(1, 2, figsize=(17, height), width_ratios=[1, 0.62], layout="constrained")
+        _plot_pairs(pairs, confusion, class_names)
+    # the few confusions of many classes would be too pale to be seen
+    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(1.0 if num_classes <= MAX_NAMED else 0.5, vmin=0, vmax=1))
+    figure.colorbar(image, ax=axes, label="share of the label's videos", fraction=0.046, pad=0.02)
+    if num_classes <= MAX_NAMED:
+        short = [_shortened(name) for name in class_names]
+        axes.set_xticks(range(num_classes), short, rotation=90)
+        axes.set_yticks(range(num_classes), short)
+        for row, column in confusion.nonzero().tolist():
+            color = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=color)
+    axes.set_xlabel("prediction" if num_classes <= MAX_NAMED else "prediction (classes by id)")
+    axes.set_ylabel("label" if num_classes <= MAX_NAMED else "label (classes by id)")
     right, total = int(confusion.trace()), int(confusion.sum())
-    axes.set_title(f"{right} of {total} videos right ({100 * right / max(total, 1):.1f} %)")
-    figure.savefig(path, dpi=110)
+    figure.suptitle(f"{right} of {total} videos right ({100 * right / max(total, 1):.1f} %)")
+    figure.savefig(path, dpi=110, format="png")
+    plt.close(figure)
+
+
+def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> None:
+    """The pairs (label, prediction) that are confused most often, as bars."""
+    wrong = confusion.clone().fill_diagonal_(0)
+    counts, places = wrong.flatten().sort(descending=True, stable=True)
+    counts = counts[:MAX_PAIRS]
+    counts = counts[counts > 0].tolist()
+    pairs = [divmod(place, len(class_names)) for place in places[: len(counts)].tolist()]
+    totals = confusion.sum(dim=1)
+    axes.barh(range(len(counts)), counts, color="tab:red", alpha=0.6)
+    for row, ((label, _), count) in enumerate(zip(pairs, counts, strict=True)):
+        axes.text(count, row, f" {count} of {int(totals[label])}", va="center", fontsize=8)
+    names = [f"{_shortened(class_names[label])} → {_shortened(class_names[other])}" for label, other in pairs]
+    axes.set_yticks(range(len(counts)), names, fontsize=8)
+    axes.set_ylim(MAX_PAIRS - 0.4, -0.6)
+    axes.set_xlim(0, 1.18 * max(counts, default=1))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title("most often confused: label → prediction" if counts else "nothing is confused", fontsize=10)
+    axes.set_xlabel("videos")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _shortened(name: str) -> str:
+    """A name of at most MAX_NAME characters, without what matplotlib would read as a formula."""
+    name = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return name.encode("utf-8", "replace").decode().replace("$", r"\$")
+
+
+def plot_reliability(path: Path, counts: Tensor, confidence: Tensor, accuracy: Tensor, ece: float) -> None:
+    """Reliability diagram: accuracy over confidence in bins, and how many videos each bin has.
+
+    Args:
+        counts: int64 [bins]; confidence, accuracy: [bins] in 0..1, NaN in empty bins; all of equal bins of 0..1.
+        ece: expected calibration error in percent.
+    """
+    num_bins = len(counts)
+    centres = (np.arange(num_bins) + 0.5) / num_bins
+    figure, (axes, below) = plt.subplots(2, 1, figsize=(5.6, 6.6), height_ratios=[3, 1], sharex=True, layout="constrained")
+    filled = (counts > 0).numpy()
+    x, width = centres[filled], 0.92 / num_bins
+    right, sure = accuracy.numpy()[filled], confidence.numpy()[filled]
+    axes.bar(x, right, width, color="tab:blue", alpha=0.75, label="share that is right")
+    low, high = np.minimum(right, sure), np.maximum(right, sure)
+    axes.bar(x, high - low, width, low, color="none", edgecolor="tab:red", hatch="///", label="gap to the score")
+    axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="scores that can be believed")
+    axes.set(ylabel="share of videos that is right", xlim=(0, 1), ylim=(0, 1.02))
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    total = int(counts.sum())
+    mean = float((confidence.nan_to_num() * counts).sum()) / max(total, 1)
+    share = float((accuracy.nan_to_num() * counts).sum()) / max(total, 1)
+    axes.set_title(
+        f"expected calibration error {ece:.1f} % ({total} videos)\nmean score {100 * mean:.1f} %, right {100 * share:.1f} %",
+        fontsize=10,
+    )
+    below.bar(x, counts.numpy()[filled], width, color="tab:gray")
+    for place, count in zip(x, counts[counts > 0].tolist(), strict=True):
+        below.text(place, count, str(count), ha="center", va="bottom", fontsize=7)
+    below.set(xlabel="score of the prediction", ylabel="videos", ylim=(0, 1.2 * max(int(counts.max()), 1)))
+    below.yaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=110, format="png")
     plt.close(figure)
 
 

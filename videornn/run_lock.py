@@ -1,4 +1,4 @@
-"""One training at a time in a run folder, also after kill -9."""
+"""One training, or one test, at a time in its folder, also after kill -9."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_lock(folder: Path, *, wait_seconds: float = 30.0) -> Iterator[str | None
     """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
-        yield "this system has no locks: see to it yourself that no other process trains in the same run folder"
+        yield "this system has no locks: see to it yourself that no other process works in the same folder"
         return
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -58,12 +58,12 @@ def _take(descriptor: int, folder: Path, wait_seconds: float) -> str | None:
             break
         except OSError as error:
             if error.errno in NO_LOCKS:
-                return f"{folder} is on a file system without locks: see to it that no other process trains in it"
+                return f"{folder} is on a file system without locks: see to it that no other process works in it"
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
         holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
         if time.monotonic() >= give_up:
-            raise UserError(f"{folder}: {holder} is training in it; wait for its end, stop it, or choose another --out")
+            raise UserError(f"{folder}: {holder} is at work in it; wait for its end, stop it, or choose another --out")
         if not told:
             print(f"{folder} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end", flush=True)
             told = True

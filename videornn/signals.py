@@ -14,6 +14,14 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SI
 REPEAT_SECONDS = 1.0  # a signal that comes again within this time is the same one
 
 
+class Interrupted(Exception):
+    """A job has stopped for a signal, and what it has done is kept."""
+
+    def __init__(self, signal_number: int, kept: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} {kept}")
+        self.exit_code = 128 + signal_number
+
+
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
     """Collects the numbers of stop signals; a second one of a kind does what it would have done without this.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videornn import distributed
+from videornn import distributed, metrics
 from videornn.config import Config, config_to_yaml
 from videornn.data.decoding import choose_decoder
 from videornn.data.files import write_text
@@ -21,9 +20,9 @@ from videornn.data.loader import Batch, ClipLoader, build_loader, build_test_loa
 from videornn.data.mixing import batch_mixing
 from videornn.distributed import StopVote
 from videornn.ema import decay_at, start_ema, update_ema_
-from videornn.engine import AUTOCAST, build_scaler, to_model_input, train_step
+from videornn.engine import AUTOCAST, build_scaler, is_lack_of_memory, to_model_input, train_step
 from videornn.errors import UserError
-from videornn.evaluate import score_videos, summarize, write_bad_videos
+from videornn.evaluate import score_all
 from videornn.logger import RunLogger
 from videornn.manifest import append_manifest
 from videornn.models import build_model
@@ -34,25 +33,18 @@ from videornn.optim import class_weights, set_lr
 from videornn.precise_bn import update_batch_norm
 from videornn.preflight import TrainingData, check_batch_norm, load_training_data, remarks
 from videornn.rank_watch import RankWatch
+from videornn.results import write_bad_videos
 from videornn.resume import check_resumable
 from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
 from videornn.run_folder import load_newest
 from videornn.run_lock import run_lock
-from videornn.signals import caught_signals
+from videornn.signals import Interrupted, caught_signals
 from videornn.speed import matrix_rate, peak_memory, training_flops, tune
 from videornn.trained import normalization
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 MANY_EPOCHS = 10**6  # a plan without an end
 PRECISE_BN_SEED = 2**31  # beyond any seed of a run: these clips are others than those of the steps
-
-
-class Interrupted(Exception):
-    """A signal: the run is saved and can be resumed."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, which is saved")
-        self.exit_code = 128 + signal_number
 
 
 def train(config: Config, out: Path, *, resume: bool = False) -> Path:
@@ -220,7 +212,7 @@ def _loop(
             run.save(last=bool(due or stop or last), best=best)
             meter.restart_clock()
         if stop and not last:
-            raise Interrupted(stop, run.step)
+            raise Interrupted(stop, f"after step {run.step}, which is saved")
     vote.drain()
 
 
@@ -230,8 +222,7 @@ def _memory_errors(run: Run) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # a CPU's allocator raises a plain RuntimeError
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(error):
+        if not is_lack_of_memory(error):
             raise
         recompute = "" if run.config.model.recompute_blocks else "model.recompute_blocks=true, "
         raise UserError(
@@ -305,11 +296,11 @@ def _validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: b
         return True
     mean, std = run.normalization
     precision, views_at_once = config.train.precision, config.test.batch_size
-    scores = score_videos(run.trained, loader, mean=mean, std=std, precision=precision, views_at_once=views_at_once)
-    summary = summarize(scores)
+    logits, labels = score_all(run.trained, loader, mean, std, precision=precision, views_at_once=views_at_once)
+    summary = metrics.summarize(logits, labels, config.test.average)
     numbers = {"top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
     epoch = run.plan.epoch_at(run.step)
-    logger.log("val", run.step, epoch=epoch, **numbers, num_scored=len(scores.labels), num_videos=len(run.data.val))
+    logger.log("val", run.step, epoch=epoch, **numbers, num_scored=len(labels), num_videos=len(run.data.val))
     run.meter.restart_clock()
     best = numbers["top1"] >= run.best_top1
     run.best_top1 = max(run.best_top1, numbers["top1"])

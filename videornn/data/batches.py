@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -101,12 +101,12 @@ def _times_before(order: Tensor) -> Tensor:
 
 
 class TestBatches(Sampler[list[int]]):
-    """Batches of the indices of every num_ranks-th video from rank on; none is repeated to even out the ranks."""
+    """Batches of every num_ranks-th of some videos from rank on; none is repeated to even out the ranks."""
 
     __test__ = False  # for pytest: this is no test
 
-    def __init__(self, num_videos: int, batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
-        indices = range(rank, num_videos, num_ranks)
+    def __init__(self, indices: Sequence[int], batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
+        indices = indices[rank::num_ranks]
         self.batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -224,15 +224,21 @@ def build_test_loader(
     spec: ViewSpec,
     *,
     batch_size: int,
+    indices: Sequence[int] | None = None,
     pin_memory: bool = False,
     rank: int = 0,
     num_ranks: int = 1,
 ) -> ClipLoader:
-    """Loader of the views of every num_ranks-th video from rank on; batch_size counts videos."""
+    """Loader of the views of every num_ranks-th of some videos from rank on.
+
+    Args:
+        batch_size: counts videos.
+        indices: the videos, by index in the table; None: all.
+    """
     view_bytes = 3 * spec.clip.num_frames * spec.crop_size**2
     return ClipLoader(
         VideoViews(_reader(section, table), spec),
-        TestBatches(len(table), batch_size, rank=rank, num_ranks=num_ranks),
+        TestBatches(range(len(table)) if indices is None else indices, batch_size, rank=rank, num_ranks=num_ranks),
         num_workers=section.num_workers,
         batch_bytes=batch_size * spec.num_clips * spec.num_crops * view_bytes,
         pin_memory=pin_memory,

@@ -1,0 +1,129 @@
+"""Scores of a test in progress: every rank appends its videos to a file, so that a test killed at any instant goes on.
+
+A file begins with a line that says what is tested and how, its fingerprint. Records of equal size follow, each with a
+checksum: the index of a video, and the logits of its views. What a killed process has left of a last record counts for
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videornn.checkpoint import telling_if_full
+
+MAGIC = b"videornn scores in progress 1\n"
+
+
+class KeptScores:
+    """The files in a folder; other ranks and later lives of a test see what is appended to them.
+
+    Args:
+        folder: seen by all ranks; it exists only while a test is not finished.
+        fingerprint: all that the logits depend on, in plain JSON values by the names that users have for it.
+        num_videos: indices are below it.
+    """
+
+    def __init__(
+        self, folder: Path, fingerprint: dict[str, Any], *, num_videos: int, num_views: int, num_classes: int
+    ) -> None:
+        self.folder = folder
+        self._fingerprint = json.loads(json.dumps(fingerprint))  # tuples become lists
+        self._header = MAGIC + json.dumps(fingerprint).encode() + b"\n"
+        self._num_videos = num_videos
+        self._shape = (num_views, num_classes)
+        self._record_bytes = 8 + 4 * num_views * num_classes + 4
+
+    def take_up(self) -> str | None:
+        """Make the folder and remove the files of another test from it; a sentence that says why, if there were some."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        reason = None
+        for path in self._files():
+            with open(path, "rb") as file:
+                if file.read(len(self._header)) == self._header:
+                    continue
+                file.seek(0)
+                reason = self._difference(file.read(1 << 20)) or reason
+            path.unlink()
+        return None if reason is None else f"the scores kept in {self.folder} are not of this test ({reason}): starting anew"
+
+    def indices(self) -> list[int]:
+        """Indices of the videos whose scores are kept, ascending."""
+        return sorted({index for index, _ in self._records()})
+
+    @contextmanager
+    def appending(self, rank: int) -> Iterator[KeptFile]:
+        """The file of one rank, for more records; each is there, whole, as soon as append returns."""
+        path = self.folder / f"rank_{rank}.scores"
+        with telling_if_full(path, torch.empty(self._shape)), open(path, "ab") as file:
+            if size := file.seek(0, 2):
+                file.truncate(size - (size - len(self._header)) % self._record_bytes)
+            else:
+                file.write(self._header)
+            yield KeptFile(file)
+
+    def read(self) -> tuple[list[int], Tensor]:
+        """Indices of the videos, ascending, and their logits float32 [N, V, K]."""
+        indices = self.indices()
+        rows = {index: row for row, index in enumerate(indices)}
+        logits = np.empty((len(indices), *self._shape), np.float32)
+        for index, values in self._records():
+            logits[rows[index]] = np.frombuffer(values, "<f4").reshape(self._shape)
+        return indices, torch.from_numpy(logits)
+
+    def remove(self) -> None:
+        """Take the files away, and the folder."""
+        for path in self._files():
+            path.unlink()
+        with suppress(OSError):  # somebody has put something else there
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("rank_*.scores"))
+
+    def _records(self) -> Iterator[tuple[int, bytes]]:
+        """Index and bytes of the logits of every sound record."""
+        for path in self._files():
+            with open(path, "rb") as file:
+                if file.read(len(self._header)) != self._header:
+                    continue
+                while len(record := file.read(self._record_bytes)) == self._record_bytes:
+                    (index,), (checksum,) = struct.unpack("<q", record[:8]), struct.unpack("<I", record[-4:])
+                    if zlib.crc32(record[:-4]) == checksum and 0 <= index < self._num_videos:
+                        yield index, record[8:-4]
+
+    def _difference(self, start: bytes) -> str | None:
+        """In what another file, which begins so, is of another test; None if it was killed before it held a record."""
+        line, end, _ = start.removeprefix(MAGIC).partition(b"\n")
+        if self._header.startswith(start):
+            return None
+        try:
+            other = json.loads(line) if end and start.startswith(MAGIC) else None
+        except ValueError:
+            other = None
+        if not isinstance(other, dict):
+            return "a file of them is damaged"
+        names = sorted({name for name in {*other, *self._fingerprint} if other.get(name) != self._fingerprint.get(name)})
+        return f"different: {', '.join(names)}"
+
+
+class KeptFile:
+    """The file of one rank, open for more records."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def append(self, index: int, logits: Tensor) -> None:
+        """Keep the logits float32 [V, K] of a video, whatever happens to this process afterwards."""
+        record = struct.pack("<q", index) + logits.numpy().astype("<f4").tobytes()
+        self._file.write(record + struct.pack("<I", zlib.crc32(record)))
+        self._file.flush()
