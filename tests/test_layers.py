@@ -16,7 +16,7 @@ LEVELS = [
     {"nonfinite"},
     {"run"},
     {"train", "predict", "explain", "info", "convert", "bench"},
-    {"cli_data"},
+    {"cli_data", "report"},
     {"cli"},
     {"__main__", "__init__"},
 ]

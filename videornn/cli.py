@@ -178,6 +178,19 @@ def convert(
     say(f"wrote {out}")
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    out: Annotated[Optional[Path], typer.Option(help="The file to write; by default RUN/report.html.")] = None,
+) -> None:
+    """Write a run as one HTML page: curves, test, videos to look at, attention, data, settings."""
+    from videornn.report import write_report
+
+    check_folder("--out", out)
+    page = write_report(run, out, say)
+    say(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
+
+
 def main() -> None:
     """Run the command line; what went wrong becomes one sentence and exit code 2, a lost rank exit code 3."""
     code = _run()
