@@ -49,7 +49,7 @@ def attention_blocks(model: nn.Module) -> dict[str, AttentionBlock]:
     return {name: module for name, module in model.named_modules() if isinstance(module, AttentionBlock)}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def observe(model: nn.Module, clip: Tensor) -> Observed:
     """Run a clip, float [1, 3, T, H, W], through a ResNet3d in eval mode."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -75,7 +75,7 @@ def observe(model: nn.Module, clip: Tensor) -> Observed:
             hook.remove()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def block_maps(block: AttentionBlock, x: Tensor, places: Places, queries: list[Query]) -> BlockMaps:
     """Maps of a block for its input x [1, C, T', H', W'], which lies at places of the clip; of the map, only these rows."""
     pooled = block.key_pool(x)

@@ -31,7 +31,7 @@ MEANING = {
 }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def block_numbers(block: AttentionBlock, x: Tensor, output: Tensor) -> dict[str, float]:
     """The numbers of MEANING that this block has, for its input and output [1, C, T, H, W]."""
     pooled = block.key_pool(x)
@@ -55,6 +55,7 @@ def change(x: Tensor, output: Tensor) -> float:
     return ((output - x).float().norm() / x.float().norm().clamp_min(1e-12)).item()
 
 
+@torch.no_grad()
 def map_numbers(map_rows: MapRows, num_queries: int, device: torch.device) -> tuple[Tensor, float, float]:
     """Mean map m_j [groups, M], query dependence and share of effective keys of a map, from its rows.
 
@@ -81,7 +82,7 @@ def overlap(unary: Tensor, mean_map: Tensor) -> float:
     return torch.minimum(unary, mean_map).sum(dim=1).mean().item()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pairwise_share(block: NonLocal, x: Tensor) -> float:
     """P / (P + U), P = mean_i Var_j of the whitened pairwise logits, U = Var_j of the unary ones (NonLocal.split).
 

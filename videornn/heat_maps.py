@@ -244,7 +244,8 @@ def _times(multiple: float) -> str:
 
 def _mark(axes: Axes, query: Query, number: int, size: tuple[int, int]) -> list[Text]:
     """A query point on a picture of this height and width."""
-    x, y = query.x * size[1] - 0.5, query.y * size[0] - 0.5
+    # at an edge it moves in a little, or it would seem to belong to the next picture
+    x, y = (min(max(at, 0.05), 0.95) * length - 0.5 for at, length in ((query.x, size[1]), (query.y, size[0])))
     options = {"color": "white", "weight": "bold", "path_effects": OUTLINE, "clip_on": False}
     plus = axes.text(x, y, "+", fontsize=17, ha="center", va="center_baseline", **options)
     away = (-9 if query.x > 0.8 else 9, -9 if query.y < 0.2 else 8)

@@ -25,7 +25,12 @@ IDLE = 0.01  # change below which a block hardly matters
 _SCOPE = {
     "spacetime": "all {} places of the clip",
     "space": "the {} places of its own frame",
-    "time": "the same place in {} frames",
+    "time": "its own place at {} moments",
+}
+_UNARY = {
+    "spacetime": "what all points look at, whichever is asked",
+    "space": "what all points of a frame look at",
+    "time": "what the points of a place look at, of all its moments",
 }
 
 
@@ -45,15 +50,18 @@ def block_captions(block: AttentionBlock, x: Tensor, numbers: dict[str, float]) 
 def block_heat_maps(block: AttentionBlock, maps: BlockMaps, seconds: Sequence[float]) -> list[HeatMap]:
     """The maps of a block as they are drawn, with their captions."""
     heat_maps = []
-    name, term = ("pairwise", "") if isinstance(block, PairwiseNonLocal) else ("attention", " (one softmax)")
+    name = "pairwise" if isinstance(block, PairwiseNonLocal) else "attention"
+    where = {"spacetime": "over all frames", "space": "in its own frame", "time": "at its own place in all frames"}[
+        block.axes
+    ]
     if maps.unary is not None:
-        heat_maps.append(_heat_map("unary", "what all points look at, whichever is asked", maps.unary, maps.places, seconds))
+        heat_maps.append(_heat_map("unary", _UNARY[block.axes], maps.unary, maps.places, seconds))
     if maps.unary_term is not None:
         text = "what this map would be, for all points, without its pairwise term"
         heat_maps.append(_heat_map("unary term alone", text, maps.unary_term, maps.places, seconds))
     for number, (query, heat) in enumerate(zip(maps.queries, maps.maps, strict=True), start=1):
-        text = f"what point +{number} looks at, over all frames"
-        heat_maps.append(_heat_map(f"{name} +{number}{term}", text, heat, maps.places, seconds, query, number))
+        text = f"what point +{number} looks at, {where}"
+        heat_maps.append(_heat_map(f"{name} +{number}", text, heat, maps.places, seconds, query, number))
         if maps.pairwise_terms:
             text = f"what the map of +{number} would be without its unary term"
             heat = maps.pairwise_terms[number - 1]
@@ -72,7 +80,10 @@ def grad_cam_captions(class_name: str, score: float, stage: str, cam: Tensor) ->
         "moment.",
     ]
     if not cam.any():
-        captions.append(f"Nothing in this clip speaks for {class_name!r}: the map is empty, which is not a fault of it.")
+        captions.append(
+            f"The map is empty: the features of {stage}, weighted by mean gradients, nowhere speak for {class_name!r}. "
+            "That says more about Grad-CAM than about the clip; try another stage (--stage)."
+        )
     return captions
 
 
@@ -97,8 +108,8 @@ def _what(block: AttentionBlock, scope: str) -> str:
             "either term alone show which one made the map."
         )
     return (
-        f"A non-local block without a softmax adds to every point of the clip what it finds at {scope}. Blue: what it finds "
-        "there is taken away."
+        f"A non-local block without a softmax adds to every point of the clip what it finds at {scope}. What it finds at "
+        "blue places is taken away."
     )
 
 
@@ -121,6 +132,9 @@ def _found(block: AttentionBlock, numbers: dict[str, float], num_keys: int) -> s
             )
         else:
             said.append(f"A point looks, in effect, at {num_effective:.0f} of {num_keys} places.")
+    if "unary_effective_keys" in numbers:
+        num_effective = numbers["unary_effective_keys"] * num_keys
+        said.append(f"The unary map covers, in effect, {num_effective:.0f} of {num_keys} places.")
     if "overlap" in numbers:
         said.append(f"Unary and mean pairwise map have {_percent(numbers['overlap'])} of their weight in common.")
     if "pairwise_share" in numbers:
