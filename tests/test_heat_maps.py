@@ -48,7 +48,7 @@ def test_a_bright_place_glows_in_its_row_and_frame_of_the_sheet(tmp_path: Path) 
     glow = (picture[..., 0] - picture[..., 2] > 90) & (picture[..., 0] > 200)
     glow[:, -130:] = False  # the colour scale
     rows, columns = glow.nonzero()
-    assert len(rows) > 20
+    assert len(rows) >= 12
     # cells are 1.5 inches of 110 pixels, the last of four ends 0.18 + 0.85 + 0.05 inches before the right edge
     right = picture.shape[1] - 110 * (0.18 + 0.85 + 0.05)
     bottom = picture.shape[0] - 110 * (0.18 + 0.05)

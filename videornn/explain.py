@@ -125,7 +125,9 @@ def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
     data = trained.config.data
     spec = view_spec(data, trained.config.test.model_copy(update={"num_clips": 1, "num_crops": 1}))
     if start is not None and data.sampling == "segments":
-        raise UserError(f"--start {start:g}: this network takes frames of the whole video (data.sampling is segments)")
+        raise UserError(
+            f"--start {start:g}: this network takes frames of the whole video (data.sampling is segments); leave --start out"
+        )
     seconds: list[float] = []
 
     def choose(opened: FrameVideo) -> Tensor:
