@@ -67,6 +67,18 @@ def test_it_finds_the_place_that_makes_the_class() -> None:
     assert red.nonzero().tolist() == [[1, 10, 20]] and green.nonzero().tolist() == [[3, 40, 50]]
 
 
+def test_what_lies_before_the_stage_keeps_nothing_for_a_gradient() -> None:
+    model, modes = _network("slow"), {}
+    for part in ("stem", "res2", "res3", "res4", "res5"):
+        hook = lambda module, inputs, part=part: modes.__setitem__(part, torch.is_grad_enabled())  # noqa: E731
+        getattr(model, part).register_forward_pre_hook(hook)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            grad_cam(model, torch.randn(1, 3, 4, 32, 32), "res3", 0)
+            assert torch.is_grad_enabled() == enabled
+        assert modes == {"stem": False, "res2": False, "res3": False, "res4": True, "res5": True}
+
+
 def test_by_default_the_deepest_stage_that_says_where() -> None:
     grids = {"res2": (8, 56, 56), "res3": (8, 28, 28), "res4": (8, 14, 14), "res5": (8, 7, 7)}
     assert default_stage(grids) == "res5"

@@ -25,15 +25,17 @@ def grad_cam(model: nn.Module, clip: Tensor, stage: str, label: int) -> Tensor:
     kept: list[Tensor] = []
 
     def cut(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())  # what comes before needs no gradient, nor the memory for it
+        kept.append(output.detach().requires_grad_())
+        torch.set_grad_enabled(True)  # to the end of the pass: what came before needs no gradient, nor the memory for it
         return kept[0]
 
     hook = getattr(model, stage).register_forward_hook(cut)
     try:
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(model(clip)[0, label], kept)
+        with torch.no_grad():
+            logit = model(clip)[0, label]
     finally:
         hook.remove()
+    (gradient,) = torch.autograd.grad(logit, kept)
     weights = gradient.float().mean(dim=(2, 3, 4))  # [1, C]
     return torch.einsum("bc,bcthw->thw", weights, kept[0].detach().float()).relu().cpu()
 
