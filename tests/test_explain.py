@@ -1,49 +1,98 @@
-"""Maps of a query point, whatever the block and its axes."""
+"""The whole of explain: any network, wrong input, what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from videornn.explain import Query, attention_maps
-from videornn.models import ATTENTION_KINDS
-from videornn.models.nonlocal_block import DisentangledNonLocal
+from videornn.config import load_config
+from videornn.explain import explain, load_clip, number_lines
+from videornn.models import build_model
+from videornn.trained import Trained, normalization
 
-EVERYWHERE = slice(None)
-# the group of the cell (1, 2, 3), as an index of [D, T, H, W]
-GROUPS = {
-    "spacetime": (EVERYWHERE, EVERYWHERE, EVERYWHERE, EVERYWHERE),
-    "space": (EVERYWHERE, 1, EVERYWHERE, EVERYWHERE),
-    "time": (EVERYWHERE, EVERYWHERE, 2, 3),
-}
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
 
-@pytest.mark.parametrize(
-    ("axes", "key_pool"), [("spacetime", None), ("spacetime", (1, 2, 2)), ("space", (1, 2, 2)), ("time", (2, 1, 1))]
-)
-def test_maps_are_the_softmaxes_of_the_group_of_the_query_point(axes: str, key_pool) -> None:
+def _trained(*settings: str) -> Trained:
     torch.manual_seed(0)
-    block = DisentangledNonLocal(4, 4, key_pool=key_pool, axes=axes, temperature=1.0)
-    nn.init.normal_(block.query.weight), nn.init.normal_(block.key.weight), nn.init.normal_(block.mask.weight)
-    x = torch.randn(1, 4, 4, 4, 6)
-    maps = attention_maps("res3.0.attention", block, x, 8, [Query(frame=3, y=0.6, x=0.5)])  # frames 2 and 3 are step 1
-    group = GROUPS[axes]
-    with torch.no_grad():
-        pooled = block.key_pool(x)
-        query, key, mask = block.query(x)[0], block.key(pooled)[0], block.mask(pooled)[0]
-    queries, keys = query[group].flatten(1), key[group].flatten(1)
-    logits = (query[:, 1, 2, 3] - queries.mean(1)) @ (keys - keys.mean(1, keepdim=True)) / 2
-    expected = torch.zeros(key.shape[1:])
-    expected[group[1:]] = torch.softmax(logits, 0).reshape(expected[group[1:]].shape) * keys.shape[1]
-    torch.testing.assert_close(maps.pairwise[0], expected)
-    unary = torch.softmax(mask[group].flatten(), 0) * keys.shape[1]
-    torch.testing.assert_close(maps.unary[group[1:]].flatten(), unary)
+    sizes = ["data.num_frames=4", "data.temporal_stride=4", "test.crop_size=32", "test.short_side=32", "model.width=8"]
+    config = load_config(CONFIG, [*sizes, "model.num_classes=3", *settings])
+    model = build_model(config.model).eval()
+    return Trained(config, model, ("stand up", "sit_down", "wave"), 0, *normalization(config, torch.device("cpu")))
 
 
-@pytest.mark.parametrize("kind", list(ATTENTION_KINDS))
-@pytest.mark.parametrize("axes", ["spacetime", "space", "time"])
-def test_every_kind_of_block_can_be_looked_at(kind: str, axes: str) -> None:
-    block = ATTENTION_KINDS[kind](8, axes=axes)
-    maps = attention_maps("res3.0.attention", block, torch.randn(1, 8, 3, 8, 8), 6, [])
-    assert (maps.unary is not None) == (kind in ("unary", "gc", "dnl"))
-    assert len(maps.queries) == len(maps.pairwise) == (0 if kind in ("unary", "gc") else 2)
-    assert all(heat.shape == (3, 8, 8) and heat.isfinite().all() for heat in maps.pairwise)
+@pytest.mark.parametrize("name", ["r3d", "r2plus1d", "slow", "i3d", "c2d"])
+def test_networks_without_attention_get_grad_cam_alone(name: str, make_video, tmp_path: Path) -> None:
+    trained = _trained(f"model.name={name}", "model.attention.kind=none")
+    video = make_video(tmp_path / "a.mp4", 40)
+    written = explain(trained, str(video), tmp_path / "out", [], class_name="Sit Down", stage="res4", movies=False)
+    assert [path.name for path in written] == ["a_grad_cam.png", "a_numbers.json"]
+    content = json.loads(written[-1].read_text())
+    assert content["blocks"] == [] and content["grad_cam"]["class"] == "sit_down" and content["grad_cam"]["stage"] == "res4"
+    assert number_lines(written[-1]) == []
+
+
+def test_every_block_of_a_deep_network_has_its_sheet_movie_and_numbers(make_video, tmp_path: Path) -> None:
+    trained = _trained("model.depth=18", "model.attention.kind=nl", "model.attention.places={res3: all}")
+    written = explain(trained, str(make_video(tmp_path / "a.b.mp4", 40)), tmp_path, [])
+    blocks = ["res3.0", "res3.1"]
+    names = [f"a.b_{name}.{kind}" for name in [*blocks, "grad_cam"] for kind in ("png", "mp4")]
+    assert [path.name for path in written] == [*names, "a.b_numbers.json"]
+    assert all(path.is_file() for path in written)
+    content = json.loads(written[-1].read_text())
+    assert [block["name"] for block in content["blocks"]] == blocks
+    assert all(
+        {"change", "query_dependence", "effective_keys", "pairwise_share"} <= set(block) for block in content["blocks"]
+    )
+    assert {"change", "query_dependence"} <= set(content["meaning"]) and content["prediction"][
+        "class"
+    ] in trained.class_names
+    assert number_lines(written[-1])[0].startswith("res3.0 (nl): change 0.000, query dependence ")
+
+
+def test_a_clip_starts_where_it_is_asked_to(make_video, read_frame_numbers, tmp_path: Path) -> None:
+    trained = _trained("data.sampling_fps=25")
+    video = str(make_video(tmp_path / "a.mp4", 60))
+    middle, late = load_clip(trained, video), load_clip(trained, video, 1.2)
+    assert middle.seconds == pytest.approx([(60 - 16) // 2 / 25 + 0.16 * frame for frame in range(4)])
+    assert late.seconds == pytest.approx([1.2, 1.36, 1.52, 1.68])
+    assert read_frame_numbers(torch.from_numpy(late.frames)) == pytest.approx([30, 34, 38, 42], abs=1)
+    end = load_clip(trained, video, 2.3)
+    assert end.seconds == pytest.approx([57 / 25, 59 / 25, 59 / 25, 59 / 25])  # the last frame repeats
+
+
+def test_wrong_input_is_one_sentence_and_exit_code_2(videornn, tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:
+    checkpoint = tiny_run / "checkpoints/best.pt"
+    video = motion_set / "videos/test/approach/approach_0000.mp4"
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "text.mp4").write_text("no video")
+    out = tmp_path / "out"
+    for arguments, message in (
+        ([video, "--out", out, "--query", "9,0.5,0.5"], "frames 0 to 3"),
+        ([video, "--out", out, "--query", "1,2"], "is not T,Y,X"),
+        ([video, "--out", out, "--query", "1,0.5,1.5"], "shares in 0..1"),
+        ([video, "--out", out, "--class", "orbit cv"], "did you mean 'orbit_cw'?"),
+        ([video, "--out", out, "--stage", "layer4"], "the stages are res2, res3, res4, res5"),
+        ([video, "--out", out, "--start", "99"], "outside the video, which has seconds 0 to "),
+        ([video, "--out", out, "--start", "-1"], "outside the video"),
+        ([video, "--out", out, "--start", "nan"], "outside the video"),
+        ([tmp_path / "text.mp4", "--out", out], "text.mp4: cannot be decoded"),
+        ([tmp_path / "none.mp4", "--out", out], "none.mp4: no such file"),
+        ([video, "--out", tmp_path / "file"], "file: the folder cannot be made"),
+        ([video, "--out", tmp_path / "file/deeper"], "deeper: the folder cannot be made"),
+    ):
+        code, _, err = videornn("explain", checkpoint, *arguments)
+        assert code == 2 and message in err and err.count("\n") == 1, (arguments, err)
+    assert not out.exists()
+
+
+def test_a_full_disk_is_said(room_for_files, make_video, tmp_path: Path) -> None:
+    from videornn.errors import UserError
+
+    trained, video = _trained(), str(make_video(tmp_path / "a.mp4", 40))
+    with room_for_files(5000), pytest.raises(UserError, match="cannot be written"):
+        explain(trained, video, tmp_path / "out", [])
+    assert not list((tmp_path / "out").iterdir())

@@ -6,12 +6,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
     {"errors", "schema", "lamb"},
-    {"rank_store", "signals"},
+    {"rank_store", "signals", "clip_places"},
     {"rank_watch"},
     {"config", "console", "data", "models", "metrics", "plots", "optim", "ema"},
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
-    {"engine", "multigrid", "run_folder", "scores", "kept_scores"},
-    {"trained", "results"},
+    {"engine", "multigrid", "run_folder", "scores", "kept_scores", "attention_maps", "heat_maps", "grad_cam"},
+    {"trained", "results", "attention_numbers", "map_words"},
     {"evaluate", "meter", "precise_bn", "preflight", "resume"},
     {"nonfinite"},
     {"run"},

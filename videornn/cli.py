@@ -123,20 +123,31 @@ def infer(
 
 @app.command()
 def explain(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of a network with attention blocks.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
     video: Annotated[str, typer.Argument(help="The video to look at.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for pictures, movies and numbers.")],
     query: Annotated[
         Optional[list[str]],
         typer.Option(metavar="T,Y,X", help="Query point: frame of the clip, and place as shares 0..1 of height and width."),
     ] = None,
+    start: Annotated[Optional[float], typer.Option(help="Second at which the clip starts.")] = None,
+    stage: Annotated[
+        Optional[str], typer.Option(help="Of Grad-CAM: res2 to res5; by default the deepest that is not too coarse.")
+    ] = None,
+    class_name: Annotated[Optional[str], typer.Option("--class", help="Of Grad-CAM; by default the predicted one.")] = None,
 ) -> None:
-    """Draw what the attention blocks look at."""
+    """Draw what a network looks at: the maps of its attention blocks, and Grad-CAM."""
+    from videornn.clip_places import parse_query
     from videornn.explain import explain as run
-    from videornn.explain import parse_query
+    from videornn.explain import number_lines
+    from videornn.trained import load_trained
 
-    for picture in run(checkpoint, video, out, [parse_query(text) for text in query or []]):
-        say(f"wrote {picture}")
+    queries = [parse_query(text) for text in query or []]
+    written = run(load_trained(checkpoint), video, out, queries, start=start, stage=stage, class_name=class_name)
+    for line in number_lines(written[-1]):
+        say(line)
+    for path in written:
+        say(f"wrote {path}")
 
 
 @app.command()

@@ -1,153 +1,196 @@
-"""What the attention blocks look at: unary and pairwise maps of one clip, drawn on its frames."""
+"""What a network looks at in a video: the maps of its attention blocks and Grad-CAM, drawn on the frames of one clip."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+import json
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from torch import Tensor
 
-from videornn.data.dataset import load_views
+from videornn.attention_maps import attention_blocks, block_maps, observe, over_even, strongest_points
+from videornn.attention_numbers import MEANING, block_numbers
+from videornn.clip_places import Places, Query
+from videornn.data.decoding import read_frames
+from videornn.data.files import write_text
+from videornn.data.label_maps import class_key
 from videornn.data.loader import view_spec
+from videornn.data.sampling import clip_indices
+from videornn.data.video import FrameVideo
 from videornn.engine import to_model_input
 from videornn.errors import UserError
+from videornn.grad_cam import default_stage, grad_cam
+from videornn.heat_maps import HeatMap, Scene, draw_movie, draw_sheet
+from videornn.map_words import block_captions, block_heat_maps, grad_cam_captions
 from videornn.models.nonlocal_block import AttentionBlock
-from videornn.plots import plot_attention
-from videornn.trained import load_trained
-
-NUM_CHOSEN_QUERIES = 2
+from videornn.models.resnet3d import STAGES
+from videornn.trained import Trained
 
 
 @dataclass(frozen=True)
-class Query:
-    """A query point: frame of the clip, and place in it as shares of height and width in 0..1."""
+class Clip:
+    """views uint8 [1, 3, T, S, S] as the network sees them, and when the frames appear in the video, in seconds [T]."""
 
-    frame: int
-    y: float
-    x: float
+    views: Tensor
+    seconds: list[float]
 
-
-@dataclass(frozen=True)
-class AttentionMaps:
-    """Attention of one block over the T frames of a clip, in multiples of the uniform weight (1 = as if spread evenly).
-
-    unary: float [t, h, w], or None if the block has no weights that all queries share; pairwise: for each query float
-    [t, h, w], none if the block has no weights that differ between queries. t, h, w is the grid of key positions.
-    """
-
-    block: str
-    unary: Tensor | None
-    queries: list[Query]
-    pairwise: list[Tensor]
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 [T, S, S, 3]."""
+        return self.views[0].permute(1, 2, 3, 0).numpy()
 
 
-def parse_query(text: str) -> Query:
-    """A query point written as T,Y,X; raises UserError if it is not one."""
-    parts = text.split(",")
-    try:
-        frame, y, x = int(parts[0]), float(parts[1]), float(parts[2])
-    except (ValueError, IndexError) as error:
-        raise UserError(
-            f"--query {text!r} is not T,Y,X: a frame number and two shares of 0..1, such as 4,0.5,0.5"
-        ) from error
-    if len(parts) != 3 or frame < 0 or not (0 <= y < 1 and 0 <= x < 1):
-        raise UserError(f"--query {text!r}: T counts from 0, and Y and X are shares in 0..1 (1 left out)")
-    return Query(frame, y, x)
-
-
-def explain(checkpoint: str | Path, video: str, out: Path, queries: list[Query]) -> list[Path]:
-    """Draw one picture per attention block for the middle clip (centre crop) of a video.
+def explain(
+    trained: Trained,
+    video: str,
+    out: Path,
+    queries: list[Query],
+    *,
+    start: float | None = None,
+    stage: str | None = None,
+    class_name: str | None = None,
+    movies: bool = True,
+) -> list[Path]:
+    """Draw the maps of every attention block, and Grad-CAM, for one clip (centre crop) of a video, and write their numbers.
 
     Args:
-        queries: points whose pairwise maps are drawn; if empty, the points of the middle frame with the sharpest maps.
+        queries: points whose maps are drawn; if empty, of every block the points to which it adds most.
+        start: second of the video at which the clip starts; by default it is the clip in the middle.
+        stage: of Grad-CAM, one of STAGES; by default what default_stage chooses.
+        class_name: of Grad-CAM; by default the predicted class.
+        movies: write an mp4 beside every picture.
 
     Returns:
-        The pictures, in the order of the blocks.
+        What was written: a picture and a movie for every block in their order, those of Grad-CAM, the numbers as JSON.
 
     Raises:
-        UserError: the checkpoint or video cannot be read, the network has no attention block, a query is outside the clip.
+        UserError: the video cannot be read, the folder cannot be written, a query or the start is outside, there is no
+            such stage or class.
     """
-    trained = load_trained(checkpoint)
-    config, model, class_names = trained.config, trained.model, trained.class_names
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, AttentionBlock)}
-    if not blocks:
-        raise UserError(f"{checkpoint}: this network has no attention block to look at (model.attention.kind is none)")
-    one_view = config.test.model_copy(update={"num_clips": 1, "num_crops": 1})
-    spec, data = view_spec(config.data, one_view), config.data
-    clip = load_views(video, spec, decoder=data.decoder, timeout=data.timeout)  # uint8 [1, 3, T, H, W]
+    label = None if class_name is None else _find_class(class_name, trained.class_names)
+    if stage is not None and stage not in STAGES:
+        raise UserError(f"--stage {stage}: there is no such stage; the stages are {', '.join(STAGES)}")
+    clip = load_clip(trained, video, start)
+    last = len(clip.seconds) - 1
     for query in queries:
-        if query.frame >= clip.shape[2]:
-            raise UserError(f"--query frame {query.frame} is outside the clip, which has frames 0 to {clip.shape[2] - 1}")
-    inputs, logits = block_inputs(model, blocks, to_model_input(clip, trained.mean, trained.std))
-    score, best = logits.softmax(dim=1)[0].max(dim=0)
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    for name, block in blocks.items():
-        maps = attention_maps(name, block, inputs[name], clip.shape[2], queries)
-        title = f"{Path(video).name}: {class_names[int(best)]} ({100 * float(score):.0f} %)"
-        picture = out / f"{Path(video).stem}_{name.removesuffix('.attention')}.png"
-        plot_attention(picture, clip[0].permute(1, 2, 3, 0), maps, title)
-        pictures.append(picture)
-    return pictures
-
-
-@torch.inference_mode()
-def block_inputs(model: nn.Module, blocks: dict[str, nn.Module], clips: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """What goes into each of these blocks for clips [B, 3, T, H, W], by name, and the logits [B, K]."""
-    inputs: dict[str, Tensor] = {}
-    hooks = [
-        block.register_forward_pre_hook(lambda module, arguments, name=name: inputs.__setitem__(name, arguments[0]))
-        for name, block in blocks.items()
-    ]
+        if query.frame > last:
+            raise UserError(f"--query frame {query.frame} is outside the clip, which has frames 0 to {last}")
+    _make_folder(out)
+    inputs = to_model_input(clip.views, trained.mean, trained.std)
+    seen = observe(trained.model, inputs)
+    scores = seen.logits.softmax(dim=0).cpu()
+    predicted = int(scores.argmax())
+    best = {"class": trained.class_names[predicted], "score": round(float(scores[predicted]), 6)}
+    stem, title = Path(video).stem, f"{Path(video).name}: recognised as {best['class']} ({100 * best['score']:.0f} %)"
+    written, records = [], []
     try:
-        return inputs, model(clips)
-    finally:
-        for hook in hooks:
-            hook.remove()
+        for name, block in attention_blocks(trained.model).items():
+            short = name.removesuffix(".attention")
+            captions, maps, numbers = _explain_block(
+                block, *seen.blocks[name], seen.places[name.split(".")[0]], clip, queries
+            )
+            scene = Scene(f"{title}; attention after {short}", captions, clip.frames, clip.seconds, maps)
+            written += _draw(out / f"{stem}_{short}", scene, movies)
+            records.append({"name": short, "kind": trained.config.model.attention.kind, **numbers})
+        stage = stage or default_stage({name: places.grid for name, places in seen.places.items()})
+        label = predicted if label is None else label
+        asked = {"class": trained.class_names[label], "score": round(float(scores[label]), 6)}
+        cam = grad_cam(trained.model, inputs, stage, label)
+        text, heat = f"what speaks for {asked['class']!r}", over_even(cam.flatten()).reshape(cam.shape)
+        heat_map = HeatMap(f"Grad-CAM of {stage}", text, heat, seen.places[stage])
+        captions = grad_cam_captions(asked["class"], asked["score"], stage, cam)
+        scene = Scene(f"{title}; Grad-CAM of {stage}", captions, clip.frames, clip.seconds, [heat_map])
+        written += _draw(out / f"{stem}_grad_cam", scene, movies)
+        content = {
+            "video": str(video),
+            "frame_seconds": [round(second, 4) for second in clip.seconds],
+            "prediction": best,
+            "blocks": records,
+            "grad_cam": {"stage": stage, **asked, "grid": list(cam.shape)},
+            "meaning": MEANING,
+        }
+        written.append(out / f"{stem}_numbers.json")
+        write_text(written[-1], json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    return written
 
 
-def attention_maps(name: str, block: AttentionBlock, x: Tensor, num_frames: int, queries: list[Query]) -> AttentionMaps:
-    """Maps of one block for its input x [1, C, T', H', W'] of a clip of num_frames frames."""
-    pairwise, unary = block.attention(x)  # [groups, N, M], [groups, M]
-    grid, key_grid = x.shape[2:], block.attention_grid(x)
-    if unary is not None:
-        groups_last = unary.T if block.axes == "time" else unary
-        unary = groups_last.reshape(key_grid).cpu() * unary.shape[1]
-    if pairwise is None:
-        return AttentionMaps(name, unary, [], [])
-    queries = queries or _sharpest_queries(block, pairwise.abs(), grid, num_frames)
-    cells = [(q.frame * grid[0] // num_frames, int(q.y * grid[1]), int(q.x * grid[2])) for q in queries]
-    return AttentionMaps(name, unary, queries, [_map_of(block, pairwise, cell, grid, key_grid) for cell in cells])
+def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
+    """The clip of a video, centre crop, that starts at a second, or the middle one; raises UserError."""
+    data = trained.config.data
+    spec = view_spec(data, trained.config.test.model_copy(update={"num_clips": 1, "num_crops": 1}))
+    if start is not None and data.sampling == "segments":
+        raise UserError(
+            f"--start {start:g}: this network takes frames of the whole video (data.sampling is segments); leave --start out"
+        )
+    seconds: list[float] = []
+
+    def choose(opened: FrameVideo) -> Tensor:
+        if start is None:
+            indices = spec.choose(opened)
+        elif 0 <= start < opened.duration:
+            first, step = int(start * opened.fps), spec.clip.frame_step(opened.fps)
+            indices = clip_indices(opened.num_frames, data.num_frames, step, first, data.short_videos)
+            indices = opened.on_screen(indices)
+        else:
+            raise UserError(f"--start {start:g} is outside the video, which has seconds 0 to {opened.duration:.2f}: {video}")
+        seconds[:] = opened.times[indices.numpy()].tolist()
+        return indices
+
+    return Clip(spec.cut(read_frames(video, choose, decoder=data.decoder, timeout=data.timeout)), seconds)
 
 
-def _map_of(
-    block: AttentionBlock, pairwise: Tensor, cell: tuple[int, int, int], grid: tuple[int, ...], key_grid: tuple[int, ...]
-) -> Tensor:
-    """What the query in a cell (t, y, x) of the grid attends to, [t, h, w]; zero where it cannot look."""
-    frame, place = cell[0], cell[1] * grid[2] + cell[2]
-    heat = torch.zeros(key_grid, device=pairwise.device)
-    if block.axes == "space":
-        heat[frame] = pairwise[frame, place].reshape(key_grid[1:]).float()
-    elif block.axes == "time":
-        heat[:, cell[1], cell[2]] = pairwise[place, frame].float()
-    else:
-        heat = pairwise[0, frame * grid[1] * grid[2] + place].reshape(key_grid)
-    return heat.cpu() * pairwise.shape[2]
+def _explain_block(
+    block: AttentionBlock, x: Tensor, output: Tensor, places: Places, clip: Clip, queries: list[Query]
+) -> tuple[list[str], list[HeatMap], dict[str, Any]]:
+    """Captions, maps and numbers of a block, from its input and output [1, C, T, H, W]."""
+    points = queries or (strongest_points(x, output, places) if block.has_queries else [])
+    maps, numbers = block_maps(block, x, places, points), block_numbers(block, x, output)
+    heat_maps = block_heat_maps(block, maps, clip.seconds)
+    return block_captions(block, x, numbers), heat_maps, {"queries": [asdict(query) for query in maps.queries], **numbers}
 
 
-def _sharpest_queries(block: AttentionBlock, pairwise: Tensor, grid: tuple[int, ...], num_frames: int) -> list[Query]:
-    """Points of the middle frame whose maps [groups, N, M] are furthest from uniform, a quarter of the frame apart."""
-    shares = pairwise / pairwise.sum(dim=2, keepdim=True).clamp_min(1e-12)
-    sharpness = -torch.special.entr(shares).sum(dim=2)  # minus the entropy
-    sharpness = (sharpness.T if block.axes == "time" else sharpness).reshape(grid)[grid[0] // 2]  # [H', W']
-    rows, columns = torch.meshgrid(torch.arange(grid[1]), torch.arange(grid[2]), indexing="ij")
-    free = torch.ones(grid[1:], dtype=torch.bool)
-    queries: list[Query] = []
-    while len(queries) < NUM_CHOSEN_QUERIES and free.any():
-        row, column = divmod(int(sharpness.cpu().masked_fill(~free, -torch.inf).argmax()), grid[2])
-        # the frame in the middle of the block's time step
-        frame = (grid[0] // 2 * num_frames + num_frames // 2) // grid[0]
-        queries.append(Query(frame, (row + 0.5) / grid[1], (column + 0.5) / grid[2]))
-        free &= ((rows - row) / grid[1]) ** 2 + ((columns - column) / grid[2]) ** 2 > 0.25**2
-    return queries
+def _draw(path: Path, scene: Scene, movies: bool) -> list[Path]:
+    """A picture, and if asked for a movie, beside each other; path has no suffix."""
+    sheet = path.with_name(f"{path.name}.png")
+    draw_sheet(sheet, scene)
+    if not movies:
+        return [sheet]
+    draw_movie(path.with_name(f"{path.name}.mp4"), scene)
+    return [sheet, path.with_name(f"{path.name}.mp4")]
+
+
+def number_lines(path: Path) -> list[str]:
+    """The numbers that explain wrote, to be read: a line for every block."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    lines = []
+    for block in record["blocks"]:
+        numbers = [f"{name.replace('_', ' ')} {block[name]:.3f}" for name in MEANING if name in block]
+        lines.append(f"{block['name']} ({block['kind']}): {', '.join(numbers)}")
+    return lines
+
+
+def _find_class(name: str, class_names: tuple[str, ...]) -> int:
+    """Id of a class by its name, which may be spelt a little differently; raises UserError with the nearest name."""
+    keys = [class_key(known) for known in class_names]
+    if class_key(name) in keys:
+        return keys.index(class_key(name))
+    near = difflib.get_close_matches(class_key(name), keys, n=1, cutoff=0.0)
+    raise UserError(
+        f"--class {name!r} is not among the {len(keys)} classes of the network; did you mean "
+        f"{class_names[keys.index(near[0])]!r}?"
+    )
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: the folder cannot be made ({error.strerror}); choose another one") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out}: nothing can be written there; choose another folder")

@@ -10,6 +10,7 @@ position sees its own frame or its own place only, and B stands for all such gro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -21,6 +22,9 @@ from videornn.models.softmax_attention import at_least_float32, softmax_attentio
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+ALL = slice(None)
+MapRows = Callable[[Tensor | slice], Tensor]  # which of the queries -> their rows [B, R, M] of the map
 
 Axes = Literal["spacetime", "space", "time"]
 Gate = Literal["norm", "scalar"]
@@ -116,11 +120,15 @@ class AttentionBlock(nn.Module):
             share [B, M] (None if there are none). The M keys lie on the grid `attention_grid(x)`.
         """
         with torch.no_grad():
-            return self.weights(x, self.key_pool(x))
+            pooled = self.key_pool(x)
+            rows = self.map_rows(x, pooled)
+            return rows and rows(ALL), self.unary_weights(x, pooled)
 
-    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """See `attention`."""
-        raise NotImplementedError
+    def map_rows(self, x: Tensor, pooled: Tensor) -> MapRows | None:
+        """Weights that differ between queries, for the queries asked for: a map can be too large to exist as a whole."""
+
+    def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor | None:
+        """Weights [B, M] that all queries share."""
 
     @torch.no_grad()
     def attention_grid(self, x: Tensor) -> tuple[int, ...]:
@@ -164,23 +172,24 @@ class NonLocal(AttentionBlock):
         query, key = self.queries_and_keys(x, pooled)
         return self.gain(softmax_attention(query, key, self.positions(self.value(pooled)), self.scale))
 
-    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, None]:
-        return torch.softmax(_logits(*self.queries_and_keys(x, pooled), self.scale), dim=2), None
+    def map_rows(self, x: Tensor, pooled: Tensor) -> MapRows:
+        query, key = self.queries_and_keys(x, pooled)
+        return lambda rows: torch.softmax(_logits(query[:, rows], key, self.scale), dim=2)
 
     def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """q [B, N, D] and k [B, M, D]."""
         return self.positions(self.query(x)), self.positions(self.key(pooled))
 
     @torch.no_grad()
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
         """Whitened pairwise [B, N, M] and unary [B, M] logits whose sum has the softmax that `attention` returns.
 
         (q_i - mu_q) . (k_j - mu_k) and mu_q . k_j, scaled; q_i . k_j has two more terms, which do not depend on j and
-        cancel. Yin et al. 2020, section 3.1.
+        cancel. Yin et al. 2020, section 3.1. Of the queries, only the rows asked for.
         """
         query, key = self.queries_and_keys(x, self.key_pool(x))
         mean = at_least_float32(query).mean(dim=1, keepdim=True)
-        return _logits(_whiten(query), _whiten(key), self.scale), _logits(mean, key, self.scale)[:, 0]
+        return _logits(_whiten(query)[:, rows], _whiten(key), self.scale), _logits(mean, key, self.scale)[:, 0]
 
 
 class GaussianNonLocal(NonLocal):
@@ -205,9 +214,9 @@ class DotProductNonLocal(AttentionBlock):
         key, value = self.positions(self.key(pooled)), self.positions(self.value(pooled))
         return self.gain(self.positions(self.query(x)) @ ((key / key.shape[1]).transpose(1, 2) @ value))
 
-    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, None]:
+    def map_rows(self, x: Tensor, pooled: Tensor) -> MapRows:
         query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
-        return _logits(query, key, 1 / key.shape[1]), None
+        return lambda rows: _logits(query[:, rows], key, 1 / key.shape[1])
 
 
 class ConcatenationNonLocal(AttentionBlock):
@@ -230,9 +239,9 @@ class ConcatenationNonLocal(AttentionBlock):
         y = a.unsqueeze(2) * sum_v.gather(1, count) + sum_bv.gather(1, count)
         return self.gain(y.to(x.dtype))
 
-    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, None]:
+    def map_rows(self, x: Tensor, pooled: Tensor) -> MapRows:
         a, b = self._logits(x, pooled)
-        return torch.relu(a.unsqueeze(2) + b.unsqueeze(1)) / b.shape[1], None
+        return lambda rows: torch.relu(a[:, rows].unsqueeze(2) + b.unsqueeze(1)) / b.shape[1]
 
     def _logits(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """a [B, N] and b [B, M]: the shares of query and key in w_f . [q_i, k_j]."""
@@ -274,10 +283,10 @@ class UnaryNonLocal(AttentionBlock):
         self.mask = conv(channels, 1, 1, bias=False)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
-        return _weighted_sum(_unary_weights(self.positions(self.mask(pooled))), self.positions(self.value(pooled)))
+        return _weighted_sum(self.unary_weights(x, pooled), self.positions(self.value(pooled)))
 
-    def weights(self, x: Tensor, pooled: Tensor) -> tuple[None, Tensor]:
-        return None, _unary_weights(self.positions(self.mask(pooled)))
+    def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor:
+        return torch.softmax(at_least_float32(self.positions(self.mask(pooled)))[..., 0], dim=1)
 
 
 class GlobalContext(UnaryNonLocal):
@@ -326,12 +335,11 @@ class DisentangledNonLocal(PairwiseNonLocal):
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         query, key = self.queries_and_keys(x, pooled)
-        value, mask = self.positions(self.value(pooled)), self.positions(self.mask(pooled))
+        value = self.positions(self.value(pooled))
         pairwise = softmax_attention(query, key, value, self.scale)
-        return self.gain(pairwise) + _weighted_sum(_unary_weights(mask), value)
+        return self.gain(pairwise) + _weighted_sum(self.unary_weights(x, pooled), value)
 
-    def weights(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        return super().weights(x, pooled)[0], _unary_weights(self.positions(self.mask(pooled)))
+    unary_weights = UnaryNonLocal.unary_weights
 
 
 class Gain(nn.Module):
@@ -360,11 +368,6 @@ def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """The whole map q_i . k_j * scale [B, N, M], only for looking at."""
     with without_autocast(query.device):
         return at_least_float32(query) @ at_least_float32(key).transpose(1, 2) * scale
-
-
-def _unary_weights(mask: Tensor) -> Tensor:
-    """softmax_j(m_j), float32 [B, M], of m [B, M, 1]."""
-    return torch.softmax(at_least_float32(mask)[..., 0], dim=1)
 
 
 def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
