@@ -8,7 +8,8 @@ LEVELS = [
     {"errors", "schema", "lamb"},
     {"rank_store", "signals"},
     {"rank_watch"},
-    {"config", "console", "data", "models", "metrics", "plots", "optim", "ema"},
+    {"config", "console", "data", "models", "metrics", "plots", "timeline", "optim", "ema"},
+    {"overlay", "results"},
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
     {"engine", "multigrid", "run_folder"},
     {"trained"},
@@ -16,7 +17,7 @@ LEVELS = [
     {"nonfinite"},
     {"run"},
     {"train", "predict", "explain", "info", "convert", "bench"},
-    {"cli_data"},
+    {"cli_data", "cli_infer"},
     {"cli"},
     {"__main__", "__init__"},
 ]
