@@ -8,7 +8,8 @@ LEVELS = [
     {"errors", "schema", "lamb"},
     {"rank_store", "signals", "clip_places"},
     {"rank_watch"},
-    {"config", "console", "data", "models", "metrics", "plots", "optim", "ema"},
+    {"config", "console", "data", "models", "metrics", "plots", "timeline", "optim", "ema"},
+    {"overlay", "predictions"},
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
     {"engine", "multigrid", "run_folder", "scores", "kept_scores", "attention_maps", "heat_maps", "grad_cam"},
     {"trained", "results", "attention_numbers", "map_words"},
@@ -16,7 +17,7 @@ LEVELS = [
     {"nonfinite"},
     {"run"},
     {"train", "predict", "explain", "info", "convert", "bench"},
-    {"cli_data", "report"},
+    {"cli_data", "cli_infer", "report"},
     {"cli"},
     {"__main__", "__init__"},
 ]

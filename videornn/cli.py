@@ -5,7 +5,6 @@ Library modules are imported inside the commands, because torch takes seconds to
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -16,7 +15,8 @@ import typer
 from rich.console import Console
 
 from videornn.cli_data import Overrides, data_app
-from videornn.console import ProgressBar, check_folder, complain, fail, is_main, say
+from videornn.cli_infer import infer
+from videornn.console import ProgressBar, complain, fail, is_main, say
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import several_ranks
 from videornn.signals import Interrupted
@@ -83,42 +83,7 @@ def test(
         say("\n".join([*describe(result), f"results in {folder}"]))
 
 
-@app.command()
-def infer(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Videos, folders, lists or globs.")],
-    topk: Annotated[int, typer.Option(min=1, help="Classes to print per video.")] = 5,
-    json_file: Annotated[
-        Optional[Path], typer.Option("--json", help="Write the results as JSON ('-': to the screen).")
-    ] = None,
-    csv_file: Annotated[Optional[Path], typer.Option("--csv", help="Write the results as CSV.")] = None,
-) -> None:
-    """Say what happens in videos."""
-    from videornn.predict import find_videos, load_predictor, write_predictions_csv
-
-    check_folder("--json", json_file)
-    check_folder("--csv", csv_file)
-    predictor = load_predictor(checkpoint, topk=topk)
-    results, failed = [], 0
-    for path in find_videos(paths):
-        result = {"path": path}
-        try:
-            result["predictions"] = [{"class": name, "score": round(score, 6)} for name, score in predictor(path)]
-        except UserError as error:
-            failed += 1
-            result["error"] = str(error)
-            complain(str(error))
-        else:
-            if str(json_file) != "-":
-                say(f"{path}  " + "  ".join(f"{p['class']} {100 * p['score']:.1f} %" for p in result["predictions"]))
-        results.append(result)
-    if json_file is not None:
-        text = json.dumps(results, indent=2) + "\n"
-        sys.stdout.write(text) if str(json_file) == "-" else json_file.write_text(text, encoding="utf-8")
-    if csv_file is not None:
-        write_predictions_csv(csv_file, results)
-    if failed:
-        fail(f"{failed} of {len(results)} videos failed")
+app.command()(infer)
 
 
 @app.command()

@@ -28,7 +28,12 @@ class ProgressBar:
             TimeRemainingColumn(),
         )
         console = Console(stderr=True)
-        self._bar = Progress(*columns, console=console) if console.is_terminal and is_main() else None
+        # lines of output appear above the bar, but one that goes to a file must not end up on the terminal
+        self._bar = (
+            Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty())
+            if console.is_terminal and is_main()
+            else None
+        )
         self._task = self._bar.add_task(name, total=None) if self._bar else None
         self._tenths = 0
         self._begun = False
@@ -77,6 +82,8 @@ def fail(text: str, code: int = 2) -> None:
 
 
 def check_folder(option: str, path: Path | None) -> None:
-    """Raises UserError, before any work is done, if the folder of a file to be written is not there."""
+    """Raises UserError, before any work is done, if a file cannot be written there: its folder is missing, or it is one."""
     if path is not None and not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}")
+    if path is not None and path.is_dir():
+        raise UserError(f"{option} {path}: is a folder; give the name of a file")

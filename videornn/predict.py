@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from videornn.data.annotations import VIDEO_SUFFIXES, load_videos
+from videornn import metrics
+from videornn.data.annotations import VIDEO_SUFFIXES, VideoTable, load_videos
 from videornn.data.dataset import load_views
-from videornn.data.files import write_table
-from videornn.data.loader import view_spec
+from videornn.data.loader import build_test_loader, to_device, view_spec
+from videornn.data.packed_paths import PathPacker
+from videornn.data.sliding import WindowPlan, sliding_clips
+from videornn.data.stream import VideoStream, is_live
+from videornn.data.video_files import FRAME_SUFFIXES, scan_videos
 from videornn.errors import UserError
+from videornn.timeline import Window
 from videornn.trained import Trained, load_trained
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
+Ranking = list[tuple[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Scores float32 [K] of a video, or None and the sentence that says why."""
+
+    path: str
+    scores: Tensor | None
+    error: str | None = None
 
 
 class Predictor:
@@ -27,13 +46,16 @@ class Predictor:
         self.topk = min(topk, len(self.class_names))
         self._view_spec = view_spec(trained.config.data, trained.config.test)
 
-    def __call__(self, path: str | Path) -> list[tuple[str, float]]:
+    def __call__(self, path: str | Path) -> Ranking:
         """The topk (class name, score) pairs of one video, best first; scores lie in 0..1.
 
         Raises:
             DecodeError: the file is missing or is no video.
         """
-        scores = self.scores(path)
+        return self.rank(self.scores(path))
+
+    def rank(self, scores: Tensor) -> Ranking:
+        """The topk (class name, score) pairs of scores [K], best first."""
         best = scores.topk(self.topk)
         return [(self.class_names[i], score) for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
@@ -41,6 +63,79 @@ class Predictor:
         """Scores of a video, averaged over its views, float32 [K] on the CPU; raises DecodeError."""
         data = self.trained.config.data
         return self.trained.scores(load_views(str(path), self._view_spec, decoder=data.decoder, timeout=data.timeout))
+
+    def predict_many(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
+        """The scores of many videos, in their order, as they come; a video that cannot be decoded has a reason instead.
+
+        Loader workers decode while the network computes, and views of several short videos go through it together. What else
+        is in a batch changes scores by the rounding of float32 alone (less than 1e-5), since libraries choose the order of
+        their sums by the size of a batch.
+        """
+        table, config = _table(paths), self.trained.config
+        spec = self._view_spec
+        num_views = spec.num_clips * spec.num_crops
+        batch_size = max(config.test.batch_size // num_views, 1)
+        num_batches = -(-len(table) // batch_size)
+        data = config.data.model_copy(update={"num_workers": min(config.data.num_workers, num_batches)})
+        device = self.trained.device
+        loader = build_test_loader(data, table, spec, batch_size=batch_size, pin_memory=device.type == "cuda")
+        for batch in to_device(loader, device):
+            reasons = iter(batch.bad)
+            scored = batch.clips[batch.valid]  # [B, V, 3, T, S, S]
+            logits = self.trained.logits(scored.flatten(0, 1)).unflatten(0, (-1, num_views)) if len(scored) else scored
+            scores = iter(metrics.average_views(logits, config.test.average) if len(scored) else ())
+            for index, valid in zip(batch.indices.tolist(), batch.valid.tolist(), strict=True):
+                path = table.path(index)
+                yield Prediction(path, next(scores)) if valid else Prediction(path, None, next(reasons).reason)
+
+    def windows(
+        self, source: str | Path | VideoStream, *, window: float | None = None, stride: float | None = None
+    ) -> Iterator[Window]:
+        """Windows over a video of any length, from beginning to end, as they come, in constant memory.
+
+        A window's scores are the mean over its clips (centre crops); a clip is what the network was trained on. Nothing is
+        decoded or computed twice. The last window ends with the video.
+
+        Args:
+            source: a file, a folder of frames, a URL, a camera, or an opened stream of one.
+            window: seconds; by default those of one clip.
+            stride: seconds from one window to the next; by default half a window.
+
+        Raises:
+            DecodeError: nothing can be decoded, or a connection is lost; windows may have come before.
+            UserError: window or stride make no sense.
+        """
+        stream = source if isinstance(source, VideoStream) else VideoStream(str(source))
+        with stream:
+            plan = self.window_plan(stream.fps, window, stride)
+            batch_size = 1 if stream.live else self.trained.config.test.batch_size
+            scored: dict[int, Tensor] = {}
+            number = 0
+            for clips in _batches(sliding_clips(stream, plan), batch_size):
+                logits = self.trained.logits(torch.stack([clip for _, clip in clips]))
+                scored.update(zip([clip for clip, _ in clips], logits, strict=True))
+                while plan.clips_of(number)[-1] in scored and not plan.is_last(number, stream.end):
+                    yield self._window(plan, number, scored, stream.end)
+                    number += 1
+                    scored = {clip: row for clip, row in scored.items() if clip >= plan.clips_of(number)[0]}
+            last = clips[-1][0]  # it stands for those that reach past the end
+            for left in range(number, plan.last_window(stream.end) + 1):
+                scored.update((clip, logits[-1]) for clip in plan.clips_of(left) if clip > last)
+                yield self._window(plan, left, scored, stream.end)
+
+    def window_plan(self, fps: Fraction, window: float | None = None, stride: float | None = None) -> WindowPlan:
+        """Where windows of so many seconds lie over a video of so many frames per second; raises UserError."""
+        spec = replace(self._view_spec, num_clips=1, num_crops=1)
+        if window is None and spec.clip.sampling == "segments":
+            raise UserError("a clip of this network is spread over a whole video: give --window, in seconds")
+        length = spec.clip.duration_seconds(fps) if window is None else Fraction(window).limit_denominator(10**6)
+        return WindowPlan(spec, fps, length, length / 2 if stride is None else Fraction(stride).limit_denominator(10**6))
+
+    def _window(self, plan: WindowPlan, number: int, scored: dict[int, Tensor], end: float) -> Window:
+        logits = torch.stack([scored[clip] for clip in plan.clips_of(number)])
+        last = end if plan.is_last(number, end) else plan.end(number)
+        first = max(min(plan.start(number), last - float(plan.window)), 0.0)
+        return Window(first, last, metrics.average_views(logits, self.trained.config.test.average))
 
 
 def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str] | None = None) -> Predictor:
@@ -53,17 +148,22 @@ def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str
 
 
 def find_videos(paths: list[str]) -> list[str]:
-    """Video files of files, folders (searched with their subfolders, by suffix), lists and globs, in that order.
+    """Videos of files, folders (searched with their subfolders, by suffix), lists, globs, URLs and cameras, in that order.
 
-    A list is what load_videos takes, with a suffix of LIST_SUFFIXES; its labels, if it has some, do not matter.
+    A list is what load_videos takes, with a suffix of LIST_SUFFIXES; its labels, if it has some, do not matter. A folder of
+    images is a video.
 
     Raises:
         UserError: a folder has no video, a list cannot be read, or a glob matches nothing.
     """
     found = []
     for path in paths:
-        if Path(path).is_dir():
-            files = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+        if is_live(path):
+            files = [path]
+        elif Path(path).is_dir():
+            files = sorted(str(Path(path, name)) for name in scan_videos(path))
+            if not files and any(file.suffix.lower() in FRAME_SUFFIXES for file in Path(path).iterdir()):
+                files = [path]
             if not files:
                 raise UserError(f"folder {path} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
         elif Path(path).suffix.lower() in LIST_SUFFIXES and Path(path).is_file():
@@ -79,12 +179,14 @@ def find_videos(paths: list[str]) -> list[str]:
     return found
 
 
-def write_predictions_csv(path: Path, results: list[dict[str, Any]]) -> None:
-    """One row per video and class: path, rank, class, score; a video that failed has one row with its error."""
-    rows = []
-    for result in results:
-        for rank, prediction in enumerate(result.get("predictions", []), start=1):
-            rows.append([result["path"], rank, prediction["class"], prediction["score"], ""])
-        if "error" in result:
-            rows.append([result["path"], "", "", "", result["error"]])
-    write_table(path, ["path", "rank", "class", "score", "error"], rows)
+def _table(paths: Iterable[str | Path]) -> VideoTable:
+    packer = PathPacker()
+    for path in paths:
+        packer.append(str(path))
+    return VideoTable("paths", "", packer.pack(), torch.full((len(packer),), -1, dtype=torch.int32))
+
+
+def _batches(items: Iterable, size: int) -> Iterator[list]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

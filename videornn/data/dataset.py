@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
@@ -184,6 +185,11 @@ class ViewSpec:
         crops = crop_views(frames, self.crop_size, self.short_side, self.num_crops, squeeze=self.squeeze)
         clips = crops.unflatten(2, (self.num_clips, -1))  # [num_crops, 3, num_clips, T, S, S]
         return clips.permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
+
+    def cut_centre(self, picture: np.ndarray) -> Tensor:
+        """A frame uint8 [H, W, 3] -> uint8 [3, 1, S, S], as the centre crop of a view has it."""
+        frame = torch.from_numpy(np.ascontiguousarray(picture))[None]
+        return crop_views(frame, self.crop_size, self.short_side, 1, squeeze=self.squeeze)[0]
 
 
 def load_views(path: str, spec: ViewSpec, *, decoder: Decoder = "auto", timeout: float = 60.0) -> Tensor:

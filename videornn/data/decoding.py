@@ -147,15 +147,20 @@ def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 
     path = os.fspath(path)
     if os.path.isdir(path):
         return FrameFolder(path)
+    check_file(path)
+    if decoder in ("auto", "pyav") or path.lower().endswith(".avi"):
+        return PyAVVideo(path, timeout=timeout)
+    return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
+
+
+def check_file(path: str) -> None:
+    """Raises DecodeError if there is no file, or nothing in it."""
     if not os.path.exists(path):
         raise DecodeError(f"{path}: no such file")
     if not os.path.isfile(path):
         raise DecodeError(f"{path}: is not a file")
     if os.path.getsize(path) == 0:
         raise DecodeError(f"{path}: is empty (0 bytes)")
-    if decoder in ("auto", "pyav") or path.lower().endswith(".avi"):
-        return PyAVVideo(path, timeout=timeout)
-    return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
 
 
 def read_frames(

@@ -1,8 +1,8 @@
-"""Videos written frame by frame, as H.264 in MP4, which every player and browser shows."""
+"""Videos written as H.264 in MP4, which every player and browser shows: from pictures, or redrawn with their sound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +10,12 @@ import av
 import numpy as np
 
 from videornn.data.files import replacing
+from videornn.data.pyav_video import LOCAL_ONLY
+from videornn.data.stream import VideoStream
+
+COPIED_SOUND = frozenset(["aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"])  # what MP4 takes as it is
+AAC_RATES = frozenset([96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000])
+CLOCK = Fraction(1, 90000)  # exact for all usual frame rates
 
 
 def write_movie(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, *, crf: int = 19) -> None:
@@ -29,3 +35,100 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, *
             frame.pts, frame.time_base = index, 1 / Fraction(fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def redraw_movie(source: str, path: Path, draw: Callable[[np.ndarray, float], np.ndarray], *, crf: int = 21) -> VideoStream:
+    """A video with every frame drawn anew, at the time at which it appeared, with the sound of the source.
+
+    Sound is copied packet by packet if MP4 takes its format, else encoded to AAC, of one channel or two. It ends where it is damaged. The file is
+    whole or not there.
+
+    Args:
+        draw: what becomes of a picture uint8 [H, W, 3], turned upright, and its time in seconds; always of one even size.
+
+    Returns:
+        The source, read to its end: it tells the duration, and how many packets were damaged.
+
+    Raises:
+        DecodeError: the source is missing or has no frame that can be decoded.
+    """
+    with (
+        VideoStream(source) as frames,
+        replacing(path) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
+        stream = container.add_stream("libx264", rate=frames.fps, options={"crf": str(crf), "preset": "veryfast"})
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", CLOCK
+        with _Sound(source, container) as sound:
+            for number, (seconds, convert) in enumerate(frames.frames()):
+                picture = draw(convert(), seconds)
+                if number == 0:
+                    stream.height, stream.width = picture.shape[:2]
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = round(seconds / CLOCK), CLOCK
+                container.mux(stream.encode(frame))
+                sound.mux_until(seconds, frames.first_seconds)
+            container.mux(stream.encode(None))
+            sound.mux_until(float("inf"), frames.first_seconds)
+    return frames
+
+
+class _Sound:
+    """The sound of a file on its way to a container; nothing if it has none."""
+
+    def __init__(self, source: str, container: av.container.OutputContainer) -> None:
+        self._container = container
+        self._source: av.container.InputContainer | None = None
+        self._packets = iter(())
+        if not Path(source).is_file():
+            return
+        self._source = av.open(source, metadata_errors="ignore", options=LOCAL_ONLY)
+        stream = self._source.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            return
+        self._copies = stream.codec_context.name in COPIED_SOUND
+        self._packets = self._source.demux(stream)
+        if self._copies:
+            self._stream = container.add_stream_from_template(stream)
+        else:
+            rate = stream.codec_context.sample_rate
+            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
+            self._stream = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout=layout)
+
+    def mux_until(self, seconds: float, zero: float) -> None:
+        """Pass on what is heard up to a time of the video, whose first frame the source shows at zero, in seconds."""
+        done = -float("inf")
+        while done < seconds:
+            try:
+                packet = next(self._packets, None)
+                if packet is None:
+                    return
+                if packet.dts is None and packet.size:
+                    continue
+                self._pass_on(packet, zero)
+            except (av.FFmpegError, OSError, IndexError):  # damaged from here on
+                self._packets = iter(())
+                return
+            if packet.size:
+                done = float(packet.dts * packet.time_base) - zero
+
+    def _pass_on(self, packet: av.Packet, zero: float) -> None:
+        if self._copies:
+            if packet.size:
+                shift = round(zero / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = self._stream
+                self._container.mux(packet)
+            return
+        for frame in packet.decode():
+            frame.pts -= round(zero / frame.time_base)
+            self._container.mux(self._stream.encode(frame))
+        if not packet.size:
+            self._container.mux(self._stream.encode(None))
+
+    def __enter__(self) -> _Sound:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._source is not None:
+            self._source.close()

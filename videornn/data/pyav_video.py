@@ -15,6 +15,7 @@ from av.video.reformatter import VideoReformatter
 from videornn.data.video import Deadline, FrameVideo
 from videornn.errors import DecodeError
 
+LOCAL_ONLY = {"protocol_whitelist": "file"}  # a playlist can name files on the network; nobody asked for those
 KEPT_BYTES = 2**25  # compressed data of a video that stays in memory; of a longer one it is read again
 
 
@@ -52,7 +53,7 @@ class PyAVVideo(FrameVideo):
     def _open(self) -> None:
         self._kept: list[av.Packet] | None = []
         # some AVI files carry metadata that is not UTF-8
-        self._container = av.open(self.path, metadata_errors="ignore")
+        self._container = av.open(self.path, metadata_errors="ignore", options=LOCAL_ONLY)
         self._stream = shown_stream(self._container)
         if self._stream is None:
             raise DecodeError(f"{self.path}: has no video stream")
@@ -115,7 +116,7 @@ class PyAVVideo(FrameVideo):
         frames: np.ndarray | None = None
         try:
             for number, frame in self._wanted_frames(indices):
-                picture = self._picture(frame)
+                picture = to_picture(frame, self._converter)
                 if frames is None:
                     frames = np.empty((len(indices), *picture.shape), dtype=np.uint8)
                 elif picture.shape != frames.shape[1:]:  # the size changes in mid-stream
@@ -188,12 +189,6 @@ class PyAVVideo(FrameVideo):
         except IndexError as error:  # from PyAV, when a stream turns up that the start of the file did not announce
             raise DecodeError(f"{self.path}: a stream begins in the middle of the file") from error
 
-    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
-        """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says; a view."""
-        plane = self._converter.reformat(frame, format="rgb24").planes[0]
-        shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
-        return np.rot90(np.ndarray(shape, np.uint8, buffer=plane, strides=strides), k=frame.rotation // 90 % 4)
-
     def _failed(self, error: Exception) -> DecodeError:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return DecodeError(f"{self.path}: cannot be decoded ({text.lower()})")
@@ -203,6 +198,13 @@ class PyAVVideo(FrameVideo):
         self._kept = []
         if self._container is not None:
             self._container.close()
+
+
+def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says; a view."""
+    plane = converter.reformat(frame, format="rgb24").planes[0]
+    shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
+    return np.rot90(np.ndarray(shape, np.uint8, buffer=plane, strides=strides), k=frame.rotation // 90 % 4)
 
 
 def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:

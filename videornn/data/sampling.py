@@ -124,6 +124,11 @@ def uniform_clips(spec: ClipSpec, num_video_frames: int, fps: Fraction, num_clip
     return torch.stack([_reorder(clip, spec, generator) for clip in clips])
 
 
+def in_order(indices: Tensor, spec: ClipSpec) -> Tensor:
+    """Indices [T] of a clip of a window, reordered as frame_order says, the same way for every clip."""
+    return _reorder(indices, spec, torch.Generator().manual_seed(0))
+
+
 def _clip_from(spec: ClipSpec, num_video_frames: int, fps: Fraction, start_seconds: Fraction) -> Tensor:
     start = min(int(start_seconds * fps), num_video_frames - 1)
     return clip_indices(num_video_frames, spec.num_frames, spec.frame_step(fps), start, spec.short_videos)

@@ -1,0 +1,196 @@
+"""`videornn infer` as people use it: long videos, streams, overlays, interruptions, wrong options."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+from test_stream import served
+
+from videornn.predictions import output_names
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_run: Path) -> Path:
+    return tiny_run / "checkpoints/best.pt"
+
+
+def test_a_long_video_becomes_a_timeline(videornn, checkpoint: Path, make_video, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        make_video(tmp_path / folder / "clip.mp4", 75, fps=30)
+    code, out, err = videornn(
+        *("infer", checkpoint, tmp_path / "a/clip.mp4", tmp_path / "b", "--window", 1, "--threshold", 0),
+        *("--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv", "--out", tmp_path / "out"),
+    )
+    assert code == 0, err
+    first, second = json.loads((tmp_path / "r.json").read_text())
+    assert first["seconds"] == 2.5 and [w["start"] for w in first["windows"]] == [0.0, 0.5, 1.0, 1.5]
+    assert [len(w["predictions"]) for w in first["windows"]] == [5] * 4
+    assert first["segments"][0]["start"] == 0 and first["segments"][-1]["end"] == 2.5
+    assert {k: v for k, v in first.items() if k != "path"} == {k: v for k, v in second.items() if k != "path"}
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"{folder}_clip_timeline.{suffix}" for folder in "ab" for suffix in ("csv", "png")]
+    rows = list(csv.DictReader((tmp_path / "out/a_clip_timeline.csv").open()))
+    assert [row["label"] for row in rows] == [segment["label"] for segment in first["segments"]]
+    assert Image.open(tmp_path / "out/a_clip_timeline.png").size[0] > 1000
+    table = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert len(table) == len(first["segments"]) + len(second["segments"]) == len(out.splitlines())
+    assert out.startswith(f"{tmp_path}/a/clip.mp4     0:00.0 - ")
+
+
+def test_json_on_standard_output_is_all_that_is_there(videornn, checkpoint: Path, make_video, tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", 40)
+    for options in ([], ["--window", "1"]):
+        code, out, _ = videornn("infer", checkpoint, tmp_path / "a.mp4", "--json", "-", *options)
+        assert code == 0 and json.loads(out)[0]["path"] == str(tmp_path / "a.mp4")
+
+
+def test_overlays_are_written_with_and_without_windows(videornn, checkpoint: Path, make_video, tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", 40)
+    for number, options in enumerate(([], ["--window", 1])):
+        out = tmp_path / f"out{number}"
+        code, _, err = videornn("infer", checkpoint, tmp_path / "a.mp4", "--overlay", out, *options)
+        assert code == 0, err
+        with av.open(str(out / "a_overlay.mp4")) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 40
+        assert [path.name for path in out.iterdir()] == ["a_overlay.mp4"]
+
+
+def test_a_url_prints_a_line_per_window_and_a_lost_connection_keeps_what_came(
+    videornn, checkpoint: Path, make_video, tmp_path: Path
+) -> None:
+    content = make_video(tmp_path / "a.ts", 75).read_bytes()
+    with served(content) as (url, _):
+        code, out, err = videornn("infer", checkpoint, url, "--json", tmp_path / "r.json", "--out", tmp_path)
+        assert code == 0, err
+        (row,) = json.loads((tmp_path / "r.json").read_text())
+        lines = out.splitlines()
+        # one clip of 4 frames, 4/30 s apart, is 0.53 s; a window every half of it; then the segments
+        assert len(row["windows"]) in (9, 10) and len(lines) == len(row["windows"]) + len(row["segments"])
+        assert all(line.startswith(url) for line in lines) and (tmp_path / "video_timeline.png").exists()
+    with served(content, sent=len(content) // 2) as (url, _):
+        code, out, err = videornn("infer", checkpoint, url, "--json", tmp_path / "r.json")
+        (row,) = json.loads((tmp_path / "r.json").read_text())
+        assert code == 2 and "the connection was lost after" in row["error"] and row["windows"] and row["segments"]
+        assert err == f"videornn: {row['error']}\nvideornn: 1 of 1 videos failed\n"
+
+
+def test_a_broken_video_has_its_row_in_every_file_and_the_others_are_done(
+    videornn, checkpoint: Path, make_video, tmp_path: Path
+) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/a.mp4").write_text("text")
+    make_video(tmp_path / "v/b.mp4", 30)
+    options = ["--window", 1, "--out", tmp_path / "out", "--overlay", tmp_path / "out", "--csv", tmp_path / "r.csv"]
+    code, out, err = videornn("infer", checkpoint, tmp_path / "v", *options)
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert code == 2 and "a.mp4: cannot be decoded" in rows[0]["error"] and rows[1]["error"] == ""
+    assert "1 of 2 videos failed" in err and "b.mp4" in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "b_overlay.mp4",
+        "b_timeline.csv",
+        "b_timeline.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stride", "1"], "--stride 1.0 is for sliding windows: give --window S too"),
+        (["--out", "{tmp}/x"], "is for sliding windows: give --window S too"),
+        (["--threshold", "0.5"], "--threshold 0.5 is for sliding windows"),
+        (["--window", "1", "--threshold", "1.5"], "--threshold 1.5: a score lies in 0..1"),
+        (["--window", "0"], "--window 0: give seconds above 0"),
+        (["--window", "nan"], "--window nan: give seconds above 0"),
+        (["--window", "1", "--smooth", "-1"], "--smooth -1: give seconds"),
+        (["--window", "0.1"], "a window of 0.1 s is shorter than a clip of the network, which spans 0.533 s"),
+        (["--window", "9999"], "a window of 9999 s is too long; give at most 3600"),
+        (["--window", "1", "--stride", "2"], "a stride of 2 s is longer than the window of 1 s"),
+        (["--window", "1", "--out", "{tmp}/file"], "file: cannot be written ("),
+        (["--overlay", "{tmp}/file/x"], "--overlay {tmp}/file/x: cannot be written ("),
+        (["--json", "{tmp}"], "--json {tmp}: is a folder"),
+        (["--csv", "{tmp}"], "--csv {tmp}: is a folder"),
+    ],
+)
+def test_wrong_options_are_one_sentence_before_any_video_is_read(
+    videornn, checkpoint: Path, make_video, tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    make_video(tmp_path / "a.mp4", 40)
+    code, out, err = videornn("infer", checkpoint, tmp_path / "a.mp4", *[o.format(tmp=tmp_path) for o in options])
+    assert code == 2 and message.format(tmp=tmp_path) in err and len(err.splitlines()) == 1, err
+    assert err.startswith("videornn: ") and not out
+
+
+def test_ctrl_c_among_many_files_leaves_what_is_done(checkpoint: Path, make_video, tmp_path: Path) -> None:
+    make_video(tmp_path / "v/a.mp4", 40)
+    for number in range(300):
+        (tmp_path / f"v/b{number:03d}.mp4").symlink_to(tmp_path / "v/a.mp4")
+    command = [sys.executable, "-m", "videornn", "infer", checkpoint, tmp_path / "v", "--json", tmp_path / "r.json"]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    lines = [process.stdout.readline() for _ in range(4)]
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=60)
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert f"interrupted; {len(rows)} of 301 videos are done" in err
+    assert 4 <= len(rows) < 301 and all("predictions" in row for row in rows) and lines[0].startswith(rows[0]["path"])
+
+
+def test_ctrl_c_ends_a_stream_with_what_was_found(checkpoint: Path, make_video, tmp_path: Path) -> None:
+    import http.server
+    import threading
+
+    content = make_video(tmp_path / "a.ts", 60).read_bytes()
+    ends = threading.Event()
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while not ends.is_set():
+                    self.wfile.write(content)
+                    time.sleep(0.1)
+            except OSError:
+                pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/camera"
+    command = [sys.executable, "-m", "videornn", "infer", checkpoint, url, "--json", tmp_path / "r.json"]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    lines = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    ends.set()
+    server.shutdown()
+    (row,) = json.loads((tmp_path / "r.json").read_text())
+    assert process.returncode == 0 and "Traceback" not in err, err
+    assert all(line.startswith(url) for line in lines) and len(row["windows"]) >= 3 and row["segments"]
+
+
+def test_results_of_different_files_have_different_names() -> None:
+    def names(*paths: str) -> list[str]:
+        found = output_names(paths)
+        assert len({name.casefold() for name in found}) == len(paths)
+        return found
+
+    assert names("x/a.mp4", "y/b.avi") == ["a", "b"]
+    assert names("/v/x/a.mp4", "/v/y/a.mp4", "/v/c.mp4") == ["x_a", "y_a", "c"]
+    assert names("/v/a.mp4", "/v/a.avi")[0] == "v_a"
+    names("/v/a.mp4", "/v/a.mp4", "/v/A.mp4", "/v/a_2.mp4")
+    assert names("http://host/live/cam.m3u8?key=1", "rtsp://host:554/x") == ["cam.m3u8", "x"]
+    assert names("/dev/video0", "/v/strange name: 1.mp4") == ["video0", "strange_name_1"]

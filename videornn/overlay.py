@@ -1,0 +1,156 @@
+"""Labels drawn into a video: what happens at the moment, the best scores, and where in the whole it is."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from torch import Tensor
+
+from videornn.data.movie import redraw_movie
+from videornn.data.stream import VideoStream
+from videornn.timeline import NONE_COLOR, Segment, Window, class_colors, time_text, window_edges
+
+SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text can be read
+BACK = (16, 16, 16, 190)  # behind text, RGBA
+
+
+def write_overlay(
+    source: str,
+    path: Path,
+    windows: Sequence[Window],
+    segments: Sequence[Segment],
+    class_names: Sequence[str],
+    *,
+    scores: Tensor,
+    topk: int = 3,
+) -> VideoStream:
+    """Write a video with its segments and scores drawn into it, sound and frame times as they were.
+
+    Args:
+        windows: where in time the rows of scores lie.
+        scores: float32 [num_windows, K] in 0..1, those shown.
+
+    Returns:
+        The source, read to its end.
+
+    Raises:
+        DecodeError: no frame can be decoded.
+    """
+    return redraw_movie(source, path, _Overlay(windows, segments, class_names, scores, topk))
+
+
+class _Overlay:
+    """Draws on the pictures of one video; what does not change from frame to frame is drawn once."""
+
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        segments: Sequence[Segment],
+        class_names: Sequence[str],
+        scores: Tensor,
+        topk: int,
+    ) -> None:
+        self._class_names = class_names
+        self._scores = scores
+        self._topk = min(topk, len(class_names))
+        self._segments = segments
+        self._starts = [segment.start for segment in segments]
+        self._edges = window_edges(windows)
+        self._duration = windows[-1].end
+        self._colors = class_colors(segments, class_names)
+        self._size: tuple[int, int] | None = None  # (width, height) of what is written
+        self._panel: tuple[tuple[int, int], Image.Image] | None = None
+
+    def __call__(self, picture: np.ndarray, seconds: float) -> np.ndarray:
+        if self._size is None:
+            self._size = shown_size(picture.shape[1], picture.shape[0])
+            self._unit = max(13, round(min(self._size) / 21))  # height of text
+            self._bar = self._time_bar()
+        image = Image.fromarray(picture)
+        if image.size != self._size:
+            image = image.resize(self._size, Image.Resampling.BICUBIC)
+        window = min(max(bisect.bisect_right(self._edges, seconds) - 1, 0), len(self._scores) - 1)
+        segment = max(bisect.bisect_right(self._starts, seconds) - 1, 0)
+        if self._panel is None or self._panel[0] != (window, segment):
+            self._panel = (window, segment), self._scores_panel(window, self._segments[segment])
+        for layer, corner in ((self._panel[1], (0, 0)), (self._bar, (0, self._size[1] - self._bar.height))):
+            image.paste(layer, corner, layer)
+        self._draw_moment(ImageDraw.Draw(image), seconds)
+        return np.asarray(image)
+
+    def _scores_panel(self, window: int, segment: Segment) -> Image.Image:
+        """The label of the moment, and below it the best classes with bars."""
+        unit, (width, _) = self._unit, self._size
+        pad, row = unit // 2, round(1.35 * unit)
+        panel = Image.new("RGBA", (min(width, 17 * unit), round(1.9 * unit) + self._topk * row + pad), (0, 0, 0, 0))
+        draw = ImageDraw.Draw(panel)
+        draw.rectangle((0, 0, panel.width, panel.height), fill=BACK)
+        color = NONE_COLOR if segment.label is None else self._colors[segment.label]
+        draw.rectangle((0, 0, unit // 3, panel.height), fill=color)
+        left = unit // 3 + pad
+        big = font(round(1.25 * unit), bold=True)
+        draw.text((left, pad // 2), fitted(segment.label or "none", big, panel.width - left - pad), font=big, fill="white")
+        small = font(unit)
+        best = self._scores[window].topk(self._topk)
+        for place, (score, k) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+            top = round(1.9 * unit) + place * row
+            room = panel.width - left - pad
+            fill = (*ImageColor.getrgb(self._colors[self._class_names[k]]), 150)
+            draw.rectangle((left, top, left + round(room * score), top + row - 3), fill=fill)
+            percent = f"{100 * score:.0f} %"
+            right = small.getlength(percent)
+            name = fitted(self._class_names[k], small, room - right - 2 * pad)
+            draw.text((left + 3, top + (row - 3) / 2), name, font=small, fill="white", anchor="lm")
+            draw.text((left + room - 3, top + (row - 3) / 2), percent, font=small, fill="white", anchor="rm")
+        return panel
+
+    def _time_bar(self) -> Image.Image:
+        """All segments along the lower edge."""
+        width, height = self._size[0], self._unit
+        bar = Image.new("RGBA", (width, height), BACK)
+        draw = ImageDraw.Draw(bar)
+        for segment in self._segments:
+            left, right = (round(width * time / self._duration) for time in (segment.start, segment.end))
+            color = NONE_COLOR if segment.label is None else self._colors[segment.label]
+            draw.rectangle((left, height // 3, max(right - 2, left), height), fill=color)
+        return bar
+
+    def _draw_moment(self, draw: ImageDraw.ImageDraw, seconds: float) -> None:
+        """Where on the time bar the frame is, and the time."""
+        (width, height), unit = self._size, self._unit
+        place = round((width - 1) * min(seconds / self._duration, 1))
+        draw.rectangle((place - 2, height - unit, place + 2, height), fill="black")
+        draw.rectangle((place - 1, height - unit, place + 1, height), fill="white")
+        text, small = f"{time_text(seconds)} / {time_text(self._duration)}", font(round(0.8 * unit))
+        box = draw.textbbox((width - unit // 2, height - round(1.3 * unit)), text, font=small, anchor="rs")
+        draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill=BACK[:3])
+        draw.text((width - unit // 2, height - round(1.3 * unit)), text, font=small, fill="white", anchor="rs")
+
+
+def shown_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height), both even, of what is written: a whole multiple of small videos, so that text can be read."""
+    factor = max(math.ceil(SMALLEST_SIDE / min(width, height)), 1)
+    return tuple(side * factor + side * factor % 2 for side in (width, height))
+
+
+@lru_cache
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib: the same on every machine, and with the letters of most languages."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
+
+
+def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, or as much of it as fits into so many pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

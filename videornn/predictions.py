@@ -1,0 +1,123 @@
+"""What `videornn infer` found, as it is written: rows of JSON and CSV, a timeline per video, names that do not collide."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from videornn.data.files import replacing, write_table, write_text
+from videornn.data.stream import URL
+from videornn.data.video_files import stem
+from videornn.errors import UserError
+from videornn.timeline import Segment, Window, plot_timeline
+
+Ranking = list[tuple[str, float]]
+
+
+def prediction_rows(ranking: Ranking) -> list[dict[str, Any]]:
+    """A dictionary per class, best first."""
+    return [{"class": name, "score": round(score, 6)} for name, score in ranking]
+
+
+def segment_rows(segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """A dictionary per segment; times in seconds, label null where there is none."""
+    return [
+        {"start": round(s.start, 3), "end": round(s.end, 3), "label": s.label, "score": round(s.score, 6)} for s in segments
+    ]
+
+
+def write_json(path: Path, results: list[dict[str, Any]]) -> None:
+    """All results as a JSON list; the path '-' is standard output."""
+    text = json.dumps(results, indent=2) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    with writing("--json", path):
+        write_text(path, text)
+
+
+def write_csv(path: Path, results: list[dict[str, Any]], *, segments: bool) -> None:
+    """One row per video and class, or per video and segment; a video that failed has one row with its error."""
+    rows = []
+    for result in results:
+        if segments:
+            rows += [[result["path"], *s.values(), ""] for s in result.get("segments", [])]
+        else:
+            ranking = enumerate(result.get("predictions", []), start=1)
+            rows += [[result["path"], rank, p["class"], p["score"], ""] for rank, p in ranking]
+        if "error" in result:
+            rows.append([result["path"], "", "", "", *([""] if segments else []), result["error"]])
+    columns = ["start", "end", "label", "score"] if segments else ["rank", "class", "score"]
+    with writing("--csv", path):
+        write_table(path, ["path", *columns, "error"], rows)
+
+
+def write_timeline(
+    folder: Path, name: str, windows: Sequence[Window], segments: Sequence[Segment], class_names: Sequence[str], title: str
+) -> None:
+    """FOLDER/NAME_timeline.csv and .png."""
+    with writing("--out", folder):
+        rows = [row.values() for row in segment_rows(segments)]
+        write_table(folder / f"{name}_timeline.csv", ["start", "end", "label", "score"], rows)
+        with replacing(folder / f"{name}_timeline.png") as temporary:
+            plot_timeline(temporary, windows, segments, class_names, title)
+
+
+@contextmanager
+def writing(option: str, path: Path):
+    """What the disk refuses becomes a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+
+
+def check_output_folder(option: str, folder: Path | None) -> None:
+    """Make a folder for results; raises UserError, before any work is done, if nothing can be written there."""
+    if folder is None:
+        return
+    with writing(option, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "probe") as temporary:
+            temporary.touch()
+        (folder / "probe").unlink()
+
+
+def output_names(paths: Sequence[str]) -> list[str]:
+    """A name for the results of every path: its stem, with the folders above it as far as it takes to tell them apart.
+
+    The names stay different where a file system does not tell upper from lower case.
+    """
+    parts = [_parts(path) for path in paths]
+    depths = [1] * len(paths)
+    while True:
+        names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        counts = Counter(name.casefold() for name in names)
+        longer = [i for i, name in enumerate(names) if counts[name.casefold()] > 1 and depths[i] < len(parts[i])]
+        if not longer:
+            break
+        for i in longer:
+            depths[i] += 1
+    taken: Counter[str] = Counter()
+    for i, name in enumerate(names):  # the same file twice, or files that differ in their suffix
+        number = 1
+        while taken[names[i].casefold()]:
+            number += 1
+            names[i] = f"{name}_{number}"
+        taken[names[i].casefold()] += 1
+    return names
+
+
+def _parts(path: str) -> list[str]:
+    """Words of the folders and the stem of a path, or of a URL without what follows its place."""
+    path = re.split(r"[?#]", path.split("://", 1)[1])[0] if URL.match(path) else os.path.abspath(path)
+    words = [part for part in path.replace(os.sep, "/").split("/") if part]
+    return [re.sub(r"[^\w.+-]+", "_", word) for word in [*words[:-1], stem(words[-1])]]
