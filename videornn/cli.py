@@ -16,7 +16,7 @@ from rich.console import Console
 
 from videornn.cli_data import Overrides, data_app
 from videornn.cli_infer import infer
-from videornn.console import ProgressBar, complain, fail, is_main, say
+from videornn.console import ProgressBar, check_folder, complain, fail, is_main, say
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import several_ranks
 from videornn.signals import Interrupted
