@@ -324,13 +324,6 @@ def test_without_a_sound_checkpoint_there_are_no_maps_but_a_page(run: Path, dama
     assert ("There are no maps: " in text) == damaged and ("which is gone" in text) != damaged
 
 
-def test_a_network_without_attention_has_no_sheets(run: Path) -> None:
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("kind: dnl", "kind: none"))
-    write_test(run, [("/gone.mp4", "a", "b", 0.5)], ("a", "b"))
-    assert "This network has no attention blocks" in Page(write_report(run, None)).text
-
-
 def test_the_sheets_of_a_real_run_are_in_its_page(tiny_run: Path, tmp_path: Path, videornn) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     assert videornn("test", run / "checkpoints/best.pt")[0] == 0

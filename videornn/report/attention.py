@@ -1,4 +1,4 @@
-"""What the attention blocks see in a few of the test's videos."""
+"""What the network looks at in a few of the test's videos: maps of its attention blocks, and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def attention_section(run: RunResults, groups: list[Group], say: Callable[[str],
     """Sheets of the first video of each group that can be read, by the checkpoint that was tested."""
     why_not = _why_not(run, groups)
     if why_not is not None:
-        return section("attention", "What attention looks at", tag("p", why_not))
+        return section("attention", "What the network looks at", tag("p", why_not))
     try:
         trained = _tested_network(run)
     except UserError as error:  # a damaged checkpoint is no reason to lose the rest of the page
-        return section("attention", "What attention looks at", tag("p", f"There are no maps: {error}."))
+        return section("attention", "What the network looks at", tag("p", f"There are no maps: {error}."))
     figures, left_out, room = [], 0, MAX_BYTES
     with tempfile.TemporaryDirectory() as folder:
         for number, group in enumerate(groups):
@@ -51,12 +51,10 @@ def attention_section(run: RunResults, groups: list[Group], say: Callable[[str],
     )
     none = "None of these videos can be read any more." if not figures else None
     notes = [tag("p", note, class_="hint") for note in (more, none) if note]
-    return section("attention", "What attention looks at", tag("p", hint), figures, notes)
+    return section("attention", "What the network looks at", tag("p", hint), figures, notes)
 
 
 def _why_not(run: RunResults, groups: list[Group]) -> str | None:
-    if run.config.model.attention.kind == "none":
-        return "This network has no attention blocks (model.attention.kind is none)."
     if not any(group.videos for group in groups):
         return "The videos are taken from the test, which is not there."
     if not _checkpoints(run):
