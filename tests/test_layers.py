@@ -16,6 +16,8 @@ LEVELS = [
     {"nonfinite"},
     {"run"},
     {"train", "predict", "explain", "info", "convert", "bench"},
+    {"analyst"},
+    {"demo"},
     {"cli_data"},
     {"cli"},
     {"__main__", "__init__"},
