@@ -17,9 +17,9 @@ from typing import Any
 from videornn.data.parallel import Lost, Worker
 from videornn.errors import DecodeError, UserError
 
-STEP_SECONDS = 300.0  # for the classes of a video, for its attention, for a part of its timeline
 TIMELINE_SECONDS = 600.0  # for all of a timeline: others wait
 PART_SECONDS = 1.0  # of work, from one look at a timeline that grows to the next
+SURE = 0.5  # score from which on a class is named in a timeline
 # FFmpeg reads playlists as well, and these name other files of this machine
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
@@ -31,6 +31,8 @@ class Network:
     All methods raise UserError. Imports are inside, since torch takes seconds and the other side does without it.
     """
 
+    step_seconds = 300.0  # for loading, for the classes of a video, for its attention, for a part of its timeline
+
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
 
@@ -38,14 +40,15 @@ class Network:
         method, *arguments = step
         return getattr(self, method)(*arguments)
 
-    def load(self) -> int:
-        """Load the network; returns its number of classes."""
+    def load(self) -> dict[str, Any]:
+        """Load the network; returns how many classes it knows, and the endings of names of videos."""
+        from videornn.data.video_files import VIDEO_SUFFIXES
         from videornn.predict import load_predictor
 
         with suppress(OSError):  # if memory runs out, Linux ends this process rather than another one of the user's
             Path("/proc/self/oom_score_adj").write_text("1000")
         self.predictor = load_predictor(self.checkpoint)
-        return len(self.predictor.class_names)
+        return {"num_classes": len(self.predictor.class_names), "suffixes": sorted(VIDEO_SUFFIXES)}
 
     def classes(self, video: str) -> dict[str, Any]:
         """The best classes, the length of the video, and that of the clips that the network sees at once."""
@@ -56,8 +59,10 @@ class Network:
         data = self.predictor.trained.config.data
         with open_video(video, data.decoder, timeout=data.timeout) as opened:
             seconds, clip_seconds = opened.duration, float(clip_spec(data).duration_seconds(opened.fps))
+        # a clip of a network of segments is the whole video
+        self.clip_seconds = seconds if data.sampling == "segments" else clip_seconds
         top = [{"class": name, "score": score} for name, score in self.predictor(video)]
-        return {"top": top, "seconds": seconds, "clip_seconds": clip_seconds}
+        return {"top": top, "seconds": seconds, "clip_seconds": self.clip_seconds}
 
     def timeline(self, video: str, part: int) -> dict[str, Any]:
         """Go on with the timeline for PART_SECONDS, from the beginning if part is 0; returns what is known so far."""
@@ -72,10 +77,8 @@ class Network:
                 break
         else:
             self.windows = None
-        segments = [
-            {"start": segment.start, "end": segment.end, "label": segment.label, "score": float(segment.score)}
-            for segment in find_segments(self.seen, self.predictor.class_names)
-        ]
+        found = find_segments(self.seen, self.predictor.class_names, smooth=self.clip_seconds, threshold=SURE)
+        segments = [{"start": s.start, "end": s.end, "label": s.label, "score": float(s.score)} for s in found]
         until = self.seen[-1].end if self.seen else 0.0
         return {"segments": segments, "until": until, "complete": self.windows is None}
 
@@ -96,10 +99,14 @@ class Network:
 
 
 class Analyst:
-    """The server's side: the worker, those who wait for it, and what it found as lines for the page."""
+    """The server's side: the worker, those who wait for it, and what it found as lines for the page.
+
+    num_classes and suffixes are known once it has been started.
+    """
 
     def __init__(self, network: Network) -> None:
         self.num_classes = 0
+        self.suffixes: list[str] = []
         self.checkpoint = network.checkpoint
         self._network = network
         self._worker: Worker | None = None
@@ -107,12 +114,13 @@ class Analyst:
 
     def start(self) -> None:
         """Load the network; raises UserError if its checkpoint is not one."""
-        self._worker = Worker(self._network, STEP_SECONDS)
+        self._worker = Worker(self._network, self._network.step_seconds)
         try:
-            self.num_classes = self._ask("load")
+            about = self._ask("load")
         except UserError:
             self.stop()
             raise
+        self.num_classes, self.suffixes = about["num_classes"], about["suffixes"]
 
     def stop(self) -> None:
         """End the worker, if there is one."""

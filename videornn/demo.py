@@ -29,7 +29,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from videornn.analyst import Analyst, Network
 from videornn.console import complain, say
-from videornn.data.video_files import VIDEO_SUFFIXES
 from videornn.errors import UserError
 
 PAGE = Path(__file__).with_name("demo.html")
@@ -106,6 +105,7 @@ class Demo(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without looking up the name of this machine, which HTTPServer does and may ask the network for."""
         socketserver.TCPServer.server_bind(self)
+        self.server_port = self.server_address[1]
 
     def server_close(self) -> None:
         """Close the socket, end the worker, remove all files."""
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
             "max_bytes": self.server.max_bytes,
             "not_known": NOT_KNOWN,
             "too_large": TOO_LARGE,
-            "suffixes": sorted(VIDEO_SUFFIXES),
+            "suffixes": self.server.analyst.suffixes,
         }
         text = PAGE.read_text(encoding="utf-8").replace("{{nonce}}", nonce)
         text = text.replace("{{settings}}", json.dumps(settings).replace("<", "\\u003c"))
@@ -178,8 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.NOT_FOUND, "videos are posted to /predict?name=FILE")
         name = "".join(c if c.isprintable() else "?" for c in parse_qs(query).get("name", [""])[0])[-100:]
         suffix = os.path.splitext(name)[1].lower()
-        if suffix not in VIDEO_SUFFIXES:
-            sentence = NOT_KNOWN.format(name=name or "a file without a name", suffixes=", ".join(sorted(VIDEO_SUFFIXES)))
+        known = self.server.analyst.suffixes
+        if suffix not in known:
+            sentence = NOT_KNOWN.format(name=name or "a file without a name", suffixes=", ".join(known))
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence)
         length = self._length(name)
         with self.server.place() as folder:
