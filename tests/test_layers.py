@@ -8,7 +8,7 @@ LEVELS = [
     {"errors", "schema", "lamb"},
     {"rank_store", "signals"},
     {"rank_watch"},
-    {"config", "console", "data", "models", "metrics", "plots", "optim", "ema"},
+    {"config", "console", "data", "models", "metrics", "plots", "timeline", "optim", "ema"},
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
     {"engine", "multigrid", "run_folder"},
     {"trained"},

@@ -7,6 +7,7 @@ a new process. This side needs no torch.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -200,7 +201,7 @@ def _refuse_playlists(video: str) -> None:
 
     try:
         av.open(video, options={"format_whitelist": FORMATS}, metadata_errors="ignore").close()
-    except av.ArgumentError as error:
-        raise DecodeError(f"{video}: is a playlist or another kind of file that is no video in itself") from error
-    except (av.FFmpegError, OSError, UnicodeError):
-        return  # whoever opens it next says why
+    except (av.FFmpegError, OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EINVAL:  # of no format in the list
+            raise DecodeError(f"{video}: is a playlist or another kind of file that is no video in itself") from error
+        # whatever else it is, who opens the file next says it
