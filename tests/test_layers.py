@@ -17,6 +17,8 @@ LEVELS = [
     {"nonfinite"},
     {"run"},
     {"train", "predict", "explain", "info", "convert", "bench"},
+    {"analyst"},
+    {"demo"},
     {"cli_data", "cli_infer", "report"},
     {"cli"},
     {"__main__", "__init__"},

@@ -116,6 +116,19 @@ def explain(
 
 
 @app.command()
+def demo(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; the default is for this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes any that is free.")] = 7860,
+    max_mb: Annotated[int, typer.Option(min=1, help="Largest video that is taken, in MB.")] = 200,
+) -> None:
+    """Serve a page to drop videos on."""
+    from videornn.demo import serve
+
+    serve(checkpoint, host=host, port=port, max_megabytes=max_mb)
+
+
+@app.command()
 def info(
     source: Annotated[Path, typer.Argument(metavar="CONFIG|CHECKPOINT", help="What to describe.")],
     overrides: Overrides = None,

@@ -60,7 +60,7 @@ def run_parallel(
         yield from ((index, function(item)) for index, item in enumerate(items))
         return
     todo = deque(enumerate(items))
-    workers = [_Worker(function, timeout_seconds) for _ in range(min(num_workers, len(items)))]
+    workers = [Worker(function, timeout_seconds) for _ in range(min(num_workers, len(items)))]
     try:
         while workers:
             soonest = min(worker.seconds_left() for worker in workers)
@@ -75,7 +75,7 @@ def run_parallel(
                     worker.stop()
                     workers.remove(worker)
                     if todo:
-                        workers.append(_Worker(function, timeout_seconds))
+                        workers.append(Worker(function, timeout_seconds))
                 if index is not None:  # else it has only said that it is ready
                     yield index, answer
     finally:
@@ -83,8 +83,15 @@ def run_parallel(
             worker.stop()
 
 
-class _Worker:
-    """A process, the parent's end of its pipe, and which item it is at (None: it is still starting)."""
+class Worker:
+    """A process, the parent's end of its pipe, and which item it is at (None: it is still starting).
+
+    The function is sent to it once, and keeps from item to item what it will. After a Lost, the process must be stopped.
+
+    Args:
+        function: something picklable.
+        timeout_seconds: longest time for one item, not counting the start of the process; None is no limit.
+    """
 
     def __init__(self, function: Callable, timeout_seconds: float | None) -> None:
         context = multiprocessing.get_context("spawn")
@@ -95,6 +102,16 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self._process.start()
         theirs.close()  # or the pipe would not end with the process
+
+    def ask(self, item: object) -> object:
+        """Wait for what the function returns for an item, or for Lost; raises what the function raises."""
+        if self.index is None:
+            wait([self.pipe])
+            self.answer()  # it says that it is ready
+        self.give(0, item)
+        left = self.seconds_left()
+        wait([self.pipe], None if left == math.inf else left)
+        return self.answer()
 
     def give(self, index: int, item: object) -> None:
         self.index = index

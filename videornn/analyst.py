@@ -1,0 +1,207 @@
+"""What there is to say of a video that a stranger sent, piece by piece, for the demo.
+
+The network and FFmpeg are in a worker process, which takes one video at a time: a file that brings it down or hangs it costs
+a new process. This side needs no torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from videornn.data.parallel import Lost, Worker
+from videornn.errors import DecodeError, UserError
+
+TIMELINE_SECONDS = 600.0  # for all of a timeline: others wait
+PART_SECONDS = 1.0  # of work, from one look at a timeline that grows to the next
+SURE = 0.5  # score from which on a class is named in a timeline
+# FFmpeg reads playlists as well, and these name other files of this machine
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg"
+MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
+
+
+class Network:
+    """The worker's side: a step is the name of a method and its arguments, and the network stays from step to step.
+
+    All methods raise UserError. Imports are inside, since torch takes seconds and the other side does without it.
+    """
+
+    step_seconds = 300.0  # for loading, for the classes of a video, for its attention, for a part of its timeline
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def __call__(self, step: tuple) -> Any:
+        method, *arguments = step
+        return getattr(self, method)(*arguments)
+
+    def load(self) -> dict[str, Any]:
+        """Load the network; returns how many classes it knows, and the endings of names of videos."""
+        from videornn.data.video_files import VIDEO_SUFFIXES
+        from videornn.predict import load_predictor
+
+        with suppress(OSError):  # if memory runs out, Linux ends this process rather than another one of the user's
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        self.predictor = load_predictor(self.checkpoint)
+        return {"num_classes": len(self.predictor.class_names), "suffixes": sorted(VIDEO_SUFFIXES)}
+
+    def classes(self, video: str) -> dict[str, Any]:
+        """The best classes, the length of the video, and that of the clips that the network sees at once."""
+        from videornn.data.decoding import open_video
+        from videornn.data.loader import clip_spec
+
+        _refuse_playlists(video)
+        data = self.predictor.trained.config.data
+        with open_video(video, data.decoder, timeout=data.timeout) as opened:
+            seconds, clip_seconds = opened.duration, float(clip_spec(data).duration_seconds(opened.fps))
+        # a clip of a network of segments is the whole video
+        self.clip_seconds = seconds if data.sampling == "segments" else clip_seconds
+        top = [{"class": name, "score": score} for name, score in self.predictor(video)]
+        return {"top": top, "seconds": seconds, "clip_seconds": self.clip_seconds}
+
+    def timeline(self, video: str, part: int) -> dict[str, Any]:
+        """Go on with the timeline for PART_SECONDS, from the beginning if part is 0; returns what is known so far."""
+        from videornn.timeline import find_segments
+
+        if part == 0:
+            self.windows, self.seen = iter(self.predictor.windows(video)), []
+        end = time.monotonic() + PART_SECONDS
+        for window in self.windows:
+            self.seen.append(window)
+            if time.monotonic() > end:
+                break
+        else:
+            self.windows = None
+        found = find_segments(self.seen, self.predictor.class_names, smooth=self.clip_seconds, threshold=SURE)
+        segments = [{"start": s.start, "end": s.end, "label": s.label, "score": float(s.score)} for s in found]
+        until = self.seen[-1].end if self.seen else 0.0
+        return {"segments": segments, "until": until, "complete": self.windows is None}
+
+    def attention(self, video: str) -> list[dict[str, str]]:
+        """Sheets and movies of the attention blocks, in base64."""
+        from videornn.explain import explain
+
+        files = explain(self.predictor.trained, video, Path(video).parent / "attention", [])
+        return [
+            {
+                "name": file.stem.removeprefix(f"{Path(video).stem}_"),
+                "type": MEDIA_TYPES[file.suffix],
+                "data": base64.b64encode(file.read_bytes()).decode(),
+            }
+            for file in files
+            if file.suffix in MEDIA_TYPES
+        ]
+
+
+class Analyst:
+    """The server's side: the worker, those who wait for it, and what it found as lines for the page.
+
+    num_classes and suffixes are known once it has been started.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.num_classes = 0
+        self.suffixes: list[str] = []
+        self.checkpoint = network.checkpoint
+        self._network = network
+        self._worker: Worker | None = None
+        self._line: list[object] = []
+
+    def start(self) -> None:
+        """Load the network; raises UserError if its checkpoint is not one."""
+        self._worker = Worker(self._network, self._network.step_seconds)
+        try:
+            about = self._ask("load")
+        except UserError:
+            self.stop()
+            raise
+        self.num_classes, self.suffixes = about["num_classes"], about["suffixes"]
+
+    def stop(self) -> None:
+        """End the worker, if there is one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
+
+    @contextmanager
+    def turn(self, tell: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """The worker is yours, once all who came before are done with it; meanwhile tells how many they are."""
+        ticket = object()
+        self._line.append(ticket)
+        try:
+            while ahead := self._line.index(ticket):
+                tell({"ahead": ahead})  # raises if the one who waits is gone
+                time.sleep(0.3)
+            yield
+        finally:
+            self._line.remove(ticket)
+
+    def analyse(self, video: Path) -> Iterator[dict[str, Any]]:
+        """Lines as they are known: the classes, the timeline of a long video, the attention; only in one's turn.
+
+        An "error" takes the place of a piece that failed; without classes there are no other pieces.
+        """
+        seconds, clip_seconds = 0.0, 0.0
+        for line in self._piece("classes", video, self._classes(video)):
+            seconds, clip_seconds = line.get("seconds", seconds), line.get("clip_seconds", clip_seconds)
+            yield line
+        if seconds > clip_seconds:
+            yield from self._piece("timeline", video, self._timeline(video))
+        if seconds:
+            yield from self._piece("attention", video, self._attention(video))
+        yield {"step": "done"}
+
+    def _piece(self, step: str, video: Path, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        yield {"step": step}
+        try:
+            if self._worker is None:  # an earlier video or piece has cost it
+                self.start()
+            yield from lines
+        except UserError as error:
+            yield {"error": str(error).replace(f"{video.parent}{os.sep}", ""), "of": step}
+
+    def _classes(self, video: Path) -> Iterator[dict[str, Any]]:
+        yield self._ask("classes", str(video))
+
+    def _timeline(self, video: Path) -> Iterator[dict[str, Any]]:
+        end = time.monotonic() + TIMELINE_SECONDS
+        part, complete = 0, False
+        while not complete:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"the timeline was cut off after {TIMELINE_SECONDS:.0f} s of work: `videornn infer` makes it whole"
+                )
+            found = self._ask("timeline", str(video), part)
+            part, complete = part + 1, found["complete"]
+            yield {"timeline": found}
+
+    def _attention(self, video: Path) -> Iterator[dict[str, Any]]:
+        yield {"pictures": self._ask("attention", str(video))}
+
+    def _ask(self, *step: object) -> Any:
+        """Have the worker do a step; raises UserError, also if it crashes or hangs, which ends it."""
+        try:
+            answer = self._worker.ask(step)
+        except MemoryError as error:
+            raise UserError("the frames of this video do not fit into memory: make them smaller") from error
+        if isinstance(answer, Lost):
+            self.stop()
+            raise UserError(f"{step[1] if step[1:] else self.checkpoint}: {answer.reason}")
+        return answer
+
+
+def _refuse_playlists(video: str) -> None:
+    import av
+
+    try:
+        av.open(video, options={"format_whitelist": FORMATS}, metadata_errors="ignore").close()
+    except (av.FFmpegError, OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EINVAL:  # of no format in the list
+            raise DecodeError(f"{video}: is a playlist or another kind of file that is no video in itself") from error
+        # whatever else it is, who opens the file next says it
