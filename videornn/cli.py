@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 from rich.console import Console
@@ -156,6 +156,27 @@ def convert(
 
     say(str(run(source, out, overrides, labels=labels, force=force)))
     say(f"wrote {out}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
+    format: Annotated[
+        Literal["onnx", "torch"],
+        typer.Option(help="onnx: for onnxruntime, OpenVINO, TensorRT; torch: torch.export's program."),
+    ],
+    out: Annotated[
+        Optional[Path], typer.Option(help="The file to write; by default beside the checkpoint, .onnx or .pt2.")
+    ] = None,
+) -> None:
+    """Write a network as one file that runs without videornn, and check that it computes the same."""
+    from videornn.export import export as run
+
+    check_folder("--out", out)
+    done = run(checkpoint, format, out)
+    say(f"clips uint8 [B, {', '.join(map(str, done.clip_shape))}], RGB -> logits float32 [B, {done.num_classes}]")
+    say(f"logits differ from PyTorch's by at most {done.difference:.1e} (the largest is {done.largest:.3g})")
+    say(f"wrote {done.path}: {done.num_bytes / 1e6:.1f} MB in {done.seconds:.0f} s")
 
 
 def main() -> None:
