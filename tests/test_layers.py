@@ -15,7 +15,7 @@ LEVELS = [
     {"evaluate", "meter", "precise_bn", "preflight", "resume"},
     {"nonfinite"},
     {"run"},
-    {"train", "predict", "explain", "info", "convert", "bench", "export"},
+    {"train", "predict", "explain", "info", "convert", "bench", "export", "doctor"},
     {"cli_data"},
     {"cli"},
     {"__main__", "__init__"},
