@@ -16,7 +16,7 @@ LEVELS = [
     {"evaluate", "meter", "precise_bn", "preflight", "resume"},
     {"nonfinite"},
     {"run"},
-    {"train", "predict", "explain", "info", "convert", "bench"},
+    {"train", "predict", "explain", "info", "convert", "bench", "export", "doctor"},
     {"analyst"},
     {"demo"},
     {"cli_data", "cli_infer", "report"},

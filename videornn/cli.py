@@ -5,11 +5,14 @@ Library modules are imported inside the commands, because torch takes seconds to
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from textwrap import fill
+from typing import Annotated, Literal, Optional
 
 import typer
 from rich.console import Console
@@ -25,6 +28,8 @@ SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key and its value; the name o
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
+
+WIDTH = 120  # of long lines
 
 
 @app.command()
@@ -178,6 +183,47 @@ def report(
     check_folder("--out", out)
     page = write_report(run, out, say)
     say(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
+    format: Annotated[
+        Literal["onnx", "torch"],
+        typer.Option(help="onnx: for onnxruntime, OpenVINO, TensorRT; torch: torch.export's program."),
+    ],
+    out: Annotated[
+        Optional[Path], typer.Option(help="The file to write; by default beside the checkpoint, .onnx or .pt2.")
+    ] = None,
+) -> None:
+    """Write a network as one file that runs without videornn, and check that it computes the same."""
+    from videornn.export import export as run
+
+    check_folder("--out", out)
+    done = run(checkpoint, format, out)
+    say(f"clips uint8 [B, {', '.join(map(str, done.clip_shape))}], RGB -> logits float32 [B, {done.num_classes}]")
+    say(f"logits differ from PyTorch's by at most {done.difference:.1e} (the largest is {done.largest:.3g})")
+    say(f"wrote {done.path}: {done.num_bytes / 1e6:.1f} MB in {done.seconds:.0f} s")
+
+
+@app.command(epilog="Exit code 0: training can work here; 1: it cannot.")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, for a report.")] = False,
+) -> None:
+    """Look at this installation: versions, GPUs, decoders, memory, and what is wrong with them."""
+    from videornn.doctor import examine
+
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if not as_json:
+            say(fill(finding.text, WIDTH, initial_indent=f"{finding.topic:19s}", subsequent_indent=" " * 19))
+            if finding.advice:
+                say(fill(finding.advice, WIDTH, initial_indent=f"{'':16s}-> ", subsequent_indent=" " * 19))
+    if as_json:
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
+    if broken := [finding.topic for finding in findings if finding.fatal]:
+        fail(f"nothing can be trained here: see {', '.join(broken)} above", 1)
 
 
 def main() -> None:

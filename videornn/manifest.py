@@ -60,7 +60,7 @@ def describe_start(
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": list(command),
         "code": describe_code(PACKAGE),
-        "versions": _versions(),
+        "versions": package_versions(),
         "machine": _machine(),
         "training": training,
         "data": data,
@@ -91,7 +91,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return finished.stdout.strip() if finished.returncode == 0 else None
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
     """Versions by name; None for a package that is not installed. From metadata: importing some decoders can crash."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:

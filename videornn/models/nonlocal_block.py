@@ -228,6 +228,8 @@ class ConcatenationNonLocal(AttentionBlock):
         self.concat = nn.Linear(2 * inner_channels, 1, bias=False)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():  # ONNX has no searchsorted
+            return self.gain(self.weights(x, pooled)[0].to(x.dtype) @ self.positions(self.value(pooled)))
         # ReLU(a_i + b_j) is zero but for the keys with b_j > -a_i. With the keys in falling order of b these are the first
         # ones, and sum_j (a_i + b_j) v_j over them is a_i times a running sum of v, plus a running sum of b v: no map
         a, b = self._logits(x, pooled)
@@ -246,9 +248,9 @@ class ConcatenationNonLocal(AttentionBlock):
     def _logits(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """a [B, N] and b [B, M]: the shares of query and key in w_f . [q_i, k_j]."""
         query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
-        of_query, of_key = at_least_float32(self.concat.weight)[0].chunk(2)
+        of_query, of_key = at_least_float32(self.concat.weight).T.chunk(2)  # [D, 1]: onnxruntime gets vectors wrong here
         with without_autocast(x.device):
-            return at_least_float32(query) @ of_query, at_least_float32(key) @ of_key
+            return (at_least_float32(query) @ of_query)[..., 0], (at_least_float32(key) @ of_key)[..., 0]
 
 
 class PairwiseNonLocal(NonLocal):
@@ -355,6 +357,8 @@ class Gain(nn.Module):
 
 def _spread(y: Tensor, x: Tensor) -> Tensor:
     """y, or if it is the same for all positions, y at each position of x, in the memory layout of x."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no copy, and no layout
+        return y.expand_as(x)
     return y if y.shape == x.shape else torch.empty_like(x, dtype=y.dtype).copy_(y)
 
 

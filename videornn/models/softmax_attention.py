@@ -31,11 +31,12 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
     """
     if query.device.type == "cpu" and torch.is_grad_enabled():
         return _ChunkedAttention.apply(query, key, value, scale)
-    if len(query) > MAX_BATCH:
+    # a graph made for the CPU, such as one to be exported, does not ask: the answer would fix its batch size
+    if not (query.device.type == "cpu" and torch.compiler.is_compiling()) and len(query) > MAX_BATCH:
         parts = zip(query.split(MAX_BATCH), key.split(MAX_BATCH), value.split(MAX_BATCH), strict=True)
         return torch.cat([softmax_attention(*part, scale) for part in parts])
     # the fused kernels take four dimensions, [B, heads, N, D], and nothing else
-    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale)[:, 0]
+    return F.scaled_dot_product_attention(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), scale=scale).squeeze(1)
 
 
 class _ChunkedAttention(torch.autograd.Function):
@@ -97,7 +98,7 @@ def _chunks(query: Tensor, key: Tensor) -> list[slice]:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32, or in float64 if it is that already."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _not_half(x: Tensor) -> Tensor:

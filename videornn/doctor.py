@@ -1,0 +1,251 @@
+"""What this installation has, by trying it, and what is wrong with it: the page to read first and to put into a report.
+
+Nothing but the standard library is imported before it is looked at, so that a broken package is a line, not a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
+
+from videornn.data.parallel import Lost, num_cores, run_parallel
+
+# what a command cannot do without, by the name it is imported by
+REQUIRED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "pytorchvideo": "pytorchvideo.data",
+    "av": "av",
+    "numpy": "numpy",
+    "pydantic": "pydantic",
+    "PyYAML": "yaml",
+    "torchmetrics": "torchmetrics",
+    "tensorboard": "tensorboard",
+    "matplotlib": "matplotlib",
+    "pillow": "PIL",
+    "fvcore": "fvcore.nn",
+}
+OPTIONAL = {
+    "decord": "another decoder, x86-64 only",
+    "torchcodec": "another decoder",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+    "playwright": "tests of pages",
+}
+LIBRARIES = ("libavcodec", "libavformat", "libswscale")  # of FFmpeg, that we use
+DECODERS = ("pyav", "torchcodec", "decord")
+DECODER_SECONDS = 60.0
+MIN_SHM_GB = 1.0  # room for a few batches of 224 x 224 clips
+MIN_FREE_GB = 5.0
+MATRIX = 1024  # side of those whose product is timed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the report: what was looked at, what was found, and what to do about it if anything.
+
+    fatal: nothing can be trained like this.
+    """
+
+    topic: str
+    text: str
+    advice: str = ""
+    fatal: bool = False
+
+
+def examine() -> Iterator[Finding]:
+    """Look at this installation, line by line as each is found; takes some seconds."""
+    yield Finding("videornn", f"{_version('videornn') or 'not installed'}, in {Path(__file__).parent}")
+    yield Finding("Python", f"{platform.python_version()} on {platform.platform()}")
+    packages, modules = _packages()
+    yield packages
+    if "torch" in modules:
+        yield from _torch(modules["torch"])
+    yield from _machine()
+    if "av" in modules:
+        yield _ffmpeg(modules["av"])
+    yield from _decoders()
+    yield _optional()
+
+
+def _packages() -> tuple[Finding, dict[str, ModuleType]]:
+    """Whether every required package can be imported, and those that can."""
+    modules, broken = {}, []
+    for name, module in REQUIRED.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                modules[name] = import_module(module)
+        except Exception as error:  # a package can fail in any way, and which it was is all that counts here
+            broken.append(f"{name} ({_first_line(error)})")
+    versions = ", ".join(f"{name} {_version(name) or 'of unknown version'}" for name in modules)
+    if not broken:
+        return Finding("packages", versions), modules
+    text = f"cannot be imported: {', '.join(broken)}; the others: {versions or 'none'}"
+    return Finding("packages", text, "install them again: pip install --force-reinstall videornn", fatal=True), modules
+
+
+def _torch(torch: ModuleType) -> Iterator[Finding]:
+    built = (
+        f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "CPU"
+    )
+    yield Finding("PyTorch", f"{torch.__version__}, built for {built}, threads: {torch.get_num_threads()}")
+    if not torch.cuda.is_available():
+        yield _no_gpu(torch)
+        yield _bfloat16(torch, "cpu")
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        yield from _gpu(torch, index)
+
+
+def _no_gpu(torch: ModuleType) -> Finding:
+    """Why torch sees no GPU, and what to do if there is one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    if not (torch.version.cuda or torch.version.hip):
+        advice = "an NVIDIA driver is here: install a PyTorch built for CUDA (pytorch.org)" if driver else ""
+        return Finding("GPU", "none: this PyTorch is built for the CPU", advice)
+    if visible is not None and visible.strip() in ("", "-1"):
+        return Finding("GPU", f"none: CUDA_VISIBLE_DEVICES={visible!r} hides them", "unset it to use them" if driver else "")
+    try:
+        torch.cuda.init()
+        reason = "torch found none"
+    except (RuntimeError, AssertionError) as error:
+        reason = _first_line(error).partition(". Please")[0]
+    advice = "a driver is here but does not work with this PyTorch: see what nvidia-smi says" if driver else ""
+    return Finding("GPU", f"none: {reason}", advice)
+
+
+def _gpu(torch: ModuleType, index: int) -> Iterator[Finding]:
+    """A GPU, by letting it convolve."""
+    gpu = torch.cuda.get_device_properties(index)
+    name = f"GPU {index}"
+    text = f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB, compute capability {gpu.major}.{gpu.minor}"
+    try:
+        free = torch.cuda.mem_get_info(index)[0]
+        layer = torch.nn.Conv3d(3, 8, 3).to(f"cuda:{index}")
+        layer(torch.ones(1, 3, 4, 8, 8, device=f"cuda:{index}")).sum().item()
+    except RuntimeError as error:
+        advice = "this GPU and this PyTorch do not go together; device=cpu works"
+        yield Finding(name, f"{text}; a convolution fails: {_first_line(error)}", advice, fatal=True)
+        return
+    advice = "other programs fill it: see nvidia-smi" if free < 0.5 * gpu.total_memory else ""
+    yield Finding(name, f"{text}, {free / 1e9:.1f} GB free; it convolves", advice)
+    yield _bfloat16(torch, f"cuda:{index}")
+
+
+def _bfloat16(torch: ModuleType, device: str) -> Finding:
+    """How fast matrix products in bf16, the default precision, are against float32."""
+    seconds = [_seconds_of_product(torch, device, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    ratio = seconds[0] / seconds[1]
+    where = "the CPU" if device == "cpu" else device
+    advice = f"train with train.precision={'fp16' if device != 'cpu' else 'fp32'}" if ratio < 1 else ""
+    return Finding("bf16", f"{ratio:.1f} times as fast as float32 in matrix products on {where}", advice)
+
+
+def _seconds_of_product(torch: ModuleType, device: str, dtype: object) -> float:
+    matrix = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for the GPU
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _machine() -> Iterator[Finding]:
+    cores, set_threads = num_cores(), os.environ.get("OMP_NUM_THREADS", "")
+    hidden = f" of {os.cpu_count()}" if os.cpu_count() != cores else ""
+    few = set_threads.isdigit() and int(set_threads) < cores
+    advice = (
+        f"OMP_NUM_THREADS={set_threads} keeps the network off the other cores: unset it, unless several ranks run"
+        if few
+        else ""
+    )
+    yield Finding("cores", f"{cores}{hidden}", advice)
+    if memory := _memory():
+        yield Finding("memory", memory)
+    if os.path.isdir("/dev/shm"):
+        total, _, free = shutil.disk_usage("/dev/shm")
+        advice = "loader workers pass clips through it: start the container with --shm-size=8g, or set data.num_workers=0"
+        text = f"{total / 1e9:.2g} GB, {free / 1e9:.2g} GB free"
+        yield Finding("/dev/shm", text, advice if free < MIN_SHM_GB * 1e9 else "")
+    free = shutil.disk_usage(".").free / 1e9
+    advice = "checkpoints need room: give --out DIR on another disk" if free < MIN_FREE_GB else ""
+    yield Finding("disk", f"{free:.1f} GB free in {Path.cwd()}", advice)
+
+
+def _memory() -> str:
+    """Memory of the machine and the limit of its container, in words; empty where they are not known."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return ""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    limited = f", of which this container may use {int(text) / 1e9:.1f} GB" if text.isdigit() and int(text) < total else ""
+    return f"{total / 1e9:.1f} GB{limited}"
+
+
+def _ffmpeg(av: ModuleType) -> Finding:
+    """The FFmpeg that PyAV brings, and whether it encodes the videos that we write."""
+    libraries = getattr(av, "library_versions", {})
+    versions = ", ".join(f"{name} {'.'.join(map(str, libraries[name]))}" for name in sorted(libraries) if name in LIBRARIES)
+    if "libx264" in av.codecs_available:
+        return Finding("FFmpeg", f"{versions}; with libx264")
+    return Finding(
+        "FFmpeg", f"{versions}; without libx264", "no video can be written: install PyAV from its wheels, pip install av"
+    )
+
+
+def _decoders() -> Iterator[Finding]:
+    """Every decoder on a video made on the spot, in processes of their own: a broken one can crash."""
+    answers: dict[int, str | Lost] = dict(
+        run_parallel(why_not_decoder, DECODERS, num_workers=1, timeout_seconds=DECODER_SECONDS)
+    )
+    for index, name in enumerate(DECODERS):
+        answer = answers[index]
+        reason = answer.reason if isinstance(answer, Lost) else answer
+        if not reason:
+            yield Finding(f"decoder {name}", "decodes a test video" + " (the default)" * (name == "pyav"))
+        elif name == "pyav":
+            advice = "nothing can be read without it: pip install --force-reinstall av"
+            yield Finding(f"decoder {name}", f"does not work: {reason}", advice, fatal=True)
+        else:
+            yield Finding(f"decoder {name}", f"not used: {reason}")
+
+
+def why_not_decoder(name: str) -> str:
+    """Why a decoder does not work, empty if it does; for a process of its own."""
+    warnings.simplefilter("ignore")
+    try:
+        from videornn.data.decoding import why_not
+
+        return why_not(name)
+    except Exception as error:  # of a package, in any way
+        return _first_line(error)
+
+
+def _optional() -> Finding:
+    versions = {name: _version(name) for name in OPTIONAL}
+    there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    missing = ", ".join(f"{name} ({OPTIONAL[name]})" for name, version in versions.items() if not version)
+    return Finding("optional", (there or "none") + (f"; not installed: {missing}" if missing else ""))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
