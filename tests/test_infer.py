@@ -140,7 +140,7 @@ def test_ctrl_c_among_many_files_leaves_what_is_done(checkpoint: Path, make_vide
     )
     lines = [process.stdout.readline() for _ in range(4)]
     process.send_signal(signal.SIGINT)
-    rest, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     rows = json.loads((tmp_path / "r.json").read_text())
     assert process.returncode == 130 and "Traceback" not in err, err
     assert f"interrupted; {len(rows)} of 301 videos are done" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_clips_of_a_window_fill_it_evenly_and_overlapping_windows_share_them(
     assert plan.clips_per_window == per_window
     starts = [plan.clip_start(clip) * float(plan.step) for clip in plan.clips_of(3)]
     assert starts[0] == pytest.approx(3 * float(Fraction(stride)), abs=0.05)
-    assert all(b - a == pytest.approx(spacing, abs=0.081) for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a == pytest.approx(spacing, abs=0.081) for a, b in pairwise(starts))
     assert starts[-1] + 0.32 <= plan.end(3) + spacing / 2 + 0.05
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_segments_leave_no_gap_whatever_the_scores() -> None:
         windows = [Window(0.7 * k, 0.7 * k + 1.4, row) for k, row in enumerate(scores)]
         segments = find_segments(windows, NAMES, smooth=seed % 4, threshold=0.5)
         assert segments[0].start == 0 and segments[-1].end == windows[-1].end
-        for one, two in zip(segments, segments[1:], strict=False):
+        for one, two in pairwise(segments):
             assert one.end == two.start and one.label != two.label
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 MANY_VIDEOS = 10  # fewer need no progress bar
 DEFAULT_THRESHOLD = 0.3
-LONG_SECONDS = 60.0  # a video of more has a progress bar of its own
+LONG_SECONDS = 60.0  # in a log, only longer videos have lines of progress
 BAR_WIDTH = 20  # characters
 
 
@@ -48,7 +49,7 @@ def infer(
     ] = None,
     smooth: Annotated[
         Optional[float],
-        typer.Option(metavar="S", help="Average scores over S seconds, drop flickers; by default one window, 0 is off."),
+        typer.Option(metavar="S", help="Average scores over S seconds, drop flickers; by default half a window, 0 is off."),
     ] = None,
     threshold: Annotated[
         Optional[float], typer.Option(metavar="P", help="Below this score, 0..1, the label is none; by default 0.3.")
@@ -176,7 +177,7 @@ def _sliding_rows(predictor: Predictor, files: list[str], plan: _Sliding, screen
         for number, (path, name) in enumerate(zip(files, names, strict=True)):
             share = partial(_update_share, update, number, len(files))
             row, stopped = _sliding_row(predictor, path, name, plan, screen, share)
-            if len(files) >= MANY_VIDEOS:
+            if len(files) >= MANY_VIDEOS or sys.stderr.isatty():
                 share(1.0)
             yield row
             if stopped and number + 1 < len(files):
@@ -203,7 +204,7 @@ def _sliding_row(
             windows.append(window)
             if live:
                 screen.window(path, window, predictor.rank(window.scores), plan.threshold)
-            elif stream.duration and stream.duration > LONG_SECONDS:
+            elif stream.duration and (stream.duration > LONG_SECONDS or sys.stderr.isatty()):
                 on_share(window.end / stream.duration)
         if stream.num_damaged:
             row["damaged_packets"] = stream.num_damaged
@@ -233,7 +234,7 @@ def _results_of(
     from videornn.timeline import find_segments, smooth_scores
 
     class_names = predictor.class_names
-    smooth = windows[0].end - windows[0].start if plan.smooth is None else plan.smooth
+    smooth = (windows[0].end - windows[0].start) / 2 if plan.smooth is None else plan.smooth
     segments = find_segments(windows, class_names, smooth=smooth, threshold=plan.threshold)
     screen.segments(path, segments)
     if plan.out is not None:

@@ -149,7 +149,7 @@ def plot_timeline(
         length = segment.end - segment.start
         bars.barh(0, length, left=segment.start, height=1, color=color, edgecolor="white", linewidth=0.8)
         name = f"{segment.label or 'none'}\n{segment.score:.2f}"
-        if length / max(end - start, 1e-9) > 0.013 * max(len(segment.label or "none"), 4):  # the name fits into the bar
+        if length / max(end - start, 1e-9) > 0.0095 * max(len(segment.label or "none"), 4):  # the name fits into the bar
             ink = "black" if segment.label is None else "white"
             bars.text(segment.start + length / 2, 0, name, ha="center", va="center", fontsize=9, color=ink, clip_on=True)
     bars.set(yticks=[], ylim=(-0.5, 0.5), ylabel="segments")

@@ -40,8 +40,8 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, *
 def redraw_movie(source: str, path: Path, draw: Callable[[np.ndarray, float], np.ndarray], *, crf: int = 21) -> VideoStream:
     """A video with every frame drawn anew, at the time at which it appeared, with the sound of the source.
 
-    Sound is copied packet by packet if MP4 takes its format, else encoded to AAC, of one channel or two. It ends where it is damaged. The file is
-    whole or not there.
+    Sound is copied packet by packet if MP4 takes its format, else encoded to AAC of one channel or two. It ends where it is
+    damaged. The file is whole or not there.
 
     Args:
         draw: what becomes of a picture uint8 [H, W, 3], turned upright, and its time in seconds; always of one even size.
