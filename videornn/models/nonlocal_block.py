@@ -229,7 +229,7 @@ class ConcatenationNonLocal(AttentionBlock):
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():  # ONNX has no searchsorted
-            return self.gain(self.weights(x, pooled)[0].to(x.dtype) @ self.positions(self.value(pooled)))
+            return self.gain(self.map_rows(x, pooled)(ALL).to(x.dtype) @ self.positions(self.value(pooled)))
         # ReLU(a_i + b_j) is zero but for the keys with b_j > -a_i. With the keys in falling order of b these are the first
         # ones, and sum_j (a_i + b_j) v_j over them is a_i times a running sum of v, plus a running sum of b v: no map
         a, b = self._logits(x, pooled)
