@@ -240,7 +240,7 @@ def test_what_is_missing_or_in_the_way_is_one_sentence(videornn, tmp_path: Path,
     before = checkpoint.read_bytes()
     for out, message in (
         (checkpoint, "best.pt is the checkpoint itself; name another file"),
-        (tmp_path, f"--out {tmp_path} is a folder; name another file"),
+        (tmp_path, f"--out {tmp_path}: is a folder; give the name of a file"),
         (tmp_path / "no/x.onnx", f"--out {tmp_path}/no/x.onnx: there is no folder {tmp_path}/no"),
     ):
         code, _, err = videornn("export", checkpoint, "--format", "onnx", "--out", out)

@@ -81,15 +81,14 @@ def infer(
     if overlay is not None and any(map(is_live, files)):
         raise UserError(f"--overlay draws into files; {next(filter(is_live, files))} is a stream")
     screen = _Screen(files, predictor.class_names, quiet=str(json_file) == "-")
-    if slides:
-        plan = _Sliding(window, stride, smooth, DEFAULT_THRESHOLD if threshold is None else threshold, out, overlay)
-        rows = _sliding_rows(predictor, files, plan, screen)
-    else:
-        rows = _whole_rows(predictor, files, overlay, screen)
-    results: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []  # a row is in it before anything of it is printed: Ctrl-C can come at any moment
     interrupted = False
     try:
-        results.extend(rows)
+        if slides:
+            plan = _Sliding(window, stride, smooth, DEFAULT_THRESHOLD if threshold is None else threshold, out, overlay)
+            _slide(predictor, files, plan, screen, results)
+        else:
+            _score_whole(predictor, files, overlay, screen, results)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -124,8 +123,10 @@ def _check_ranges(seconds: dict[str, float | None], threshold: float | None) -> 
         raise UserError(f"--threshold {threshold:g}: a score lies in 0..1")
 
 
-def _whole_rows(predictor: Predictor, files: list[str], overlay: Path | None, screen: _Screen) -> Iterator[dict[str, Any]]:
-    """A row for every file, scored as a whole."""
+def _score_whole(
+    predictor: Predictor, files: list[str], overlay: Path | None, screen: _Screen, results: list[dict[str, Any]]
+) -> None:
+    """Score every file as a whole; its row goes to results."""
     from videornn.predictions import output_names, prediction_rows
 
     names = output_names(files)
@@ -137,14 +138,20 @@ def _whole_rows(predictor: Predictor, files: list[str], overlay: Path | None, sc
                     raise DecodeError(prediction.error)
                 ranking = predictor.rank(prediction.scores)
                 row["predictions"] = prediction_rows(ranking)
+                results.append(row)
                 screen.ranking(prediction.path, ranking)
                 if overlay is not None:
                     _overlay_whole(predictor, prediction, overlay / f"{names[number]}_overlay.mp4")
             except DecodeError as error:
-                row["error"] = str(error)
-                complain(str(error))
+                _fail_row(row, error, results)
             update(number + 1, len(files))
-            yield row
+
+
+def _fail_row(row: dict[str, Any], error: DecodeError, results: list[dict[str, Any]]) -> None:
+    row["error"] = str(error)
+    if not results or results[-1] is not row:
+        results.append(row)
+    complain(str(error))
 
 
 def _overlay_whole(predictor: Predictor, prediction: Prediction, path: Path) -> None:
@@ -167,8 +174,8 @@ def _overlay_whole(predictor: Predictor, prediction: Prediction, path: Path) -> 
         )
 
 
-def _sliding_rows(predictor: Predictor, files: list[str], plan: _Sliding, screen: _Screen) -> Iterator[dict[str, Any]]:
-    """A row for every file or stream, scored window by window."""
+def _slide(predictor: Predictor, files: list[str], plan: _Sliding, screen: _Screen, results: list[dict[str, Any]]) -> None:
+    """Score every file or stream window by window; its row goes to results."""
     from videornn.data.stream import is_live
     from videornn.predictions import output_names
 
@@ -176,10 +183,9 @@ def _sliding_rows(predictor: Predictor, files: list[str], plan: _Sliding, screen
     with _progress("percent", not all(map(is_live, files))) as update:
         for number, (path, name) in enumerate(zip(files, names, strict=True)):
             share = partial(_update_share, update, number, len(files))
-            row, stopped = _sliding_row(predictor, path, name, plan, screen, share)
+            stopped = _slide_over(predictor, path, name, plan, screen, results, share)
             if len(files) >= MANY_VIDEOS or sys.stderr.isatty():
                 share(1.0)
-            yield row
             if stopped and number + 1 < len(files):
                 raise KeyboardInterrupt
 
@@ -188,10 +194,16 @@ def _update_share(update: Callable[[int, int], None], number: int, num_files: in
     update(int(100 * (number + min(share, 1.0)) / num_files), 100)
 
 
-def _sliding_row(
-    predictor: Predictor, path: str, name: str, plan: _Sliding, screen: _Screen, on_share: Callable[[float], None]
-) -> tuple[dict[str, Any], bool]:
-    """The row of one file or stream, and whether Ctrl-C ended the stream: there is no other way to end a camera."""
+def _slide_over(
+    predictor: Predictor,
+    path: str,
+    name: str,
+    plan: _Sliding,
+    screen: _Screen,
+    results: list[dict[str, Any]],
+    on_share: Callable[[float], None],
+) -> bool:
+    """Score one file or stream; tells whether Ctrl-C ended the stream: there is no other way to end a camera."""
     from videornn.data.stream import VideoStream
 
     row: dict[str, Any] = {"path": path}
@@ -210,25 +222,29 @@ def _sliding_row(
             row["damaged_packets"] = stream.num_damaged
             complain(f"{path}: {stream.num_damaged} damaged packets were left out")
     except DecodeError as error:
-        row["error"] = str(error)
-        complain(str(error))
+        _fail_row(row, error, results)
     except KeyboardInterrupt:
         if not live:
             raise
         stopped = True
     if windows:
         try:
-            row |= _results_of(predictor, path, name, windows, plan, screen)
+            _tell(predictor, row, name, windows, plan, screen, results)
         except DecodeError as error:
-            row["error"] = str(error)
-            complain(str(error))
-    return row, stopped
+            _fail_row(row, error, results)
+    return stopped
 
 
-def _results_of(
-    predictor: Predictor, path: str, name: str, windows: list[Window], plan: _Sliding, screen: _Screen
-) -> dict[str, Any]:
-    """Segments and windows of one video as a row has them; also prints and writes what was asked for."""
+def _tell(
+    predictor: Predictor,
+    row: dict[str, Any],
+    name: str,
+    windows: list[Window],
+    plan: _Sliding,
+    screen: _Screen,
+    results: list[dict[str, Any]],
+) -> None:
+    """Put segments and windows of one video into its row, print them, and write what was asked for."""
     from videornn.overlay import write_overlay
     from videornn.predictions import prediction_rows, segment_rows, write_timeline, writing
     from videornn.timeline import find_segments, smooth_scores
@@ -236,6 +252,15 @@ def _results_of(
     class_names = predictor.class_names
     smooth = (windows[0].end - windows[0].start) / 2 if plan.smooth is None else plan.smooth
     segments = find_segments(windows, class_names, smooth=smooth, threshold=plan.threshold)
+    row["seconds"] = round(windows[-1].end, 3)
+    row["segments"] = segment_rows(segments)
+    row["windows"] = [
+        {"start": round(w.start, 3), "end": round(w.end, 3), "predictions": prediction_rows(predictor.rank(w.scores))}
+        for w in windows
+    ]
+    if not results or results[-1] is not row:
+        results.append(row)
+    path = row["path"]
     screen.segments(path, segments)
     if plan.out is not None:
         write_timeline(plan.out, name, windows, segments, class_names, path)
@@ -243,11 +268,6 @@ def _results_of(
         file = plan.overlay / f"{name}_overlay.mp4"
         with writing("--overlay", file):
             write_overlay(path, file, windows, segments, class_names, scores=smooth_scores(windows, smooth))
-    rows = [
-        {"start": round(w.start, 3), "end": round(w.end, 3), "predictions": prediction_rows(predictor.rank(w.scores))}
-        for w in windows
-    ]
-    return {"seconds": round(windows[-1].end, 3), "segments": segment_rows(segments), "windows": rows}
 
 
 @contextmanager
