@@ -43,7 +43,7 @@ def arguments(tiny_run: Path, motion_set: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def undisturbed(arguments: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a test that nothing happens to."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     out = tmp_path_factory.mktemp("undisturbed") / "test"
     evaluate(*arguments, out, _silent)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ from videornn.rank_watch import MISSED_REPORTS, REPORT_SECONDS, RankWatch, is_lo
 from videornn.signals import sigterm_delayed
 
 SPARE_SECONDS = 60.0  # that NCCL waits longer than the timeout, or less if that is short
+GLOO_SECONDS = 0.2  # for the threads of gloo to free what they hold
 
 
 @contextmanager
@@ -68,6 +70,8 @@ def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Itera
     ):
         yield watch
         dist.barrier()  # a rank that is done early keeps its connections until nobody needs them
+    # gloo's threads may still want the interpreter, to free tensors; torch 2.6 would wait for them without giving it to them
+    time.sleep(GLOO_SECONDS)
     dist.destroy_process_group()
 
 

@@ -122,6 +122,8 @@ def evaluate(
         caught_signals() as received,
         ExitStack() as stack,
     ):
+        # torch has kernels for one thread that add in another order than those for several
+        torch.set_num_threads(max(2, torch.get_num_threads()))
         kept = KeptScores(
             job.out / "unfinished",
             _agreed(_fingerprint(job)),
