@@ -187,7 +187,9 @@ def _write_program(path: Path, network: nn.Module, example: Tensor, texts: dict[
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # source lines, with paths
-    torch.export.save(program, path, extra_files=texts)
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files=texts)
+    path.write_bytes(content.getbuffer())  # not by torch, whose error does not say that a disk is full
 
 
 def _load_program(path: Path) -> Runner:
@@ -235,7 +237,7 @@ def _silence() -> Iterator[None]:
         with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except UserError:
+    except (UserError, OSError):  # of which the exporter has nothing to say
         raise
     except Exception:
         sys.stderr.write(said.getvalue())
