@@ -20,11 +20,13 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
+import torch
 
 from videornn import analyst
-from videornn.analyst import Network
+from videornn.analyst import Analyst, Network
 from videornn.demo import Demo
 from videornn.errors import DecodeError, UserError
+from videornn.timeline import Window
 
 MAX_BYTES = 10**6
 
@@ -47,7 +49,7 @@ class Light(Network):
             raise MemoryError
         if content == b"broken":
             raise DecodeError(f"{video}: cannot be decoded (broken)")
-        return {"top": [{"class": f"{video} {len(content)}", "score": 1.0}], "seconds": 1.0, "clip_seconds": 2.0}
+        return {"top": [{"class": f"{video} {len(content)}", "score": 1.0}], "seconds": 1.0, "window": 2.0}
 
     def attention(self, video: str) -> list[dict[str, str]]:
         raise UserError(f"{video}: no attention")
@@ -344,20 +346,42 @@ def test_a_playlist_is_refused_since_it_names_other_files(tmp_path: Path, make_v
 
 
 def test_a_timeline_comes_in_parts_that_begin_anew_for_each_video(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_segments(windows: list, class_names: list[str], *, smooth: float, threshold: float) -> list:
-        return [SimpleNamespace(start=w.start, end=w.end, label=class_names[0], score=w.score * smooth) for w in windows]
+    asked = []
 
-    def windows(video: str) -> Iterator[SimpleNamespace]:
-        yield from (SimpleNamespace(start=start, end=start + 1, score=0.25) for start in range(3))
+    def windows(video: str, window: float | None) -> Iterator[Window]:
+        asked.append(window)
+        yield from (Window(start, start + 2.0, torch.tensor([0.75, 0.25])) for start in range(3))
 
-    monkeypatch.setitem(sys.modules, "videornn.timeline", SimpleNamespace(find_segments=find_segments))
     monkeypatch.setattr(analyst, "PART_SECONDS", -1.0)
-    network = Network("best.pt")
-    network.predictor, network.clip_seconds = SimpleNamespace(windows=windows, class_names=["a"]), 2.0
+    network = Network("best.pt", window=2.0)
+    network.predictor = SimpleNamespace(windows=windows, class_names=["a", "b"])
     parts = [network.timeline("video.mp4", part) for part in (0, 1, 2, 3)]
-    assert [part["until"] for part in parts] == [1, 2, 3, 3] and [part["complete"] for part in parts] == [False] * 3 + [True]
-    assert parts[1]["segments"] == [{"start": s, "end": s + 1, "label": "a", "score": 0.5} for s in (0, 1)]
-    assert network.timeline("other.mp4", 0)["until"] == 1
+    assert [part["until"] for part in parts] == [2, 3, 4, 4] and [part["complete"] for part in parts] == [False] * 3 + [True]
+    assert parts[1]["segments"] == [{"start": 0, "end": 3, "label": "a", "score": 0.75}]
+    assert network.timeline("other.mp4", 0)["until"] == 2 and asked == [2.0, 2.0]
+
+
+@pytest.mark.slow
+def test_classes_timeline_and_pictures_of_a_real_network_come_one_after_the_other(
+    tiny_run: Path, make_video, tmp_path: Path
+) -> None:
+    from videornn import load_predictor
+
+    checkpoint, video = tiny_run / "checkpoints" / "last.pt", make_video(tmp_path / "clip.mp4", 60, fps=15)
+    ours = Analyst(Network(str(checkpoint), window=1.0))
+    ours.start()
+    try:
+        lines = list(ours.analyse(video))
+    finally:
+        ours.stop()
+    assert [line["step"] for line in lines if "step" in line] == ["classes", "timeline", "attention", "done"]
+    assert not any("error" in line for line in lines)
+    (classes,) = (line for line in lines if "top" in line)
+    assert [(row["class"], row["score"]) for row in classes["top"]] == load_predictor(checkpoint)(video)
+    *_, timeline = (line["timeline"] for line in lines if "timeline" in line)
+    assert timeline["complete"] and timeline["until"] == pytest.approx(4.0, abs=0.1)
+    (pictures,) = (line["pictures"] for line in lines if "pictures" in line)
+    assert {picture["name"] for picture in pictures} >= {"res3.0", "res4.0", "grad_cam"}
 
 
 @pytest.fixture(scope="module")

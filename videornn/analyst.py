@@ -20,7 +20,6 @@ from videornn.errors import DecodeError, UserError
 
 TIMELINE_SECONDS = 600.0  # for all of a timeline: others wait
 PART_SECONDS = 1.0  # of work, from one look at a timeline that grows to the next
-SURE = 0.5  # score from which on a class is named in a timeline
 # FFmpeg reads playlists as well, and these name other files of this machine
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
@@ -34,8 +33,9 @@ class Network:
 
     step_seconds = 300.0  # for loading, for the classes of a video, for its attention, for a part of its timeline
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, window: float | None = None) -> None:
         self.checkpoint = checkpoint
+        self.window = window  # seconds, of a timeline; by default a clip, which is the whole video if it has segments
 
     def __call__(self, step: tuple) -> Any:
         method, *arguments = step
@@ -52,7 +52,7 @@ class Network:
         return {"num_classes": len(self.predictor.class_names), "suffixes": sorted(VIDEO_SUFFIXES)}
 
     def classes(self, video: str) -> dict[str, Any]:
-        """The best classes, the length of the video, and that of the clips that the network sees at once."""
+        """The best classes, and the seconds of the video and of a window of its timeline."""
         from videornn.data.decoding import open_video
         from videornn.data.loader import clip_spec
 
@@ -60,17 +60,16 @@ class Network:
         data = self.predictor.trained.config.data
         with open_video(video, data.decoder, timeout=data.timeout) as opened:
             seconds, clip_seconds = opened.duration, float(clip_spec(data).duration_seconds(opened.fps))
-        # a clip of a network of segments is the whole video
-        self.clip_seconds = seconds if data.sampling == "segments" else clip_seconds
+        window = self.window or (seconds if data.sampling == "segments" else clip_seconds)
         top = [{"class": name, "score": score} for name, score in self.predictor(video)]
-        return {"top": top, "seconds": seconds, "clip_seconds": self.clip_seconds}
+        return {"top": top, "seconds": seconds, "window": window}
 
     def timeline(self, video: str, part: int) -> dict[str, Any]:
         """Go on with the timeline for PART_SECONDS, from the beginning if part is 0; returns what is known so far."""
-        from videornn.timeline import find_segments
+        from videornn.timeline import THRESHOLD, find_segments, half_window
 
         if part == 0:
-            self.windows, self.seen = iter(self.predictor.windows(video)), []
+            self.windows, self.seen = iter(self.predictor.windows(video, window=self.window)), []
         end = time.monotonic() + PART_SECONDS
         for window in self.windows:
             self.seen.append(window)
@@ -78,7 +77,7 @@ class Network:
                 break
         else:
             self.windows = None
-        found = find_segments(self.seen, self.predictor.class_names, smooth=self.clip_seconds, threshold=SURE)
+        found = find_segments(self.seen, self.predictor.class_names, smooth=half_window(self.seen), threshold=THRESHOLD)
         segments = [{"start": s.start, "end": s.end, "label": s.label, "score": float(s.score)} for s in found]
         until = self.seen[-1].end if self.seen else 0.0
         return {"segments": segments, "until": until, "complete": self.windows is None}
@@ -147,11 +146,11 @@ class Analyst:
 
         An "error" takes the place of a piece that failed; without classes there are no other pieces.
         """
-        seconds, clip_seconds = 0.0, 0.0
+        seconds, window = 0.0, 0.0
         for line in self._piece("classes", video, self._classes(video)):
-            seconds, clip_seconds = line.get("seconds", seconds), line.get("clip_seconds", clip_seconds)
+            seconds, window = line.get("seconds", seconds), line.get("window", window)
             yield line
-        if seconds > clip_seconds:
+        if seconds > window:
             yield from self._piece("timeline", video, self._timeline(video))
         if seconds:
             yield from self._piece("attention", video, self._attention(video))

@@ -6,6 +6,7 @@ Library modules are imported inside the commands, because torch takes seconds to
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -126,11 +127,16 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen at; the default is for this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes any that is free.")] = 7860,
     max_mb: Annotated[int, typer.Option(min=1, help="Largest video that is taken, in MB.")] = 200,
+    window: Annotated[
+        Optional[float], typer.Option(metavar="S", help="Seconds of a window of the timeline; by default those of a clip.")
+    ] = None,
 ) -> None:
     """Serve a page to drop videos on."""
     from videornn.demo import serve
 
-    serve(checkpoint, host=host, port=port, max_megabytes=max_mb)
+    if window is not None and not 0 < window < math.inf:
+        raise UserError(f"--window {window:g}: give seconds above 0")
+    serve(checkpoint, host=host, port=port, max_megabytes=max_mb, window=window)
 
 
 @app.command()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from videornn.timeline import Segment, Window
 
 MANY_VIDEOS = 10  # fewer need no progress bar
-DEFAULT_THRESHOLD = 0.3
 LONG_SECONDS = 60.0  # in a log, only longer videos have lines of progress
 BAR_WIDTH = 20  # characters
 
@@ -68,6 +67,7 @@ def infer(
     from videornn.data.stream import is_live
     from videornn.predict import find_videos, load_predictor
     from videornn.predictions import check_output_folder, write_csv, write_json
+    from videornn.timeline import THRESHOLD
 
     slides = window is not None or any(is_live(path) for path in paths)
     given = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--out": out}
@@ -85,7 +85,7 @@ def infer(
     interrupted = False
     try:
         if slides:
-            plan = _Sliding(window, stride, smooth, DEFAULT_THRESHOLD if threshold is None else threshold, out, overlay)
+            plan = _Sliding(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
             _slide(predictor, files, plan, screen, results)
         else:
             _score_whole(predictor, files, overlay, screen, results)
@@ -247,10 +247,10 @@ def _tell(
     """Put segments and windows of one video into its row, print them, and write what was asked for."""
     from videornn.overlay import write_overlay
     from videornn.predictions import prediction_rows, segment_rows, write_timeline, writing
-    from videornn.timeline import find_segments, smooth_scores
+    from videornn.timeline import find_segments, half_window, smooth_scores
 
     class_names = predictor.class_names
-    smooth = (windows[0].end - windows[0].start) / 2 if plan.smooth is None else plan.smooth
+    smooth = half_window(windows) if plan.smooth is None else plan.smooth
     segments = find_segments(windows, class_names, smooth=smooth, threshold=plan.threshold)
     row["seconds"] = round(windows[-1].end, 3)
     row["segments"] = segment_rows(segments)

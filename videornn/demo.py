@@ -265,15 +265,22 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not listed."""
 
 
-def serve(checkpoint: str | Path, *, host: str = "127.0.0.1", port: int = 7860, max_megabytes: int = 200) -> None:
-    """Serve the page until Ctrl-C or SIGTERM.
+def serve(
+    checkpoint: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_megabytes: int = 200,
+    window: float | None = None,
+) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; window: seconds of the windows of a timeline, by default those of a clip.
 
     Raises:
         UserError: the checkpoint is not one, or the port is taken.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Demo(Network(str(checkpoint)), host=host, port=port, max_bytes=max_megabytes * 10**6) as demo:
+        with Demo(Network(str(checkpoint), window), host=host, port=port, max_bytes=max_megabytes * 10**6) as demo:
             demo.analyst.start()
             if not _is_loopback(host):
                 complain(f"--host {host}: all who can reach this machine can send videos and see what the network says")

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+THRESHOLD = 0.3  # score that a class must reach to be a label, unless another is asked for
 NONE_COLOR = "#c9c9c9"
 MAX_CURVES = 6
 MAX_LEGEND = 14
@@ -74,6 +75,11 @@ def find_segments(
         )
         for label, first, end in runs
     ]
+
+
+def half_window(windows: Sequence[Window]) -> float:
+    """Half the seconds of a window, over which scores are averaged unless other ones are asked for."""
+    return (windows[0].end - windows[0].start) / 2 if windows else 0.0
 
 
 def smooth_scores(windows: Sequence[Window], smooth: float) -> Tensor:
