@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from videornn.attention_maps import block_maps, has_split, strongest_points
-from videornn.clip_places import Query, grid_places
-from videornn.map_words import block_captions, block_heat_maps
+from videornn.explain.attention_maps import block_maps, has_split, strongest_points
+from videornn.explain.clip_places import Query, grid_places
+from videornn.explain.map_words import block_captions, block_heat_maps
 from videornn.models import ATTENTION_KINDS
 from videornn.models.nonlocal_block import DisentangledNonLocal, GaussianNonLocal, NonLocal
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from videornn import attention_numbers
-from videornn.attention_numbers import MEANING, block_numbers, pairwise_share
+from videornn.explain import attention_numbers
+from videornn.explain.attention_numbers import MEANING, block_numbers, pairwise_share
 from videornn.models import ATTENTION_KINDS
 from videornn.models.nonlocal_block import DisentangledNonLocal, GaussianNonLocal, PairwiseNonLocal
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from videornn.attention_maps import observe
-from videornn.clip_places import Query, grid_places
+from videornn.explain.attention_maps import observe
+from videornn.explain.clip_places import Query, grid_places
 from videornn.models.resnet3d import FAMILIES, Conv3d, ResNet3d
 
 

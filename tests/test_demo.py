@@ -22,9 +22,8 @@ from urllib.parse import quote
 import pytest
 import torch
 
-from videornn import analyst
-from videornn.analyst import Analyst, Network
-from videornn.demo import Demo
+from videornn.demo import Demo, analyst
+from videornn.demo.analyst import Analyst, Network
 from videornn.errors import DecodeError, UserError
 from videornn.timeline import Window
 
@@ -299,10 +298,9 @@ def test_a_full_disk_is_a_sentence(demo: Demo, room_for_files) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_end_by_a_signal_is_clean_in_the_middle_of_an_upload(tmp_path: Path, number: signal.Signals) -> None:
-    code = (
-        "import videornn.demo as d; from test_demo import Light; d.Network = Light; d.serve('x.pt', host='0.0.0.0', port=0)"
-    )
-    paths = os.pathsep.join([str(Path(analyst.__file__).parents[1]), str(Path(__file__).parent)])
+    code = "import videornn.demo.server as d; from test_demo import Light; d.Network = Light; "
+    code += "d.serve('x.pt', host='0.0.0.0', port=0)"
+    paths = os.pathsep.join([str(Path(analyst.__file__).parents[2]), str(Path(__file__).parent)])
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": paths}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from videornn.grad_cam import default_stage, grad_cam
+from videornn.explain.grad_cam import default_stage, grad_cam
 from videornn.models.nonlocal_block import DisentangledNonLocal
 from videornn.models.resnet3d import FAMILIES, STAGES, ResNet3d
 

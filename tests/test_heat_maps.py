@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from videornn.clip_places import Query, grid_places
-from videornn.heat_maps import HeatMap, Scene, draw_movie, draw_sheet, movie_fps, shown_frames
+from videornn.explain.clip_places import Query, grid_places
+from videornn.explain.heat_maps import HeatMap, Scene, draw_movie, draw_sheet, movie_fps, shown_frames
 
 
 def _scene(heat: torch.Tensor, num_frames: int, size: int = 64, query: Query | None = None) -> Scene:

@@ -108,9 +108,8 @@ def explain(
     class_name: Annotated[Optional[str], typer.Option("--class", help="Of Grad-CAM; by default the predicted one.")] = None,
 ) -> None:
     """Draw what a network looks at: the maps of its attention blocks, and Grad-CAM."""
-    from videornn.clip_places import parse_query
     from videornn.explain import explain as run
-    from videornn.explain import number_lines
+    from videornn.explain import number_lines, parse_query
     from videornn.trained import load_trained
 
     queries = [parse_query(text) for text in query or []]

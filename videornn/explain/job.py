@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from videornn.attention_maps import attention_blocks, block_maps, observe, over_even, strongest_points
-from videornn.attention_numbers import MEANING, block_numbers
-from videornn.clip_places import Places, Query
 from videornn.data.decoding import read_frames
 from videornn.data.files import write_text
 from videornn.data.label_maps import class_key
@@ -23,9 +20,12 @@ from videornn.data.sampling import clip_indices
 from videornn.data.video import FrameVideo
 from videornn.engine import to_model_input
 from videornn.errors import UserError
-from videornn.grad_cam import default_stage, grad_cam
-from videornn.heat_maps import HeatMap, Scene, draw_movie, draw_sheet
-from videornn.map_words import block_captions, block_heat_maps, grad_cam_captions
+from videornn.explain.attention_maps import attention_blocks, block_maps, observe, over_even, strongest_points
+from videornn.explain.attention_numbers import MEANING, block_numbers
+from videornn.explain.clip_places import Places, Query
+from videornn.explain.grad_cam import default_stage, grad_cam
+from videornn.explain.heat_maps import HeatMap, Scene, draw_movie, draw_sheet
+from videornn.explain.map_words import block_captions, block_heat_maps, grad_cam_captions
 from videornn.models.nonlocal_block import AttentionBlock
 from videornn.models.resnet3d import STAGES
 from videornn.trained import Trained

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from videornn.attention_maps import has_split
+from videornn.explain.attention_maps import has_split
 from videornn.models.nonlocal_block import AttentionBlock, MapRows, NonLocal
 
 # of more queries than this a random part is taken (the same every time): a mean over 8,192 maps is exact enough

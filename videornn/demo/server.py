@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from videornn.analyst import Analyst, Network
 from videornn.console import complain, say
+from videornn.demo.analyst import Analyst, Network
 from videornn.errors import UserError
 
-PAGE = Path(__file__).with_name("demo.html")
+PAGE = Path(__file__).with_name("page.html")
 MAX_VIDEOS = 4  # that arrive, wait or are looked at, at a time
 IDLE_SECONDS = 30.0  # without a byte from the browser
 UPLOAD_SECONDS = 600.0  # for a whole file

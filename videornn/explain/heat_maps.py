@@ -12,9 +12,9 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
-from videornn.clip_places import Places, Query
 from videornn.data.files import replacing
 from videornn.data.movie import write_movie
+from videornn.explain.clip_places import Places, Query
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from videornn.clip_places import Places, Query, grid_places
+from videornn.explain.clip_places import Places, Query, grid_places
 from videornn.models.nonlocal_block import AttentionBlock, NonLocal, PairwiseNonLocal
 from videornn.models.resnet3d import STAGES
 

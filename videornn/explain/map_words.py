@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from videornn.attention_maps import BlockMaps, has_split
-from videornn.clip_places import Places, Query
-from videornn.heat_maps import HeatMap
+from videornn.explain.attention_maps import BlockMaps, has_split
+from videornn.explain.clip_places import Places, Query
+from videornn.explain.heat_maps import HeatMap
 from videornn.models.nonlocal_block import (
     AttentionBlock,
     DisentangledNonLocal,
