@@ -43,6 +43,9 @@ def write_video(
             frame.pts = index if times is None else times[index]
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        # run by root, SVT-AV1 makes whoever encodes a real-time process, which starves all others from then on
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 
