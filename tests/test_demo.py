@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import stat
@@ -380,19 +379,6 @@ def test_classes_timeline_and_pictures_of_a_real_network_come_one_after_the_othe
     assert timeline["complete"] and timeline["until"] == pytest.approx(4.0, abs=0.1)
     (pictures,) = (line["pictures"] for line in lines if "pictures" in line)
     assert {picture["name"] for picture in pictures} >= {"res3.0", "res4.0", "grad_cam"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium is here")
-    with sync_api.sync_playwright() as playwright:
-        root = hasattr(os, "geteuid") and os.geteuid() == 0
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if root else [])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

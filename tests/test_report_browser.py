@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from videornn.report import write_report
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    executable = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    if executable is None:
-        pytest.skip("no Chromium (chromium, google-chrome, chromium-browser) is here")
-    arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +30,7 @@ def report(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return write_report(run, None)
 
 
-def open_page(browser: sync_api.Browser, report: Path, **options) -> tuple[sync_api.Page, list[str], list[str]]:
+def open_page(browser, report: Path, **options) -> tuple:
     """The page in a window of its own, what it asked the network for, and what it complained of."""
     page = browser.new_context(**options).new_page()
     requests: list[str] = []
@@ -61,7 +45,7 @@ def open_page(browser: sync_api.Browser, report: Path, **options) -> tuple[sync_
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400, 320])
 def test_nothing_is_fetched_nothing_complains_and_nothing_is_wider_than_the_screen(
-    browser: sync_api.Browser, report: Path, width: int, scheme: str
+    browser, report: Path, width: int, scheme: str
 ) -> None:
     page, requests, complaints = open_page(browser, report, viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
@@ -71,9 +55,7 @@ def test_nothing_is_fetched_nothing_complains_and_nothing_is_wider_than_the_scre
     page.context.close()
 
 
-def test_animations_run_until_they_are_held_and_not_where_motion_is_unwanted(
-    browser: sync_api.Browser, report: Path
-) -> None:
+def test_animations_run_until_they_are_held_and_not_where_motion_is_unwanted(browser, report: Path) -> None:
     place = "getComputedStyle(document.querySelector('.clip img')).transform"
     page, _, _ = open_page(browser, report)
     assert page.evaluate("document.getAnimations().length") == 10  # one for each test video
@@ -89,7 +71,7 @@ def test_animations_run_until_they_are_held_and_not_where_motion_is_unwanted(
     page.context.close()
 
 
-def test_a_frame_of_an_animation_fills_its_window_and_no_more(browser: sync_api.Browser, report: Path) -> None:
+def test_a_frame_of_an_animation_fills_its_window_and_no_more(browser, report: Path) -> None:
     page, _, _ = open_page(browser, report, reduced_motion="reduce")
     sizes = page.evaluate(
         "[...document.querySelectorAll('.clip')].map(clip => [clip.clientWidth, clip.clientHeight,"
@@ -102,7 +84,7 @@ def test_a_frame_of_an_animation_fills_its_window_and_no_more(browser: sync_api.
     page.context.close()
 
 
-def test_it_prints_in_a_few_pages(browser: sync_api.Browser, report: Path) -> None:
+def test_it_prints_in_a_few_pages(browser, report: Path) -> None:
     page, _, _ = open_page(browser, report)
     printed = page.pdf(format="A4")
     assert 2 <= printed.count(b"/Type /Page\n") <= 9
