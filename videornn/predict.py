@@ -21,11 +21,11 @@ from videornn.data.sliding import WindowPlan, sliding_clips
 from videornn.data.stream import VideoStream, is_live
 from videornn.data.video_files import FRAME_SUFFIXES, scan_videos
 from videornn.errors import UserError
+from videornn.predictions import Ranking
 from videornn.timeline import Window
 from videornn.trained import Trained, load_trained
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
-Ranking = list[tuple[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
