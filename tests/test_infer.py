@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 from test_stream import served
 
+from videornn import load_predictor
+from videornn.data.parallel import GeneratorWorker
+from videornn.errors import DecodeError
 from videornn.predictions import output_names
 
 
@@ -99,6 +102,60 @@ def test_a_broken_video_has_its_row_in_every_file_and_the_others_are_done(
         "b_timeline.csv",
         "b_timeline.png",
     ]
+
+
+FAILING_FFMPEG = """
+import os, signal, time, av
+
+open_file = av.open
+
+def fail_on(file, mode="r", **options):
+    name = os.path.basename(file)
+    if "crash" in name and ("overlay" not in name or mode == "w"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "hang" in name:
+        time.sleep(600)
+    return open_file(file, mode, **options)
+
+av.open = fail_on
+"""
+
+
+@pytest.fixture
+def failing_ffmpeg(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In worker processes, FFmpeg crashes when it opens a file with "crash" in its name, and hangs with "hang"."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text(FAILING_FFMPEG)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@pytest.mark.usefixtures("failing_ffmpeg")
+def test_a_video_that_crashes_ffmpeg_costs_no_more_than_its_row(
+    videornn, checkpoint: Path, make_video, tmp_path: Path
+) -> None:
+    for name in ("a_crash", "b", "c_overlay_crash"):
+        make_video(tmp_path / f"v/{name}.mp4", 40)
+    options = ["--window", 1, "--overlay", tmp_path / "out", "--json", tmp_path / "r.json"]
+    code, _, err = videornn("infer", checkpoint, tmp_path / "v", *options)
+    first, second, third = json.loads((tmp_path / "r.json").read_text())
+    assert code == 2 and "2 of 3 videos failed" in err and "Traceback" not in err
+    assert first["error"].endswith("a_crash.mp4: the process that read it ended (SIGSEGV)") and "segments" not in first
+    assert "error" not in second and second["segments"]
+    assert "its overlay cannot be written" in third["error"] and third["segments"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b_overlay.mp4"]  # and no half of another
+
+
+@pytest.mark.usefixtures("failing_ffmpeg")
+def test_a_video_that_hangs_ffmpeg_is_given_up(checkpoint: Path, make_video, tmp_path: Path) -> None:
+    predictor = load_predictor(checkpoint, overrides=["data.timeout=2"])
+    with GeneratorWorker(60) as worker:
+        with pytest.raises(DecodeError, match=r"hang.mp4: took longer than 2 s"):
+            list(predictor.windows(make_video(tmp_path / "hang.mp4", 40), worker=worker))
+        path = make_video(tmp_path / "a.mp4", 40)
+        guarded = list(predictor.windows(path, worker=worker))
+    for one, other in zip(guarded, predictor.windows(path), strict=True):
+        assert (one.start, one.end) == (other.start, other.end)
+        assert one.scores.equal(other.scores)
 
 
 @pytest.mark.parametrize(

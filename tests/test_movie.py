@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,8 +12,7 @@ import pytest
 import torch
 
 from videornn.data.movie import redraw_movie
-from videornn.errors import DecodeError
-from videornn.overlay import shown_size, write_overlay
+from videornn.overlay import Overlay, shown_size
 from videornn.timeline import Window, find_segments
 
 RATE = 44100
@@ -60,6 +60,11 @@ def onsets(path: Path) -> tuple[float, float, float, float]:
     return bright, loud, frames[-1][0] - zero, last
 
 
+def redraw(source: Path, path: Path, draw: Callable[[np.ndarray, float], np.ndarray]) -> None:
+    for _ in redraw_movie(str(source), path, draw):
+        pass
+
+
 STEADY = [k / 25 for k in range(50)]
 VARIABLE = [0.0, 0.04, 0.4, 0.44, 0.98, 1.0, 1.5, 1.51, 1.96]
 
@@ -79,7 +84,7 @@ def test_sound_stays_in_sync_with_the_pictures(
 ) -> None:
     source = write_clapper(tmp_path / name, video_times=times, starts=starts, audio_codec=codec)
     seen = []
-    redraw_movie(str(source), tmp_path / "out.mp4", lambda picture, time: seen.append(time) or picture)
+    redraw(source, tmp_path / "out.mp4", lambda picture, time: seen.append(time) or picture)
     bright, loud, end, sound_end = onsets(tmp_path / "out.mp4")
     was_bright, was_loud, was_end, was_sound_end = onsets(source)
     assert was_bright == pytest.approx(1.0, abs=0.002) and was_loud == pytest.approx(1.0, abs=0.03)
@@ -91,7 +96,7 @@ def test_sound_stays_in_sync_with_the_pictures(
 
 def test_sound_that_mp4_takes_is_copied_packet_by_packet(tmp_path: Path) -> None:
     source = write_clapper(tmp_path / "a.mp4", video_times=STEADY, starts=0.0, audio_codec="aac")
-    redraw_movie(str(source), tmp_path / "out.mp4", lambda picture, _: picture)
+    redraw(source, tmp_path / "out.mp4", lambda picture, _: picture)
     packets = []
     for path in (source, tmp_path / "out.mp4"):
         with av.open(str(path)) as container:
@@ -99,20 +104,9 @@ def test_sound_that_mp4_takes_is_copied_packet_by_packet(tmp_path: Path) -> None
     assert packets[0] == packets[1] and len(packets[0]) > 80
 
 
-def test_a_movie_is_whole_or_not_there(make_video, tmp_path: Path) -> None:
-    source = make_video(tmp_path / "a.mp4", 20)
-
-    def draw(picture: np.ndarray, time: float) -> np.ndarray:
-        if time > 0.5:
-            raise KeyboardInterrupt
-        return picture
-
-    with pytest.raises(KeyboardInterrupt):
-        redraw_movie(str(source), tmp_path / "out.mp4", draw)
-    (tmp_path / "text.mp4").write_text("text")
-    with pytest.raises(DecodeError):
-        redraw_movie(str(tmp_path / "text.mp4"), tmp_path / "out.mp4", draw)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "text.mp4"]
+def test_the_share_that_is_done_grows_to_all_of_it(make_video, tmp_path: Path) -> None:
+    shares = list(redraw_movie(str(make_video(tmp_path / "a.mp4", 20)), tmp_path / "out.mp4", lambda picture, _: picture))
+    np.testing.assert_allclose(shares, np.arange(1, 21) / 20, atol=1e-6)
 
 
 def test_an_overlay_shows_the_label_of_the_moment_and_leaves_the_rest_of_the_picture(make_video, tmp_path: Path) -> None:
@@ -120,7 +114,8 @@ def test_an_overlay_shows_the_label_of_the_moment_and_leaves_the_rest_of_the_pic
     windows = [Window(0, 1, torch.tensor([0.9, 0.1])), Window(1, 2, torch.tensor([0.2, 0.8]))]
     segments = find_segments(windows, ("run", "walk"))
     scores = torch.stack([window.scores for window in windows])
-    write_overlay(str(source), tmp_path / "out.mp4", windows, segments, ("run", "walk"), scores=scores)
+    overlay = Overlay(windows, segments, ("run", "walk"), scores=scores.numpy())
+    redraw(source, tmp_path / "out.mp4", overlay)
     pictures = []
     for path in (source, tmp_path / "out.mp4"):
         with av.open(str(path)) as container:

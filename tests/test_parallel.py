@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from videornn.data.files import replacing
-from videornn.data.parallel import Lost, run_parallel
+from videornn.data.parallel import GeneratorWorker, Lost, WorkerLost, run_parallel
 from videornn.errors import UserError
 
 
@@ -27,6 +28,14 @@ def crash_or_hang(number: int) -> int:
     if number == 7:
         time.sleep(600)
     return square(number)
+
+
+def count(start: int, bad: str = "") -> Iterator[tuple[int, int]]:
+    """Numbers with the process that they are of, up to what is bad at the third."""
+    for number in range(start, start + 4):
+        if number == start + 2 and bad:
+            {"refuse": refuse, "crash": lambda _: os._exit(9), "hang": lambda _: time.sleep(600)}[bad](number)
+        yield number, os.getpid()
 
 
 def refuse(number: int) -> int:
@@ -61,3 +70,37 @@ def test_what_the_function_raises_is_raised_here() -> None:
 def test_a_worker_that_is_ended_takes_its_temporary_files_away(tmp_path: Path) -> None:
     ((_, result),) = run_parallel(leave_temporary, [str(tmp_path)], num_workers=1, timeout_seconds=1)
     assert isinstance(result, Lost) and list(tmp_path.iterdir()) == []
+
+
+def test_generators_run_one_after_the_other_in_one_process() -> None:
+    with GeneratorWorker(60) as worker:
+        first, second = list(worker.iterate(count, 0)), list(worker.iterate(count, 10))
+        with pytest.raises(UserError, match="22 is refused"):
+            list(worker.iterate(count, 20, "refuse"))
+        third = list(worker.iterate(count, 30))
+    assert [number for number, _ in first + second + third] == [0, 1, 2, 3, 10, 11, 12, 13, 30, 31, 32, 33]
+    (process,) = {process for _, process in first + second + third}
+    assert process != os.getpid()
+
+
+@pytest.mark.parametrize(("bad", "message"), [("crash", r"ended \(exit code 9\)"), ("hang", "took longer than 1 s")])
+def test_a_generator_that_costs_the_process_has_given_what_came_before_and_the_next_has_a_new_one(
+    bad: str, message: str
+) -> None:
+    with GeneratorWorker(60) as worker:
+        seen = []
+        with pytest.raises(WorkerLost, match=message):
+            for item in worker.iterate(count, 0, bad):
+                seen.append(item)
+                worker.timeout_seconds = 1
+        assert [number for number, _ in seen] == [0, 1]
+        worker.timeout_seconds = 60
+        assert {process for _, process in worker.iterate(count, 5)} != {process for _, process in seen}
+
+
+def test_a_generator_that_nobody_follows_to_its_end_does_not_get_into_the_way_of_the_next() -> None:
+    with GeneratorWorker(60) as worker:
+        items = worker.iterate(count, 0)
+        assert next(items)[0] == 0
+        items.close()
+        assert [number for number, _ in worker.iterate(count, 5)] == [5, 6, 7, 8]

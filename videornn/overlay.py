@@ -4,58 +4,51 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from torch import Tensor
 
+from videornn.data.decoding import open_video
 from videornn.data.movie import redraw_movie
-from videornn.data.stream import VideoStream
 from videornn.timeline import NONE_COLOR, Segment, Window, class_colors, time_text, window_edges
 
 SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text can be read
 BACK = (16, 16, 16, 190)  # behind text, RGBA
 
 
-def write_overlay(
-    source: str,
-    path: Path,
-    windows: Sequence[Window],
-    segments: Sequence[Segment],
-    class_names: Sequence[str],
-    *,
-    scores: Tensor,
-    topk: int = 3,
-) -> VideoStream:
-    """Write a video with its segments and scores drawn into it, sound and frame times as they were.
+def redraw_whole(source: str, path: Path, class_names: Sequence[str], scores: np.ndarray) -> Iterator[float]:
+    """redraw_movie with the best class of a whole video: scores float32 [K] in 0..1."""
+    with open_video(source) as video:
+        end = video.duration
+    best = int(scores.argmax())
+    segments = [Segment(0.0, end, class_names[best], float(scores[best]))]
+    windows = [Window(0.0, end, torch.from_numpy(scores))]
+    yield from redraw_movie(source, path, Overlay(windows, segments, class_names, scores=scores[None]))
+
+
+class Overlay:
+    """Draws on the pictures of one video; what does not change from frame to frame is drawn once.
 
     Args:
         windows: where in time the rows of scores lie.
+        segments: what happens when.
         scores: float32 [num_windows, K] in 0..1, those shown.
-
-    Returns:
-        The source, read to its end.
-
-    Raises:
-        DecodeError: no frame can be decoded.
+        topk: classes to show.
     """
-    return redraw_movie(source, path, _Overlay(windows, segments, class_names, scores, topk))
-
-
-class _Overlay:
-    """Draws on the pictures of one video; what does not change from frame to frame is drawn once."""
 
     def __init__(
         self,
         windows: Sequence[Window],
         segments: Sequence[Segment],
         class_names: Sequence[str],
-        scores: Tensor,
-        topk: int,
+        *,
+        scores: np.ndarray,
+        topk: int = 3,
     ) -> None:
         self._class_names = class_names
         self._scores = scores
@@ -98,8 +91,8 @@ class _Overlay:
         big = font(round(1.25 * unit), bold=True)
         draw.text((left, pad // 2), fitted(segment.label or "none", big, panel.width - left - pad), font=big, fill="white")
         small = font(unit)
-        best = self._scores[window].topk(self._topk)
-        for place, (score, k) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+        best = np.argsort(-self._scores[window], kind="stable")[: self._topk]
+        for place, (score, k) in enumerate(zip(self._scores[window, best].tolist(), best.tolist(), strict=True)):
             top = round(1.9 * unit) + place * row
             room = panel.width - left - pad
             fill = (*ImageColor.getrgb(self._colors[self._class_names[k]]), 150)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,13 +15,13 @@ from videornn.data.annotations import VIDEO_SUFFIXES, VideoTable, load_videos
 from videornn.data.dataset import load_views
 from videornn.data.loader import build_test_loader, to_device, view_spec
 from videornn.data.packed_paths import PathPacker
-from videornn.data.sliding import WindowPlan, sliding_clips
-from videornn.data.stream import VideoStream, is_live
+from videornn.data.parallel import GeneratorWorker
+from videornn.data.stream import is_live
 from videornn.data.video_files import FRAME_SUFFIXES, scan_videos
 from videornn.errors import UserError
 from videornn.predictions import Ranking
-from videornn.timeline import Window
 from videornn.trained import Trained, load_trained
+from videornn.windows import Windows
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
 
@@ -89,53 +87,15 @@ class Predictor:
                 yield Prediction(path, next(scores)) if valid else Prediction(path, None, next(reasons).reason)
 
     def windows(
-        self, source: str | Path | VideoStream, *, window: float | None = None, stride: float | None = None
-    ) -> Iterator[Window]:
-        """Windows over a video of any length, from beginning to end, as they come, in constant memory.
-
-        A window's scores are the mean over its clips (centre crops); a clip is what the network was trained on. Nothing is
-        decoded or computed twice. The last window ends with the video.
-
-        Args:
-            source: a file, a folder of frames, a URL, a camera, or an opened stream of one.
-            window: seconds; by default those of one clip.
-            stride: seconds from one window to the next; by default half a window.
-
-        Raises:
-            DecodeError: nothing can be decoded, or a connection is lost; windows may have come before.
-            UserError: window or stride make no sense.
-        """
-        stream = source if isinstance(source, VideoStream) else VideoStream(str(source))
-        with stream:
-            plan = self.window_plan(stream.fps, window, stride)
-            batch_size = 1 if stream.live else self.trained.config.test.batch_size
-            scored: dict[int, Tensor] = {}
-            number = 0
-            for clips in _batches(sliding_clips(stream, plan), batch_size):
-                logits = self.trained.logits(torch.stack([clip for _, clip in clips]))
-                scored.update(zip([clip for clip, _ in clips], logits, strict=True))
-                while plan.clips_of(number)[-1] in scored and not plan.is_last(number, stream.end):
-                    yield self._window(plan, number, scored, stream.end)
-                    number += 1
-                    scored = {clip: row for clip, row in scored.items() if clip >= plan.clips_of(number)[0]}
-            last = clips[-1][0]  # it stands for those that reach past the end
-            for left in range(number, plan.last_window(stream.end) + 1):
-                scored.update((clip, logits[-1]) for clip in plan.clips_of(left) if clip > last)
-                yield self._window(plan, left, scored, stream.end)
-
-    def window_plan(self, fps: Fraction, window: float | None = None, stride: float | None = None) -> WindowPlan:
-        """Where windows of so many seconds lie over a video of so many frames per second; raises UserError."""
-        spec = replace(self._view_spec, num_clips=1, num_crops=1)
-        if window is None and spec.clip.sampling == "segments":
-            raise UserError("a clip of this network is spread over a whole video: give --window, in seconds")
-        length = spec.clip.duration_seconds(fps) if window is None else Fraction(window).limit_denominator(10**6)
-        return WindowPlan(spec, fps, length, length / 2 if stride is None else Fraction(stride).limit_denominator(10**6))
-
-    def _window(self, plan: WindowPlan, number: int, scored: dict[int, Tensor], end: float) -> Window:
-        logits = torch.stack([scored[clip] for clip in plan.clips_of(number)])
-        last = end if plan.is_last(number, end) else plan.end(number)
-        first = max(min(plan.start(number), last - float(plan.window)), 0.0)
-        return Window(first, last, metrics.average_views(logits, self.trained.config.test.average))
+        self,
+        source: str | Path,
+        *,
+        window: float | None = None,
+        stride: float | None = None,
+        worker: GeneratorWorker | None = None,
+    ) -> Windows:
+        """Windows over a video of any length, as they come, in constant memory: see Windows for arguments and errors."""
+        return Windows(self.trained, self._view_spec, str(source), window, stride, worker)
 
 
 def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str] | None = None) -> Predictor:
@@ -184,9 +144,3 @@ def _table(paths: Iterable[str | Path]) -> VideoTable:
     for path in paths:
         packer.append(str(path))
     return VideoTable("paths", "", packer.pack(), torch.full((len(packer),), -1, dtype=torch.int32))
-
-
-def _batches(items: Iterable, size: int) -> Iterator[list]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

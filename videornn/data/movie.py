@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,26 +37,25 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, *
         container.mux(stream.encode(None))
 
 
-def redraw_movie(source: str, path: Path, draw: Callable[[np.ndarray, float], np.ndarray], *, crf: int = 21) -> VideoStream:
-    """A video with every frame drawn anew, at the time at which it appeared, with the sound of the source.
+def redraw_movie(
+    source: str, path: Path, draw: Callable[[np.ndarray, float], np.ndarray], *, crf: int = 21
+) -> Iterator[float]:
+    """Draw every frame of a video anew, at the time at which it appeared, with the sound of the source.
 
     Sound is copied packet by packet if MP4 takes its format, else encoded to AAC of one channel or two. It ends where it is
-    damaged. The file is whole or not there.
+    damaged.
 
     Args:
+        path: the movie; it can be played once the iterator has come to its end.
         draw: what becomes of a picture uint8 [H, W, 3], turned upright, and its time in seconds; always of one even size.
 
-    Returns:
-        The source, read to its end: it tells the duration, and how many packets were damaged.
+    Yields:
+        After every frame, the share of the video, in 0..1, that is done; 0 where the file does not say how long it is.
 
     Raises:
         DecodeError: the source is missing or has no frame that can be decoded.
     """
-    with (
-        VideoStream(source) as frames,
-        replacing(path) as temporary,
-        av.open(str(temporary), "w", format="mp4") as container,
-    ):
+    with VideoStream(source) as frames, av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=frames.fps, options={"crf": str(crf), "preset": "veryfast"})
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", CLOCK
         with _Sound(source, container) as sound:
@@ -68,9 +67,9 @@ def redraw_movie(source: str, path: Path, draw: Callable[[np.ndarray, float], np
                 frame.pts, frame.time_base = round(seconds / CLOCK), CLOCK
                 container.mux(stream.encode(frame))
                 sound.mux_until(seconds, frames.first_seconds)
+                yield min(frames.end / frames.duration, 1.0) if frames.duration else 0.0
             container.mux(stream.encode(None))
             sound.mux_until(float("inf"), frames.first_seconds)
-    return frames
 
 
 class _Sound:

@@ -97,8 +97,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.index: int | None = None
-        self._timeout_seconds = timeout_seconds
-        self._deadline = math.inf
+        self.timeout_seconds = timeout_seconds  # a change of it holds at once
+        self._given = 0.0  # when, on the monotonic clock, it got its item
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self._process.start()
         theirs.close()  # or the pipe would not end with the process
@@ -106,26 +106,31 @@ class Worker:
     def ask(self, item: object) -> object:
         """Wait for what the function returns for an item, or for Lost; raises what the function raises."""
         if self.index is None:
-            wait([self.pipe])
-            self.answer()  # it says that it is ready
+            self.wait()  # until it says that it is ready
         self.give(0, item)
+        return self.wait()
+
+    def wait(self) -> object:
+        """Wait for the answer to what it has been given."""
         left = self.seconds_left()
         wait([self.pipe], None if left == math.inf else left)
         return self.answer()
 
     def give(self, index: int, item: object) -> None:
         self.index = index
-        self._deadline = time.monotonic() + self._timeout_seconds if self._timeout_seconds else math.inf
+        self._given = time.monotonic()
         with suppress(OSError):  # a process that is gone is noticed when its answer is read
             self.pipe.send(item)
 
     def seconds_left(self) -> float:
-        return max(self._deadline - time.monotonic(), 0)
+        if self.index is None or self.timeout_seconds is None:
+            return math.inf
+        return max(self._given + self.timeout_seconds - time.monotonic(), 0)
 
     def answer(self) -> object:
         """What the function returned, or Lost; raises what the function raised."""
         if not self.pipe.poll():
-            return Lost("timeout", f"took longer than {self._timeout_seconds:g} s")
+            return Lost("timeout", f"took longer than {self.timeout_seconds:g} s")
         try:
             raised, result = self.pipe.recv()
         except (EOFError, OSError):
@@ -144,6 +149,79 @@ class Worker:
         self._process.kill()  # where it hangs in a decoder
         self._process.join(timeout=5)  # where it hangs in a dead disk, even this does not end it
         self.pipe.close()
+
+
+class WorkerLost(Exception):
+    """A worker crashed or hung; the message says which."""
+
+
+class GeneratorWorker:
+    """A process that runs generators for its parent, one after the other; any may crash or hang.
+
+    It starts with the first generator, and anew after one that has cost it. While the parent looks at an item, it makes the
+    next one.
+
+    Args:
+        timeout_seconds: longest time for one item; it may be changed at any moment.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self.timeout_seconds = timeout_seconds
+        self._worker: Worker | None = None
+
+    def iterate(self, generate: Callable[..., Iterator[Item]], *arguments: object) -> Iterator[Item]:
+        """The items of generate(*arguments), all of it picklable; raises what it raises.
+
+        Raises:
+            WorkerLost: the process crashed, or an item took too long.
+        """
+        worker = self._worker = self._worker or Worker(_Generators(), None)
+        idle = False
+        try:
+            worker.timeout_seconds = None
+            worker.ask((generate, arguments))  # which imports what they need: no part of the time for an item
+            worker.give(0, None)
+            worker.timeout_seconds = self.timeout_seconds
+            while (answer := worker.wait()) is not None:
+                if isinstance(answer, Lost):
+                    raise WorkerLost(answer.reason)
+                worker.give(0, None)
+                yield answer[0]
+                worker.timeout_seconds = self.timeout_seconds
+            idle = True
+        except WorkerLost:
+            raise
+        except Exception:  # of the generator, which is over; the process waits for another
+            idle = True
+            raise
+        finally:
+            if not idle:  # lost, or still at work on an item that nobody wants any more
+                self.stop()
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
+
+    def __enter__(self) -> GeneratorWorker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+class _Generators:
+    """The worker's side: begins what it is given, then makes an item, in a tuple, for every None; None is the end."""
+
+    def __call__(self, begun: tuple[Callable[..., Iterator], tuple] | None) -> tuple[object] | None:
+        if begun is not None:
+            generate, arguments = begun
+            self._items = generate(*arguments)
+            return None
+        for item in self._items:
+            return (item,)
+        return None
 
 
 def _serve(pipe: Connection, function: Callable) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,6 +115,55 @@ class WindowPlan:
         """When to look at the screen for a point of the grid: in the middle of a frame of a constant rate (as on_screen)."""
         place = (point + Fraction(self.view.clip.sampling == "segments", 2)) * self.step * self.fps
         return (math.floor(place) + 0.5) / float(self.fps)
+
+
+def plan_windows(view: ViewSpec, window: float | None, stride: float | None, fps: Fraction) -> WindowPlan:
+    """Windows of so many seconds, by default those of one clip, so many seconds apart, by default half a window.
+
+    Raises:
+        UserError: window or stride make no sense.
+    """
+    if window is None and view.clip.sampling == "segments":
+        raise UserError("a clip of this network is spread over a whole video: give --window, in seconds")
+    length = view.clip.duration_seconds(fps) if window is None else Fraction(window).limit_denominator(10**6)
+    return WindowPlan(view, fps, length, length / 2 if stride is None else Fraction(stride).limit_denominator(10**6))
+
+
+class StreamInfo(NamedTuple):
+    """What a stream says of itself: fps, and its duration in seconds or None."""
+
+    fps: Fraction
+    duration: float | None
+
+
+class Reading(NamedTuple):
+    """How far a stream is read, and the clip uint8 [3, T, S, S] that was complete then; number is its place on the raster.
+
+    end and num_damaged are those of VideoStream; the last reading of a stream has no clip.
+    """
+
+    end: float
+    num_damaged: int
+    number: int | None = None
+    clip: np.ndarray | None = None
+
+
+def read_clips(source: str, plan_windows: Callable[[Fraction], WindowPlan]) -> Iterator[StreamInfo | Reading]:
+    """First what a source says of itself, then its clips as they are complete; made to run in another process.
+
+    Args:
+        source: what VideoStream opens.
+        plan_windows: where windows lie over a video of so many frames per second.
+
+    Raises:
+        DecodeError: the source cannot be opened or decoded, or is lost.
+        UserError: of plan_windows.
+    """
+    with VideoStream(source) as stream:
+        yield StreamInfo(stream.fps, stream.duration)
+        for number, clip in sliding_clips(stream, plan_windows(stream.fps)):
+            yield Reading(stream.end, stream.num_damaged, number, clip.numpy())
+        yield Reading(stream.end, stream.num_damaged)
 
 
 def sliding_clips(stream: VideoStream, plan: WindowPlan) -> Iterator[tuple[int, Tensor]]:

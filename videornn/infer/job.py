@@ -1,0 +1,183 @@
+"""What `videornn infer` does with videos: score them whole or window by window, tell it, write it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from videornn.console import ProgressBar, complain
+from videornn.data.files import replacing
+from videornn.data.movie import redraw_movie
+from videornn.data.parallel import GeneratorWorker, WorkerLost
+from videornn.data.stream import is_live
+from videornn.errors import DecodeError
+from videornn.infer.screen import Screen
+from videornn.overlay import Overlay, redraw_whole
+from videornn.predict import Predictor
+from videornn.predictions import output_names, prediction_rows, segment_rows, write_timeline, writing
+from videornn.timeline import Window, find_segments, half_window, smooth_scores
+
+MANY_VIDEOS = 10  # fewer need no progress bar
+PATIENCE_SECONDS = 10.0  # work that takes no longer has no lines of progress in a log
+SCORING_SHARE = 0.3  # of the time for a video with an overlay
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of every video: seconds, a score, folders."""
+
+    window: float | None
+    stride: float | None
+    smooth: float | None
+    threshold: float
+    out: Path | None
+    overlay: Path | None
+
+
+class Job:
+    """What is done with every file or stream.
+
+    Args:
+        worker: decodes long videos and writes overlays, so that a file that brings FFmpeg down costs no more than its row;
+            whole videos are decoded by the workers of a loader.
+
+    Attributes:
+        rows: of the videos that are done; a row is there before anything of it is printed: Ctrl-C can come at any moment.
+    """
+
+    def __init__(
+        self, predictor: Predictor, files: list[str], options: Wanted, screen: Screen, worker: GeneratorWorker
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._predictor = predictor
+        self._files = files
+        self._names = output_names(files)
+        self._options = options
+        self._screen = screen
+        self._worker = worker
+
+    def score_whole(self) -> None:
+        """Score every file as a whole."""
+        many, draws = len(self._files) >= MANY_VIDEOS, self._options.overlay is not None
+        with _progress(len(self._files), shown=many or draws) as update:
+            for number, prediction in enumerate(self._predictor.predict_many(self._files)):
+                row: dict[str, Any] = {"path": prediction.path}
+                with self._errors_of(row):
+                    if prediction.scores is None:
+                        raise DecodeError(prediction.error)
+                    ranking = self._predictor.rank(prediction.scores)
+                    row["predictions"] = prediction_rows(ranking)
+                    self.rows.append(row)
+                    self._screen.ranking(prediction.path, ranking)
+                    if draws:
+                        how = self._predictor.class_names, prediction.scores.numpy()
+                        self._draw(number, partial(update, number), redraw_whole, *how)
+                update(number, 1.0)
+
+    def slide(self) -> None:
+        """Score every file or stream window by window."""
+        with _progress(len(self._files), shown=not all(map(is_live, self._files))) as update:
+            for number in range(len(self._files)):
+                stopped = self._slide_over(number, partial(update, number))
+                update(number, 1.0)
+                if stopped and number + 1 < len(self._files):
+                    raise KeyboardInterrupt
+
+    def _slide_over(self, number: int, on_share: Callable[[float], None]) -> bool:
+        """Score one file or stream; tells whether Ctrl-C ended the stream: there is no other way to end a camera."""
+        path, options = self._files[number], self._options
+        row: dict[str, Any] = {"path": path}
+        windows = self._predictor.windows(path, window=options.window, stride=options.stride, worker=self._worker)
+        seen: list[Window] = []
+        stopped = False
+        try:
+            with self._errors_of(row):
+                for window in windows:
+                    seen.append(window)
+                    if windows.live:
+                        self._screen.window(path, window, self._predictor.rank(window.scores), options.threshold)
+                    elif windows.duration:
+                        on_share(window.end / windows.duration * (1.0 if options.overlay is None else SCORING_SHARE))
+                if windows.num_damaged:
+                    row["damaged_packets"] = windows.num_damaged
+                    complain(f"{path}: {windows.num_damaged} damaged packets were left out")
+        except KeyboardInterrupt:
+            if not windows.live:
+                raise
+            stopped = True
+        if seen:
+            with self._errors_of(row):
+                self._tell(number, row, seen, on_share)
+        return stopped
+
+    def _tell(self, number: int, row: dict[str, Any], windows: list[Window], on_share: Callable[[float], None]) -> None:
+        """Put segments and windows of one video into its row, print them, and write what was asked for."""
+        path, options, class_names = self._files[number], self._options, self._predictor.class_names
+        smooth = half_window(windows) if options.smooth is None else options.smooth
+        segments = find_segments(windows, class_names, smooth=smooth, threshold=options.threshold)
+        row["seconds"] = round(windows[-1].end, 3)
+        row["segments"] = segment_rows(segments)
+        row["windows"] = [
+            {
+                "start": round(w.start, 3),
+                "end": round(w.end, 3),
+                "predictions": prediction_rows(self._predictor.rank(w.scores)),
+            }
+            for w in windows
+        ]
+        self._keep(row)
+        self._screen.segments(path, segments)
+        if options.out is not None:
+            write_timeline(options.out, self._names[number], windows, segments, class_names, path)
+        if options.overlay is not None:
+            overlay = Overlay(windows, segments, class_names, scores=smooth_scores(windows, smooth).numpy())
+            self._draw(number, on_share, redraw_movie, overlay)
+
+    def _draw(
+        self, number: int, on_share: Callable[[float], None], redraw: Callable[..., Iterator[float]], *how: Any
+    ) -> None:
+        """Write the overlay of a file; redraw(file, path of the movie, *how) tells which share of it is done."""
+        source = self._files[number]
+        path = self._options.overlay / f"{self._names[number]}_overlay.mp4"
+        with writing("--overlay", path), replacing(path) as temporary:
+            try:
+                for share in self._worker.iterate(redraw, source, temporary, *how):
+                    on_share(SCORING_SHARE + (1 - SCORING_SHARE) * share)
+            except WorkerLost as error:
+                raise DecodeError(f"{source}: its overlay cannot be written, {error}") from error
+
+    @contextmanager
+    def _errors_of(self, row: dict[str, Any]) -> Iterator[None]:
+        """A video that cannot be decoded has a row that says so, and the others go on."""
+        try:
+            yield
+        except DecodeError as error:
+            row["error"] = str(error)
+            self._keep(row)
+            complain(str(error))
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        if not self.rows or self.rows[-1] is not row:
+            self.rows.append(row)
+
+
+@contextmanager
+def _progress(num_files: int, *, shown: bool) -> Iterator[Callable[[int, float], None]]:
+    """A function that is told which share, in 0..1, of which file is done.
+
+    It draws a bar on a terminal; elsewhere it writes lines of work that takes longer than PATIENCE_SECONDS.
+    """
+    start = time.monotonic()
+
+    def update(number: int, share: float) -> None:
+        if shown and (sys.stderr.isatty() or time.monotonic() - start > PATIENCE_SECONDS):
+            bar.update(int(100 * (number + min(share, 1.0)) / num_files), 100)
+
+    with ProgressBar("percent") if shown else nullcontext() as bar:
+        yield update

@@ -1,0 +1,119 @@
+"""Windows over a video of any length, scored as they come, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videornn import metrics
+from videornn.data.dataset import ViewSpec
+from videornn.data.parallel import GeneratorWorker, WorkerLost
+from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
+from videornn.data.stream import is_live
+from videornn.errors import DecodeError
+from videornn.timeline import Window
+from videornn.trained import Trained
+
+SLOWEST = 10  # times as long as what is shown, a hang is taken for one
+
+
+class Windows:
+    """The windows of one source, from its beginning to its end, to be iterated once.
+
+    A window's scores are the mean over its clips (centre crops); a clip is what the network was trained on. Nothing is
+    decoded or computed twice. The last window ends with the video.
+
+    Args:
+        source: a file, a folder of frames, a URL or a camera.
+        window: seconds; by default those of one clip.
+        stride: seconds from one window to the next; by default half a window.
+        worker: decodes, one clip ahead; without it, this process does, and a file that crashes FFmpeg ends it.
+
+    Attributes:
+        live: whether the source is read as it comes.
+        duration: seconds that the source announces, from the first window on; None for live ones, and where it does not say.
+        num_damaged: packets that could not be decoded so far.
+
+    Raises:
+        DecodeError: nothing can be decoded, or a connection is lost; windows may have come before.
+        UserError: window or stride make no sense.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        view: ViewSpec,
+        source: str,
+        window: float | None = None,
+        stride: float | None = None,
+        worker: GeneratorWorker | None = None,
+    ) -> None:
+        self.source = source
+        self.live = is_live(source)
+        self.duration: float | None = None
+        self.num_damaged = 0
+        self._trained = trained
+        self._plan_windows = partial(plan_windows, replace(view, num_clips=1, num_crops=1), window, stride)
+        self._worker = worker
+        self._end = 0.0  # seconds read so far
+
+    def __iter__(self) -> Iterator[Window]:
+        batch_size = 1 if self.live else self._trained.config.test.batch_size
+        scored: dict[int, Tensor] = {}
+        number = 0
+        with closing(self._read()) as readings:
+            plan = self._begin(next(readings))
+            for clips in _batches(self._clips(readings), batch_size):
+                logits = self._trained.logits(torch.from_numpy(np.stack([clip for _, clip in clips])))
+                scored.update(zip([clip for clip, _ in clips], logits, strict=True))
+                while plan.clips_of(number)[-1] in scored and not plan.is_last(number, self._end):
+                    yield self._window(plan, number, scored)
+                    number += 1
+                    scored = {clip: row for clip, row in scored.items() if clip >= plan.clips_of(number)[0]}
+        last = clips[-1][0]  # it stands for those that reach past the end
+        for left in range(number, plan.last_window(self._end) + 1):
+            scored.update((clip, logits[-1]) for clip in plan.clips_of(left) if clip > last)
+            yield self._window(plan, left, scored)
+
+    def _read(self) -> Iterator[StreamInfo | Reading]:
+        if self._worker is None:
+            yield from read_clips(self.source, self._plan_windows)
+            return
+        self._worker.timeout_seconds = self._trained.config.data.timeout
+        try:
+            yield from self._worker.iterate(read_clips, self.source, self._plan_windows)
+        except WorkerLost as error:
+            raise DecodeError(f"{self.source}: {error}") from error
+
+    def _begin(self, info: StreamInfo) -> WindowPlan:
+        self.duration = info.duration
+        plan = self._plan_windows(info.fps)
+        if self._worker is not None:
+            longest = float(plan.clip_seconds + plan.stride)  # from one clip to the next
+            self._worker.timeout_seconds = max(self._worker.timeout_seconds, SLOWEST * longest)
+        return plan
+
+    def _clips(self, readings: Iterator[Reading]) -> Iterator[tuple[int, np.ndarray]]:
+        for reading in readings:
+            self._end, self.num_damaged = reading.end, reading.num_damaged
+            if reading.clip is not None:
+                yield reading.number, reading.clip
+
+    def _window(self, plan: WindowPlan, number: int, scored: dict[int, Tensor]) -> Window:
+        logits = torch.stack([scored[clip] for clip in plan.clips_of(number)])
+        last = self._end if plan.is_last(number, self._end) else plan.end(number)
+        first = max(min(plan.start(number), last - float(plan.window)), 0.0)
+        return Window(first, last, metrics.average_views(logits, self._trained.config.test.average))
+
+
+def _batches(items: Iterable, size: int) -> Iterator[list]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
