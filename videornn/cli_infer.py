@@ -52,7 +52,7 @@ def infer(
     from videornn.data.stream import is_live
     from videornn.infer import Job, Screen, Wanted
     from videornn.predict import find_videos, load_predictor
-    from videornn.predictions import check_output_folder, write_csv, write_json
+    from videornn.predictions import ResultFiles, check_output_folder
     from videornn.timeline import THRESHOLD
 
     slides = window is not None or any(is_live(path) for path in paths)
@@ -69,20 +69,18 @@ def infer(
     options = Wanted(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
     screen = Screen(files, predictor.class_names, quiet=str(json_file) == "-")
     interrupted = False
+    written = ResultFiles(json_file, csv_file, segments=slides)
     with GeneratorWorker(predictor.trained.config.data.timeout) as worker:
-        job = Job(predictor, files, options, screen, worker)
+        job = Job(predictor, files, options, screen, worker, written)
         try:
             job.slide() if slides else job.score_whole()
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            if json_file is not None:
-                write_json(json_file, job.rows)
-            if csv_file is not None:
-                write_csv(csv_file, job.rows, segments=slides)
+            written.write(job.rows)
     failed = sum("error" in row for row in job.rows)
     if interrupted:
-        fail(f"interrupted; {len(job.rows)} of {len(files)} videos are done", 130)
+        fail(f"interrupted; {job.num_done} of {len(files)} videos are done", 130)
     if failed:
         fail(f"{failed} of {len(job.rows)} videos failed")
 

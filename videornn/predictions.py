@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from videornn.data.video_files import stem
 from videornn.errors import UserError
 from videornn.timeline import Segment, Window, plot_timeline
 
+SAVE_SECONDS = 30.0  # between two savings of the results so far
 Ranking = list[tuple[str, float]]
 
 
@@ -58,6 +60,37 @@ def write_csv(path: Path, results: list[dict[str, Any]], *, segments: bool) -> N
     columns = ["start", "end", "label", "score"] if segments else ["rank", "class", "score"]
     with writing("--csv", path):
         write_table(path, ["path", *columns, "error"], rows)
+
+
+class ResultFiles:
+    """The files of --json and --csv: written at the end, and now and then before it, since any run may be killed.
+
+    Args:
+        segments: whether results have segments, rather than classes of whole videos.
+    """
+
+    def __init__(self, json_file: Path | None, csv_file: Path | None, *, segments: bool) -> None:
+        self._json_file, self._csv_file, self._segments = json_file, csv_file, segments
+        self._due = time.monotonic() + SAVE_SECONDS
+
+    def write_if_due(self, results: list[dict[str, Any]]) -> None:
+        """Write what is done so far; not too often, and never for more than a tenth of the time."""
+        start = time.monotonic()
+        if start < self._due:
+            return
+        self._write(self._json_file if str(self._json_file) != "-" else None, results)
+        end = time.monotonic()
+        self._due = end + max(SAVE_SECONDS, 10 * (end - start))
+
+    def write(self, results: list[dict[str, Any]]) -> None:
+        """Write all results."""
+        self._write(self._json_file, results)
+
+    def _write(self, json_file: Path | None, results: list[dict[str, Any]]) -> None:
+        if json_file is not None:
+            write_json(json_file, results)
+        if self._csv_file is not None:
+            write_csv(self._csv_file, results, segments=self._segments)
 
 
 def write_timeline(

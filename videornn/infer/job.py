@@ -20,7 +20,7 @@ from videornn.errors import DecodeError
 from videornn.infer.screen import Screen
 from videornn.overlay import Overlay, redraw_whole
 from videornn.predict import Predictor
-from videornn.predictions import output_names, prediction_rows, segment_rows, write_timeline, writing
+from videornn.predictions import ResultFiles, output_names, prediction_rows, segment_rows, write_timeline, writing
 from videornn.timeline import Window, find_segments, half_window, smooth_scores
 
 MANY_VIDEOS = 10  # fewer need no progress bar
@@ -48,19 +48,28 @@ class Job:
             whole videos are decoded by the workers of a loader.
 
     Attributes:
-        rows: of the videos that are done; a row is there before anything of it is printed: Ctrl-C can come at any moment.
+        rows: of videos; a row is there before anything of it is printed, since Ctrl-C can come at any moment.
+        num_done: files that are done, with all that was wanted of them.
     """
 
     def __init__(
-        self, predictor: Predictor, files: list[str], options: Wanted, screen: Screen, worker: GeneratorWorker
+        self,
+        predictor: Predictor,
+        files: list[str],
+        options: Wanted,
+        screen: Screen,
+        worker: GeneratorWorker,
+        written: ResultFiles,
     ) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.num_done = 0
         self._predictor = predictor
         self._files = files
         self._names = output_names(files)
         self._options = options
         self._screen = screen
         self._worker = worker
+        self._written = written
 
     def score_whole(self) -> None:
         """Score every file as a whole."""
@@ -78,14 +87,14 @@ class Job:
                     if draws:
                         how = self._predictor.class_names, prediction.scores.numpy()
                         self._draw(number, partial(update, number), redraw_whole, *how)
-                update(number, 1.0)
+                self._end(number, update)
 
     def slide(self) -> None:
         """Score every file or stream window by window."""
         with _progress(len(self._files), shown=not all(map(is_live, self._files))) as update:
             for number in range(len(self._files)):
                 stopped = self._slide_over(number, partial(update, number))
-                update(number, 1.0)
+                self._end(number, update)
                 if stopped and number + 1 < len(self._files):
                     raise KeyboardInterrupt
 
@@ -100,7 +109,10 @@ class Job:
             with self._errors_of(row):
                 for window in windows:
                     seen.append(window)
-                    if windows.live:
+                    if windows.live:  # which may go on for days
+                        row.setdefault("windows", []).append(self._window_row(window))
+                        self._keep(row)
+                        self._written.write_if_due(self.rows)
                         self._screen.window(path, window, self._predictor.rank(window.scores), options.threshold)
                     elif windows.duration:
                         on_share(window.end / windows.duration * (1.0 if options.overlay is None else SCORING_SHARE))
@@ -123,14 +135,7 @@ class Job:
         segments = find_segments(windows, class_names, smooth=smooth, threshold=options.threshold)
         row["seconds"] = round(windows[-1].end, 3)
         row["segments"] = segment_rows(segments)
-        row["windows"] = [
-            {
-                "start": round(w.start, 3),
-                "end": round(w.end, 3),
-                "predictions": prediction_rows(self._predictor.rank(w.scores)),
-            }
-            for w in windows
-        ]
+        row["windows"] = [self._window_row(window) for window in windows]
         self._keep(row)
         self._screen.segments(path, segments)
         if options.out is not None:
@@ -138,6 +143,10 @@ class Job:
         if options.overlay is not None:
             overlay = Overlay(windows, segments, class_names, scores=smooth_scores(windows, smooth).numpy())
             self._draw(number, on_share, redraw_movie, overlay)
+
+    def _window_row(self, window: Window) -> dict[str, Any]:
+        ranking = prediction_rows(self._predictor.rank(window.scores))
+        return {"start": round(window.start, 3), "end": round(window.end, 3), "predictions": ranking}
 
     def _draw(
         self, number: int, on_share: Callable[[float], None], redraw: Callable[..., Iterator[float]], *how: Any
@@ -151,6 +160,11 @@ class Job:
                     on_share(SCORING_SHARE + (1 - SCORING_SHARE) * share)
             except WorkerLost as error:
                 raise DecodeError(f"{source}: its overlay cannot be written, {error}") from error
+
+    def _end(self, number: int, update: Callable[[int, float], None]) -> None:
+        self.num_done = number + 1
+        self._written.write_if_due(self.rows)
+        update(number, 1.0)
 
     @contextmanager
     def _errors_of(self, row: dict[str, Any]) -> Iterator[None]:
