@@ -429,6 +429,16 @@ def test_nothing_of_a_malicious_file_is_run(kind: str, tmp_path) -> None:
     assert not (tmp_path / "marker").exists()
 
 
+def test_a_single_flipped_bit_is_found(tmp_path) -> None:
+    torch.save({"stem.0.conv.weight": torch.full((64,), 7.0)}, tmp_path / "w.pyth")
+    content = bytearray((tmp_path / "w.pyth").read_bytes())
+    content[content.index(torch.full((64,), 7.0).numpy().tobytes()) + 2] ^= 1
+    (tmp_path / "w.pyth").write_bytes(content)
+    assert torch.load(tmp_path / "w.pyth", weights_only=True)["stem.0.conv.weight"][0] != 7  # torch does not look
+    with pytest.raises(UserError, match=r"w.pyth is damaged: its record data/0 fails its checksum"):
+        read_weights(tmp_path / "w.pyth")
+
+
 def test_damaged_files_are_named(tmp_path) -> None:
     state = _random().state_dict()
     torch.save(state, tmp_path / "zip")

@@ -25,6 +25,7 @@ from torch import nn
 
 from videornn.data.files import replacing
 from videornn.errors import UserError
+from videornn.models.tensor_files import damaged_record
 
 FORMAT = "videornn-1"
 SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
@@ -165,12 +166,11 @@ def _damage_of_archive(path: Path, *, no_seal: bool) -> str | None:
     try:
         if not zipfile.is_zipfile(path):
             return "it is cut short, or no checkpoint at all"
-        with zipfile.ZipFile(path) as archive:
-            record = archive.testzip()
+        record = damaged_record(path)
     except Exception:  # zipfile meets damage with nearly any exception
         return "its list of records is damaged"
     if record is not None:
-        return f"record {record.partition('/')[2]} fails its checksum"
+        return f"record {record} fails its checksum"
     return None if no_seal else "it fails its SHA-256"
 
 

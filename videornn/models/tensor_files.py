@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,14 @@ def _read(path: Path) -> object:
         head = file.read(64)
     try:
         # zip, or the number that torch before 1.6 began its files with
+        if head.startswith(b"PK") and (record := damaged_record(path)):
+            raise UserError(f"{path} is damaged: its record {record} fails its checksum; nothing of it was loaded")
         if head.startswith(b"PK") or torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in head:
             return _read_torch(path)
         with path.open("rb") as file:
             return _NumpyUnpickler(file, encoding="latin1").load()
+    except UserError:
+        raise
     except _Refused as error:
         raise UserError(
             f"{path} holds more than tensors and plain types ({error}); nothing of it was run. If you trust it, load it "
@@ -60,6 +65,13 @@ def _read(path: Path) -> object:
         ) from error
     except Exception as error:  # unpicklers meet damage with nearly any exception
         raise UserError(f"{path} is damaged, cut short, or neither a file of torch.save nor a pickle of arrays") from error
+
+
+def damaged_record(path: Path) -> str | None:
+    """The first record of a torch.save archive whose bytes are not as they were written; torch.load does not look."""
+    with zipfile.ZipFile(path) as archive:
+        record = archive.testzip()
+    return None if record is None else record.partition("/")[2]
 
 
 class _Refused(Exception):
