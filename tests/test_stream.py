@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import http.server
+import os
+import socket
+import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +19,9 @@ import torch
 
 from videornn.data import stream as stream_module
 from videornn.data.decoding import open_video
-from videornn.data.stream import VideoStream, is_live
+from videornn.data.stream import VideoStream, is_live, is_pipe, without_secrets
 from videornn.errors import DecodeError
+from videornn.predictions import output_names
 
 
 @contextmanager
@@ -139,6 +144,202 @@ def test_a_local_file_never_opens_the_network(make_video, tmp_path: Path, monkey
         everything = {"protocol_whitelist": "file,http,tcp", "allowed_extensions": "ALL", "extension_picky": "0"}
         monkeypatch.setattr(stream_module, "LOCAL_ONLY", everything)
         assert len(read(playlist)[0]) == 25 and requests
+
+
+@contextmanager
+def in_background(action: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+@contextmanager
+def standard_input(descriptor: int) -> Iterator[None]:
+    kept = os.dup(0)
+    os.dup2(descriptor, 0)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "CONNECT_SECONDS", 1.0)
+
+
+def test_udp_that_starts_in_the_middle_loses_packets_and_stops_without_a_word(
+    make_video, read_frame_numbers, tmp_path: Path, impatient: None
+) -> None:
+    content = make_video(tmp_path / "a.ts", 75, bf="2", g="25").read_bytes()
+    datagrams = [content[place : place + 7 * 188] for place in range(0, len(content), 7 * 188)]
+    first, lost = len(datagrams) // 5, range(len(datagrams) // 2, len(datagrams) // 2 + 3)
+    port = free_port(socket.SOCK_DGRAM)
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for number, datagram in enumerate(datagrams):
+                if number >= first and number not in lost:
+                    sender.sendto(datagram, ("127.0.0.1", port))
+                    time.sleep(0.01)
+
+    seen: list[float] = []
+    numbers: list[int] = []
+    with (
+        in_background(lambda: (time.sleep(0.3), send())),
+        VideoStream(f"udp://127.0.0.1:{port}") as stream,
+        pytest.raises(DecodeError, match=r"the connection was lost after \d\.\d s \(no video came for 1 s\)"),
+    ):
+        for frame in stream.frames():
+            seen.append(frame.time)
+            numbers += read_frame_numbers([torch.from_numpy(frame.picture())])
+    assert 25 < len(seen) < 75 and (np.diff(seen) > 0).all()
+    assert numbers[-1] > 70 and seen[-1] == pytest.approx((numbers[-1] - numbers[0]) / 25, abs=0.05)
+
+
+def test_a_sender_that_connects_is_waited_for(make_video, tmp_path: Path) -> None:
+    content = make_video(tmp_path / "a.ts", 50).read_bytes()
+    port = free_port(socket.SOCK_STREAM)
+
+    def send() -> None:
+        for _ in range(100):
+            try:
+                with socket.create_connection(("127.0.0.1", port)) as connection:
+                    connection.sendall(content)
+                return
+            except OSError:
+                time.sleep(0.02)
+
+    with in_background(send):
+        assert len(read(f"tcp://127.0.0.1:{port}?listen")[0]) == 50
+
+
+def test_a_server_that_says_nothing_is_given_up(impatient: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for scheme in ("rtsp", "http", "tcp"):
+            start = time.monotonic()
+            with pytest.raises(DecodeError, match=r"cannot be opened \(no video came for 1 s\)"):
+                VideoStream(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/live")
+            assert time.monotonic() - start < 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes of this kind")
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv"])
+def test_a_named_pipe_is_read_as_it_comes(make_video, tmp_path: Path, name: str) -> None:
+    content = make_video(tmp_path / name, 50, bf="2").read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert is_live(str(pipe)) and is_pipe(str(pipe))
+    with in_background(lambda: pipe.write_bytes(content)):
+        assert len(read(pipe)[0]) == 50
+
+
+def test_standard_input_is_a_pipe_or_a_file(make_video, tmp_path: Path) -> None:
+    stream = make_video(tmp_path / "a.ts", 50).read_bytes()
+    index_last = make_video(tmp_path / "a.mp4", 50)
+
+    def fed(content: bytes) -> list[float]:
+        ours, theirs = os.pipe()
+
+        def write() -> None:
+            try:
+                with open(theirs, "wb") as file:
+                    file.write(content)
+            except BrokenPipeError:
+                pass
+
+        with standard_input(ours), in_background(write):
+            os.close(ours)
+            try:
+                return read("-")[0]
+            finally:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nobody reads the rest
+
+    assert len(fed(stream)) == 50
+    content = index_last.read_bytes()
+    index = content.index(b"moov") - 4
+    far = content[:index] + struct.pack(">I4s", 2**20, b"free") + bytes(2**20 - 8) + content[index:]
+    with pytest.raises(DecodeError, match=r"^standard input: cannot be read from a pipe \(an MP4 file with its index"):
+        fed(far)
+    with open(index_last, "rb") as file, standard_input(file.fileno()):
+        assert len(read("-")[0]) == 50  # a file can be read back and forth
+    assert output_names(["-"]) == ["stdin"]
+
+
+def test_a_terminal_and_a_device_that_is_no_camera_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.name == "posix":
+        with pytest.raises(DecodeError, match=r"/dev/null: cannot be opened \(.*it is no camera\)"):
+            VideoStream("/dev/null")
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
+    with pytest.raises(DecodeError, match="standard input is a terminal"):
+        VideoStream("-")
+
+
+def test_secrets_of_a_url_are_neither_shown_nor_written() -> None:
+    urls = {
+        "rtsp://user:s3cret@127.0.0.1:{}/live": "rtsp://***@127.0.0.1:{}/live",
+        "rtsp://user:s3@cret@127.0.0.1:{}/live": "rtsp://***@127.0.0.1:{}/live",
+        "http://127.0.0.1:{}/v?user=me&Password=s3cret&n=1": "http://127.0.0.1:{}/v?user=me&Password=***&n=1",
+        "http://127.0.0.1:{}/user@home.ts": "http://127.0.0.1:{}/user@home.ts",
+    }
+    port = free_port(socket.SOCK_STREAM)
+    for url, shown in urls.items():
+        assert without_secrets(url.format(port)) == shown.format(port)
+        with pytest.raises(DecodeError, match="cannot be opened") as caught:
+            VideoStream(url.format(port))
+        assert str(caught.value).startswith(shown.format(port) + ": ")
+    names = output_names([f"rtsp://user:s3cret{number}@host{number}/live" for number in range(2)])
+    assert names == ["host0_live", "host1_live"]
+    assert without_secrets("folder/key=1.mp4") == "folder/key=1.mp4"  # a file's name is no secret
+
+
+@pytest.mark.parametrize("server", ["http", "tcp", "pipe"])
+@pytest.mark.parametrize("kind", ["m3u8", "m3u8 of file://", "ffconcat", "ffconcat of file://"])
+def test_what_comes_from_elsewhere_never_opens_a_local_file(
+    make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, kind: str
+) -> None:
+    path = make_video(tmp_path / "private.ts", 25)
+    place = f"file://{path}" if "file://" in kind else path
+    if kind.startswith("m3u8"):
+        text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.0,\n{place}\n#EXT-X-ENDLIST\n"
+    else:
+        text = f"ffconcat version 1.0\nfile '{place}'\n"
+    if server == "http":
+        with served(text.encode()) as (url, _), pytest.raises(DecodeError):
+            read(f"{url}.m3u8" if kind.startswith("m3u8") else url)
+        return
+    if server == "pipe":
+        ours, theirs = os.pipe()
+        os.write(theirs, text.encode())
+        os.close(theirs)
+        with standard_input(ours), pytest.raises(DecodeError):
+            read("-")
+        os.close(ours)
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(text.encode())
+
+        with in_background(send), pytest.raises(DecodeError):
+            read(f"tcp://127.0.0.1:{listener.getsockname()[1]}/a.{kind.split()[0]}")
+
+
+def test_a_live_playlist_of_a_server_is_read(make_video, tmp_path: Path) -> None:
+    content = make_video(tmp_path / "a.ts", 50).read_bytes()
+    with served(content) as (segment, _):
+        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{segment}.ts\n#EXT-X-ENDLIST\n"
+        with served(playlist.encode()) as (url, _):
+            assert len(read(f"{url}.m3u8")[0]) == 50
 
 
 @pytest.mark.parametrize("folder", ["plain", "odd"])

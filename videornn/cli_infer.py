@@ -16,7 +16,7 @@ def infer(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Videos, folders, lists, globs; a URL or /dev/video0 is read live."),
+        typer.Argument(metavar="PATH...", help="Videos, folders, lists, globs; live: URLs, /dev/video0, pipes, - (stdin)."),
     ],
     topk: Annotated[int, typer.Option(min=1, help="Classes to print per video.")] = 5,
     json_file: Annotated[
@@ -49,7 +49,7 @@ def infer(
     check_folder("--json", json_file)
     check_folder("--csv", csv_file)
     from videornn.data.parallel import GeneratorWorker
-    from videornn.data.stream import is_live
+    from videornn.data.stream import is_live, without_secrets
     from videornn.infer import Job, Screen, Wanted
     from videornn.predict import find_videos, load_predictor
     from videornn.predictions import ResultFiles, check_output_folder
@@ -65,9 +65,9 @@ def infer(
     predictor = load_predictor(checkpoint, topk=topk)
     files = find_videos(paths)
     if overlay is not None and any(map(is_live, files)):
-        raise UserError(f"--overlay draws into files; {next(filter(is_live, files))} is a stream")
+        raise UserError(f"--overlay draws into files; {without_secrets(next(filter(is_live, files)))} is a stream")
     options = Wanted(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
-    screen = Screen(files, predictor.class_names, quiet=str(json_file) == "-")
+    screen = Screen([*map(without_secrets, files)], predictor.class_names, quiet=str(json_file) == "-")
     interrupted = False
     written = ResultFiles(json_file, csv_file, segments=slides)
     with GeneratorWorker(predictor.trained.config.data.timeout) as worker:

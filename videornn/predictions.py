@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videornn.data.files import replacing, write_table, write_text
-from videornn.data.stream import URL
+from videornn.data.stream import STDIN, URL, without_secrets
 from videornn.data.video_files import stem
 from videornn.errors import UserError
 from videornn.timeline import Segment, Window, plot_timeline
@@ -150,7 +150,10 @@ def output_names(paths: Sequence[str]) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    """Words of the folders and the stem of a path, or of a URL without what follows its place."""
-    path = re.split(r"[?#]", path.split("://", 1)[1])[0] if URL.match(path) else os.path.abspath(path)
+    """Words of the folders and the stem of a path, or of a URL without what follows its place, or who asks for it."""
+    if path == STDIN:
+        return ["stdin"]
+    place = without_secrets(path).split("://", 1)[-1].removeprefix("***@")
+    path = re.split(r"[?#]", place)[0] if URL.match(path) else os.path.abspath(path)
     words = [part for part in path.replace(os.sep, "/").split("/") if part]
     return [re.sub(r"[^\w.+-]+", "_", word) for word in [*words[:-1], stem(words[-1])]]

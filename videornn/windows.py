@@ -16,7 +16,7 @@ from videornn import metrics
 from videornn.data.dataset import ViewSpec
 from videornn.data.parallel import GeneratorWorker, WorkerLost
 from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
-from videornn.data.stream import is_live
+from videornn.data.stream import is_live, is_pipe, without_secrets
 from videornn.errors import DecodeError
 from videornn.timeline import Window
 from videornn.trained import Trained
@@ -31,10 +31,10 @@ class Windows:
     decoded or computed twice. The last window ends with the video.
 
     Args:
-        source: a file, a folder of frames, a URL or a camera.
+        source: a file, a folder of frames, a URL, a camera, a pipe or '-', standard input.
         window: seconds; by default those of one clip.
         stride: seconds from one window to the next; by default half a window.
-        worker: decodes, one clip ahead; without it, this process does, and a file that crashes FFmpeg ends it.
+        worker: decodes, one clip ahead; without it, and of a pipe, this process does, and what crashes FFmpeg ends it.
 
     Attributes:
         live: whether the source is read as it comes.
@@ -83,14 +83,14 @@ class Windows:
             yield self._window(plan, left, scored)
 
     def _read(self) -> Iterator[StreamInfo | Reading]:
-        if self._worker is None:
+        if self._worker is None or is_pipe(self.source):  # another process cannot open every pipe of this one
             yield from read_clips(self.source, self._plan_windows)
             return
         self._worker.timeout_seconds = self._trained.config.data.timeout
         try:
             yield from self._worker.iterate(read_clips, self.source, self._plan_windows)
         except WorkerLost as error:
-            raise DecodeError(f"{self.source}: {error}") from error
+            raise DecodeError(f"{without_secrets(self.source)}: {error}") from error
 
     def _begin(self, info: StreamInfo) -> WindowPlan:
         self.duration = info.duration

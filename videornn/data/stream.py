@@ -1,8 +1,10 @@
-"""A video read once, from its beginning to its end, in constant memory: a file, the stream of a URL, a camera."""
+"""A video read once, from its beginning to its end, in constant memory: a file, the stream of a URL, a camera, a pipe."""
 
 from __future__ import annotations
 
 import bisect
+import errno
+import io
 import os
 import re
 import stat
@@ -11,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -25,7 +27,13 @@ from videornn.errors import DecodeError
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 LOOKAHEAD = 32  # packets; the next frame on the screen is never further away (H.264 and HEVC reorder 16)
 MAX_PAUSE_SECONDS = 60.0  # between two frames; beyond it the clock of the source has jumped
-CONNECT_SECONDS = 10.0  # that a live source may take to answer, or send nothing
+CONNECT_SECONDS = 10.0  # that a live source may take to answer, or send nothing; a pipe may take any time
+STDIN = "-"
+# what comes from elsewhere can be a playlist: it must not name what lies on this machine, nor a pipe any place at all
+NOT_LOCAL = {"protocol_blacklist": "file,fd,pipe,unix"}
+NOTHING_ELSE = {"protocol_whitelist": "crypto"}
+USER = re.compile(r"(?<=://)[^/?#]*@")
+SECRET = re.compile(r"((?:passphrase|password|passwd|pass|pwd|token|secret|key)=)[^&;/#\s]+", re.IGNORECASE)
 
 Wanted = Callable[[float, float], bool]
 
@@ -38,14 +46,18 @@ class TimedFrame(NamedTuple):
 
 
 def is_live(source: str) -> bool:
-    """Whether a source is read as it comes, and may never end: a URL, a camera (/dev/video0), a pipe."""
-    if URL.match(source):
-        return True
-    try:
-        mode = os.stat(source).st_mode
-    except OSError:
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+    """Whether a source is read as it comes, and may never end: a URL, a camera (/dev/video0), a pipe, '-'."""
+    return bool(URL.match(source)) or is_pipe(source) or _is_camera(source)
+
+
+def is_pipe(source: str) -> bool:
+    """Whether a source is standard input ('-') or a pipe, which may be open in this process alone, as <(command) is."""
+    return source == STDIN or stat.S_ISFIFO(_mode(source))
+
+
+def without_secrets(source: str) -> str:
+    """A source as it may be shown and written: of a URL, neither user:password@ nor the value of password= or the like."""
+    return SECRET.sub(r"\1***", USER.sub("***@", source)) if URL.match(source) else source
 
 
 class VideoStream:
@@ -69,39 +81,46 @@ class VideoStream:
         self.live = is_live(source)
         self.end = 0.0
         self.num_damaged = 0
+        self._name = "standard input" if source == STDIN else without_secrets(source)
         self._container: av.container.InputContainer | None = None
+        self._pipe: io.FileIO | None = None
         self._folder = FrameFolder(source) if os.path.isdir(source) else None
         if self._folder is not None:
             self.fps, self.duration = self._folder.fps, self._folder.duration
             return
         if not self.live:
             check_file(source)
+        self._waiting_since = time.monotonic()
         try:
             self._open()
         except (av.FFmpegError, OSError, UnicodeError) as error:
             self.close()
-            raise DecodeError(f"{source}: cannot be {'opened' if self.live else 'decoded'} ({_reason(error)})") from error
-        except DecodeError:
+            raise self._failed("cannot be opened" if self.live else "cannot be decoded", error) from error
+        except BaseException:  # Ctrl-C too: who writes to a pipe must learn that nobody reads it
             self.close()
             raise
 
     def _open(self) -> None:
-        options = {"metadata_errors": "ignore"}
-        if self.live:
-            options["timeout"] = CONNECT_SECONDS
-            if self.source.lower().startswith("rtsp"):
-                options["options"] = {"rtsp_transport": "tcp"}  # whole frames, and through routers
-            elif os.path.exists(self.source) and stat.S_ISCHR(os.stat(self.source).st_mode):
-                options["format"] = "v4l2"
-        else:
+        place: str | io.FileIO | _Forward = self.source
+        options: dict[str, Any] = {"metadata_errors": "ignore"}
+        if is_pipe(self.source):
+            place, options["options"] = self._opened_pipe(), NOTHING_ELSE
+        elif not self.live or self.source.lower().startswith("file:"):
             options["options"] = LOCAL_ONLY
-        self._container = av.open(self.source, **options)
+        else:
+            options["timeout"] = CONNECT_SECONDS
+            if _is_camera(self.source):
+                options["format"] = "v4l2"
+            elif not self.source.lower().startswith("unix:"):
+                tcp = {"rtsp_transport": "tcp"} if self.source.lower().startswith("rtsp") else {}
+                options["options"] = NOT_LOCAL | tcp  # TCP: whole frames, and through routers
+        self._container = av.open(place, **options)
         self._stream = shown_stream(self._container)
         if self._stream is None:
-            raise DecodeError(f"{self.source}: has no video stream")
+            raise DecodeError(f"{self._name}: has no video stream")
         self._codec = self._stream.codec_context
         if self._codec is None:
-            raise DecodeError(f"{self.source}: its video is in a format that FFmpeg does not know")
+            raise DecodeError(f"{self._name}: its video is in a format that FFmpeg does not know")
         self._codec.thread_type = "AUTO"
         self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
         self._converter = VideoReformatter()
@@ -112,6 +131,13 @@ class VideoStream:
         self._clock = _Clock(1 / float(self.fps))
         # AVI counts packets: where frames are reordered its timestamps are made up, and no frame may be left out
         self._counts = self._container.format.name == "avi" and bool(self._codec.has_b_frames)
+
+    def _opened_pipe(self) -> io.FileIO | _Forward:
+        """The pipe as a file of Python: while FFmpeg itself waits for a pipe, Ctrl-C has no effect."""
+        if self.source == STDIN and os.isatty(0):
+            raise DecodeError("standard input is a terminal: send a video to it, as in cat video.mp4 | videornn infer ... -")
+        self._pipe = io.FileIO(0 if self.source == STDIN else self.source, closefd=self.source != STDIN)
+        return self._pipe if self._pipe.seekable() else _Forward(self._pipe)
 
     @property
     def first_seconds(self) -> float:
@@ -137,7 +163,7 @@ class VideoStream:
             self.end = seconds + 1 / float(self.fps)
             yield TimedFrame(seconds, partial(to_picture, frame, self._converter))
         if self._clock.first is None:
-            raise DecodeError(f"{self.source}: has no frame that can be decoded")
+            raise DecodeError(f"{self._name}: has no frame that can be decoded")
 
     def _pictures_of_folder(self) -> Iterator[TimedFrame]:
         for index, seconds in enumerate(self._folder.times.tolist()):
@@ -190,19 +216,36 @@ class VideoStream:
             yield packet, skipped(packet)
 
     def _packets(self) -> Iterator[av.Packet]:
+        self._waiting_since = time.monotonic()
         while True:
             try:
-                yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+                for packet in self._container.demux(self._stream):
+                    if packet.size:
+                        yield packet
+                    self._waiting_since = time.monotonic()
                 return
-            except av.BlockingIOError:  # a camera without a new picture
+            except av.BlockingIOError as error:  # a camera without a new picture
+                if self._is_silent():
+                    raise self._failed(f"the connection was lost after {self.end:.1f} s", error) from error
                 time.sleep(0.005)
             except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: a stream that was not announced
                 if self.live:
-                    raise DecodeError(
-                        f"{self.source}: the connection was lost after {self.end:.1f} s ({_reason(error)})"
-                    ) from error
+                    raise self._failed(f"the connection was lost after {self.end:.1f} s", error) from error
                 self.num_damaged += 1
                 return
+
+    def _is_silent(self) -> bool:
+        return self._pipe is None and time.monotonic() - self._waiting_since > CONNECT_SECONDS - 0.1
+
+    def _failed(self, what: str, error: Exception) -> DecodeError:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+        if self.live and self._is_silent():  # FFmpeg would say "immediate exit requested", or "invalid data"
+            reason = f"no video came for {CONNECT_SECONDS:g} s"
+        elif self._pipe is not None and self._container is not None and "mp4" in self._container.format.name:
+            what, reason = "cannot be read from a pipe", "an MP4 file with its index at the end: give the file, not a pipe"
+        elif _is_camera(self.source) and getattr(error, "errno", None) in (errno.ENOTTY, errno.EINVAL, errno.ENXIO):
+            reason += "; it is no camera"
+        return DecodeError(f"{self._name}: {what} ({reason})")
 
     def __enter__(self) -> VideoStream:
         return self
@@ -214,6 +257,15 @@ class VideoStream:
         """Release the source."""
         if self._container is not None:
             self._container.close()
+        if self._pipe is not None:
+            self._pipe.close()
+
+
+class _Forward:
+    """A pipe for FFmpeg, which tries to seek wherever it finds the method."""
+
+    def __init__(self, pipe: io.FileIO) -> None:
+        self.read = pipe.read
 
 
 class _Clock:
@@ -239,5 +291,13 @@ class _Clock:
         return self._last
 
 
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+def _is_camera(source: str) -> bool:
+    return stat.S_ISCHR(_mode(source))
+
+
+def _mode(source: str) -> int:
+    """Type of a file as stat tells; 0 where there is none."""
+    try:
+        return os.stat(source).st_mode
+    except (OSError, ValueError):
+        return 0

@@ -15,7 +15,7 @@ from videornn.console import ProgressBar, complain
 from videornn.data.files import replacing
 from videornn.data.movie import redraw_movie
 from videornn.data.parallel import GeneratorWorker, WorkerLost
-from videornn.data.stream import is_live
+from videornn.data.stream import is_live, without_secrets
 from videornn.errors import DecodeError
 from videornn.infer.screen import Screen
 from videornn.overlay import Overlay, redraw_whole
@@ -100,9 +100,11 @@ class Job:
 
     def _slide_over(self, number: int, on_share: Callable[[float], None]) -> bool:
         """Score one file or stream; tells whether Ctrl-C ended the stream: there is no other way to end a camera."""
-        path, options = self._files[number], self._options
+        path, options = without_secrets(self._files[number]), self._options
         row: dict[str, Any] = {"path": path}
-        windows = self._predictor.windows(path, window=options.window, stride=options.stride, worker=self._worker)
+        windows = self._predictor.windows(
+            self._files[number], window=options.window, stride=options.stride, worker=self._worker
+        )
         seen: list[Window] = []
         stopped = False
         try:
@@ -130,7 +132,7 @@ class Job:
 
     def _tell(self, number: int, row: dict[str, Any], windows: list[Window], on_share: Callable[[float], None]) -> None:
         """Put segments and windows of one video into its row, print them, and write what was asked for."""
-        path, options, class_names = self._files[number], self._options, self._predictor.class_names
+        path, options, class_names = row["path"], self._options, self._predictor.class_names
         smooth = half_window(windows) if options.smooth is None else options.smooth
         segments = find_segments(windows, class_names, smooth=smooth, threshold=options.threshold)
         row["seconds"] = round(windows[-1].end, 3)
