@@ -205,6 +205,29 @@ def test_udp_that_starts_in_the_middle_loses_packets_and_stops_without_a_word(
     assert numbers[-1] > 70 and seen[-1] == pytest.approx((numbers[-1] - numbers[0]) / 25, abs=0.05)
 
 
+def test_udp_that_comes_faster_than_it_is_read_goes_on(make_video, tmp_path: Path, impatient: None) -> None:
+    content = make_video(tmp_path / "a.ts", 75, g="10").read_bytes()
+    port = free_port(socket.SOCK_DGRAM)
+
+    def send() -> None:
+        time.sleep(0.3)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for place in range(0, len(content), 188):
+                sender.sendto(content[place : place + 188], ("127.0.0.1", port))
+                time.sleep(2 * 188 / len(content))
+
+    seen: list[float] = []
+    with (
+        in_background(send),
+        VideoStream(f"udp://127.0.0.1:{port}?fifo_size=60") as stream,  # packets of 188 bytes
+        pytest.raises(DecodeError, match=r"no video came for 1 s"),
+    ):
+        for frame in stream.frames():
+            seen.append(frame.time)
+            time.sleep(1.2 if len(seen) == 3 else 0.0)
+    assert 5 < len(seen) < 75 and seen[-1] > 2
+
+
 def test_a_sender_that_connects_is_waited_for(make_video, tmp_path: Path) -> None:
     content = make_video(tmp_path / "a.ts", 50).read_bytes()
     port = free_port(socket.SOCK_STREAM)

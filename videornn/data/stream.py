@@ -31,6 +31,10 @@ CONNECT_SECONDS = 10.0  # that a live source may take to answer, or send nothing
 STDIN = "-"
 # what comes from elsewhere can be a playlist: it must not name what lies on this machine, nor a pipe any place at all
 NOT_LOCAL = {"protocol_blacklist": "file,fd,pipe,unix"}
+NETWORK = NOT_LOCAL | {
+    "rtsp_transport": "tcp",  # whole frames, and through routers
+    "overrun_nonfatal": "1",  # of UDP that comes faster than it is read, some is left out: it does not end for that
+}
 NOTHING_ELSE = {"protocol_whitelist": "crypto"}
 USER = re.compile(r"(?<=://)[^/?#]*@")
 SECRET = re.compile(r"((?:passphrase|password|passwd|pass|pwd|token|secret|key)=)[^&;/#\s]+", re.IGNORECASE)
@@ -112,8 +116,7 @@ class VideoStream:
             if _is_camera(self.source):
                 options["format"] = "v4l2"
             elif not self.source.lower().startswith("unix:"):
-                tcp = {"rtsp_transport": "tcp"} if self.source.lower().startswith("rtsp") else {}
-                options["options"] = NOT_LOCAL | tcp  # TCP: whole frames, and through routers
+                options["options"] = NETWORK
         self._container = av.open(place, **options)
         self._stream = shown_stream(self._container)
         if self._stream is None:
@@ -174,16 +177,23 @@ class VideoStream:
         return self._folder.frames_at(torch.tensor([index]))[0].numpy()
 
     def _decoded(self, wanted: Wanted | None) -> Iterator[av.VideoFrame]:
-        for packet, skipped in self._with_skips(wanted):
-            self._codec.skip_frame = "NONREF" if skipped else "DEFAULT"
-            try:
-                yield from self._codec.decode(packet)
-            except av.FFmpegError:
-                self.num_damaged += 1
+        lost = None
         try:
-            yield from self._codec.decode(None)  # those that wait for their turn on the screen
+            for packet, skipped in self._with_skips(wanted):
+                self._codec.skip_frame = "NONREF" if skipped else "DEFAULT"
+                yield from self._decoded_packet(packet)
+        except DecodeError as error:
+            lost = error
+        yield from self._decoded_packet(None)  # those that wait for their turn on the screen
+        if lost is not None:
+            raise lost
+
+    def _decoded_packet(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        try:
+            return self._codec.decode(packet)
         except av.FFmpegError:
             self.num_damaged += 1
+            return []
 
     def _with_skips(self, wanted: Wanted | None) -> Iterator[tuple[av.Packet, bool]]:
         """Every packet, and whether its frame may be left out."""
@@ -239,7 +249,7 @@ class VideoStream:
 
     def _failed(self, what: str, error: Exception) -> DecodeError:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
-        if self.live and self._is_silent():  # FFmpeg would say "immediate exit requested", or "invalid data"
+        if self.live and (isinstance(error, av.ExitError) or self._is_silent()):  # RTSP says "invalid data" of silence
             reason = f"no video came for {CONNECT_SECONDS:g} s"
         elif self._pipe is not None and self._container is not None and "mp4" in self._container.format.name:
             what, reason = "cannot be read from a pipe", "an MP4 file with its index at the end: give the file, not a pipe"
