@@ -505,7 +505,7 @@ def test_the_command_says_what_became_of_every_video(one_process, videornn, sour
         (["{list}", "{out}", "--quality", "-1"], "--quality must not be negative, got -1"),
         (["{list}", "{out}", "--workers", "0"], "--workers must be at least 1, got 0"),
         (["{list}", "{in}"], "is where the source is"),
-        (["{list}", "{list}"], "is a file, not a folder"),
+        (["{list}", "{list}"], "is a file; give the name of a folder"),
         (["{list}", "{out}", "--root", "{in}/a"], "b/text.mp4 lies outside"),
         (["{in}", "{in}/out"], "where it would count as a class"),
         (["{list}", "{other}"], "crf 30 instead of 22"),

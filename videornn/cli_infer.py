@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from videornn.console import ProgressBar, check_folder, complain, fail, say
+from videornn.console import ProgressBar, complain, fail, say
+from videornn.data.files import check_file, make_folder
 from videornn.errors import DecodeError, UserError
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def infer(
 ) -> None:
     """Say what happens in videos. Exit code 0: all are done; 2: some failed, their rows say why; 130: interrupted."""
     _check_ranges({"--window": window, "--stride": stride, "--smooth": smooth}, threshold)
-    check_folder("--json", json_file)
-    check_folder("--csv", csv_file)
+    check_file(None if str(json_file) == "-" else json_file, "--json")
+    check_file(csv_file, "--csv")
     from videornn.data.stream import is_live
     from videornn.predict import find_videos, load_predictor
-    from videornn.predictions import check_output_folder, write_csv, write_json
+    from videornn.predictions import write_csv, write_json
     from videornn.timeline import THRESHOLD
 
     slides = window is not None or any(is_live(path) for path in paths)
@@ -74,8 +75,8 @@ def infer(
     for option, value in given.items():
         if value is not None and not slides:
             raise UserError(f"{option} {value} is for sliding windows: give --window S too, the seconds of a window")
-    check_output_folder("--out", out)
-    check_output_folder("--overlay", overlay)
+    make_folder(out)
+    make_folder(overlay, "--overlay")
     predictor = load_predictor(checkpoint, topk=topk)
     files = find_videos(paths)
     if overlay is not None and any(map(is_live, files)):
