@@ -183,10 +183,7 @@ def test_ctrl_c_leaves_no_report(make_video, tmp_path: Path) -> None:
         "--out",
         str(tmp_path / "r.csv"),
     ]
-    # whoever runs the tests in the background has Ctrl-C ignored, and passes that on
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None and "videos 60/600" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
