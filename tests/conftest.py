@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,13 @@ import av
 import numpy as np
 import pytest
 import torch
+
+# several processes of tests keep the cores busy by themselves; threads of theirs would wait for each other
+NUM_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+if NUM_THREADS == 1:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
+# whoever runs the tests in the background has Ctrl-C ignored, and the commands that tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -164,4 +172,4 @@ def videornn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(NUM_THREADS)

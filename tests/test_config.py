@@ -27,6 +27,10 @@ def test_overrides_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) 
     assert config.model.attention.places == {"res3": (0,)}
 
 
+PLACES = "model:\n  attention:\n    places: {res3: every}\n"
+SAID = "give the numbers of blocks from 0, such as [1, 3], or all"
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "parts"),
     [
@@ -46,7 +50,11 @@ def test_overrides_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) 
         ("", ("seed=3000000000",), ["override 'seed=3000000000'", "less than 2147483648"]),
         ("", ("train",), ["'train'", "section.key=value"]),
         ("model:\n  depth: 18\n", ("model.depth.x=1",), ["model.depth.x=1", "not a section"]),
-        ("", ("model.attention.places={res9: [1]}",), ["model.attention.places", "res9"]),
+        ("", ("model.attention.places={res9: [1]}",), ["model.attention.places.res9: input should be 'res2', "]),
+        (PLACES, (), ["run.yaml:3: model.attention.places.res3: ", SAID, ', got "every" (text)']),
+        (PLACES, ("model.attention.places={res3: 1}",), ["override 'model.attention.places={res3: 1}': ", SAID, "got 1"]),
+        (PLACES, ("model.attention.places.res3=[1, -1]",), ["override 'model.att", SAID, "got [1, -1]"]),
+        ("", ("model.attention.places={res3: [true]}",), ["places.res3: ", SAID, "got [true] (list)"]),
     ],
 )
 def test_a_mistake_is_one_sentence_with_value_place_and_way_out(

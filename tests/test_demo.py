@@ -20,68 +20,14 @@ from urllib.parse import quote
 
 import pytest
 import torch
+from demo_networks import Known, Light
 
 from videornn.demo import Demo, analyst
 from videornn.demo.analyst import Analyst, Network
-from videornn.errors import DecodeError, UserError
+from videornn.errors import DecodeError
 from videornn.timeline import Window
 
 MAX_BYTES = 10**6
-
-
-class Light(Network):
-    """No network: the class of a video is where it lies and how large it is, or what a decoder can do to a process."""
-
-    step_seconds = 2.0
-
-    def load(self) -> dict:
-        return {"num_classes": 2, "suffixes": [".mp4", ".webm"]}
-
-    def classes(self, video: str) -> dict:
-        content = Path(video).read_bytes()
-        if content == b"crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if content in (b"hang", b"slow"):
-            time.sleep(600 if content == b"hang" else 1)
-        if content == b"large":
-            raise MemoryError
-        if content == b"broken":
-            raise DecodeError(f"{video}: cannot be decoded (broken)")
-        return {"top": [{"class": f"{video} {len(content)}", "score": 1.0}], "seconds": 1.0, "window": 2.0}
-
-    def attention(self, video: str) -> list[dict[str, str]]:
-        raise UserError(f"{video}: no attention")
-
-
-class Known(Network):
-    """A network with a timeline and pictures that are known beforehand."""
-
-    def timeline(self, video: str, part: int) -> dict:
-        segments = [("wave", 0.0, 1.5, 0.9), (None, 1.5, 2.5, 0.3), ("<b>bend</b>", 2.5, 4.0, 0.75)][: part + 1]
-        keys = ("label", "start", "end", "score")
-        found = [dict(zip(keys, segment, strict=True)) for segment in segments]
-        return {"segments": found, "until": found[-1]["end"], "complete": part == 2}
-
-    def attention(self, video: str) -> list[dict[str, str]]:
-        import videornn.explain
-
-        videornn.explain.explain = draw
-        return super().attention(video)
-
-
-def draw(trained: object, video: str, out: Path, queries: list) -> list[Path]:
-    """A sheet, a movie and numbers, as explain writes them for a block."""
-    import numpy as np
-    from PIL import Image
-
-    from videornn.data.movie import write_movie
-
-    out.mkdir()
-    files = [out / f"video_res3.0{suffix}" for suffix in (".png", ".mp4", ".json")]
-    Image.new("RGB", (320, 200), (200, 60, 60)).save(files[0])
-    write_movie(files[1], [np.full((32, 32, 3), 25 * i, np.uint8) for i in range(8)], 4)
-    files[2].write_text("{}")
-    return files
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +81,7 @@ def best(lines: list[dict]) -> str:
 
 
 def folder(demo: Demo) -> Path:
-    return Path(demo._folder.name)
+    return demo._folder.path
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
@@ -297,7 +243,7 @@ def test_a_full_disk_is_a_sentence(demo: Demo, room_for_files) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_end_by_a_signal_is_clean_in_the_middle_of_an_upload(tmp_path: Path, number: signal.Signals) -> None:
-    code = "import videornn.demo.server as d; from test_demo import Light; d.Network = Light; "
+    code = "import videornn.demo.server as d; from demo_networks import Light; d.Network = Light; "
     code += "d.serve('x.pt', host='0.0.0.0', port=0)"
     paths = os.pathsep.join([str(Path(analyst.__file__).parents[2]), str(Path(__file__).parent)])
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": paths}

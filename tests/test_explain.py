@@ -81,7 +81,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(videornn, tiny_run: Path, m
         ([video, "--out", out, "--start", "nan"], "outside the video"),
         ([tmp_path / "text.mp4", "--out", out], "text.mp4: cannot be decoded"),
         ([tmp_path / "none.mp4", "--out", out], "none.mp4: no such file"),
-        ([video, "--out", tmp_path / "file"], "file: the folder cannot be made"),
+        ([video, "--out", tmp_path / "file"], "file: is a file; give the name of a folder"),
         ([video, "--out", tmp_path / "file/deeper"], "deeper: the folder cannot be made"),
     ):
         code, _, err = videornn("explain", checkpoint, *arguments)

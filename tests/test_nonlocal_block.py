@@ -355,7 +355,7 @@ class _LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("cls", [*WITH_SOFTMAX, DotProductNonLocal, ConcatenationNonLocal])
 def test_no_map_is_ever_built(cls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(softmax_attention, "CHUNK_ENTRIES", 2**12)
+    monkeypatch.setattr(softmax_attention, "CHUNK_ENTRIES", 2**13)
     block = cls(4, 4)
     x = torch.randn(1, 4, 4, 16, 16, requires_grad=True)
     num_positions = 4 * 16 * 16

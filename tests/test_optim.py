@@ -188,6 +188,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, gradients: list[Te
 
 
 def test_gradients_lie_in_memory_as_their_parameters_do_as_fused_kernels_need() -> None:
+    torch.set_num_threads(2)  # with one thread torch picks convolutions of another library, which do not keep it
     network = _network(50)
     for seed in range(2):  # the second adds to the first
         _backward(network, seed)

@@ -150,6 +150,7 @@ def test_ensembles_of_other_videos_classes_or_labels_name_the_first_difference()
 
 def test_results_are_made_of_the_scores_alone_and_made_again_alike(tmp_path: Path) -> None:
     scores = _scores(3)
+    (tmp_path / "test").mkdir()
     result = write_results(tmp_path / "test", scores)
     names = ["metrics.json", "predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "reliability.png"]
     names += ["bad_videos.csv", "scores.npz"]
@@ -218,7 +219,7 @@ def test_the_command_line_rescores_and_averages_files(videornn, tmp_path: Path) 
         ([folder / "1.npz", "test.average=median"], "test.average"),
         ([folder / "3.npz"], "3.npz do not exist"),
         (["test.average=logits"], "at least one"),
-        ([folder / "1.npz", "--out", folder / "1.npz"], "1.npz cannot be made a folder"),
+        ([folder / "1.npz", "--out", folder / "1.npz"], "1.npz: is a file; give the name of a folder"),
     ]:
         code, _, err = videornn("test", "--scores", *arguments)
         assert code == 2 and message in err and len(err.splitlines()) == 1

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from videornn.cli_data import Overrides, data_app
 from videornn.cli_infer import infer
-from videornn.console import ProgressBar, check_folder, complain, fail, is_main, say
+from videornn.console import ProgressBar, complain, fail, is_main, say
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import several_ranks
 from videornn.signals import Interrupted
@@ -185,7 +185,6 @@ def report(
     """Write a run as one HTML page: curves, test, videos to look at, attention, data, settings."""
     from videornn.report import write_report
 
-    check_folder("--out", out)
     page = write_report(run, out, say)
     say(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
@@ -204,7 +203,6 @@ def export(
     """Write a network as one file that runs without videornn, and check that it computes the same."""
     from videornn.export import export as run
 
-    check_folder("--out", out)
     done = run(checkpoint, format, out)
     say(f"clips uint8 [B, {', '.join(map(str, done.clip_shape))}], RGB -> logits float32 [B, {done.num_classes}]")
     say(f"logits differ from PyTorch's by at most {done.difference:.1e} (the largest is {done.largest:.3g})")

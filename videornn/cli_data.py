@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from videornn.console import ProgressBar, check_folder, complain, fail, say
+from videornn.console import ProgressBar, complain, fail, say
 from videornn.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,9 +108,10 @@ def verify(
     out: Annotated[Optional[Path], typer.Option(metavar="FILE.csv", help="Report with a row for every video.")] = None,
 ) -> None:
     from videornn.data.annotations import load_videos
+    from videornn.data.files import check_file
     from videornn.data.verify import MEANINGS, count_statuses, verify_videos, write_reports
 
-    check_folder("--out", out)
+    check_file(out)
     table = load_videos(source, root=root, labels=labels)
     paths = [table.path(index) for index in range(len(table))]
     with ProgressBar("videos") as bar, _interruptible("no report was written"):

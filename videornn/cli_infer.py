@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from videornn.console import check_folder, fail
+from videornn.console import fail
+from videornn.data.files import check_file, make_folder
 from videornn.errors import UserError
 
 
@@ -44,15 +45,18 @@ def infer(
         Optional[Path], typer.Option(metavar="DIR", help="Write NAME_overlay.mp4: labels drawn in, sound kept.")
     ] = None,
 ) -> None:
-    """Say what happens in videos. Exit code 0: all are done; 2: some failed, their rows say why; 130: interrupted."""
+    """Say what happens in videos. Exit code 0: all are done; 2: some failed, their rows say why; 130: interrupted.
+
+    Ctrl-C is how a single stream ends (0).
+    """
     _check_ranges({"--window": window, "--stride": stride, "--smooth": smooth}, threshold)
-    check_folder("--json", json_file)
-    check_folder("--csv", csv_file)
+    check_file(None if str(json_file) == "-" else json_file, "--json")
+    check_file(csv_file, "--csv")
     from videornn.data.parallel import GeneratorWorker
     from videornn.data.stream import is_live, without_secrets
     from videornn.infer import Job, Screen, Wanted
     from videornn.predict import find_videos, load_predictor
-    from videornn.predictions import ResultFiles, check_output_folder
+    from videornn.predictions import ResultFiles
     from videornn.timeline import THRESHOLD
 
     slides = window is not None or any(is_live(path) for path in paths)
@@ -60,8 +64,8 @@ def infer(
     for option, value in given.items():
         if value is not None and not slides:
             raise UserError(f"{option} {value} is for sliding windows: give --window S too, the seconds of a window")
-    check_output_folder("--out", out)
-    check_output_folder("--overlay", overlay)
+    make_folder(out)
+    make_folder(overlay, "--overlay")
     predictor = load_predictor(checkpoint, topk=topk)
     files = find_videos(paths)
     if overlay is not None and any(map(is_live, files)):

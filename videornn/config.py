@@ -102,7 +102,8 @@ def _validate(values: dict, overrides: list[str], places: dict[str, str], source
     for override in overrides:
         key, value = _parse_override(override)
         _set_dotted(values, key, value, override)
-        places = places | {key: f"override {override!r}"}
+        places = {old: place for old, place in places.items() if not old.startswith(f"{key}.")}  # replaced as a whole
+        places[key] = f"override {override!r}"
     try:
         # JSON mode is as strict as Python mode but takes a list for a tuple, which is all that YAML has
         return Config.model_validate_json(json.dumps(values))
@@ -134,7 +135,7 @@ def _sentence(error: ValidationError, places: dict[str, str], source: str) -> st
     # pydantic adds the branch of a union or "[key]" to the place: keep the part that is a key of the file
     keys = [str(part) for part in first["loc"]]
     known = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in places), 0)
-    key = ".".join(keys)
+    key = ".".join(keys).removesuffix(".[key]")
     place = places.get(".".join(keys[:known]), source)
     if first["type"] == "extra_forbidden":
         problem = f"unknown key {key!r}; {_nearest_key(key)}"

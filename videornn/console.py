@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videornn.errors import UserError
 from videornn.rank_store import first_to_say
 
 
@@ -79,11 +77,3 @@ def fail(text: str, code: int = 2) -> None:
     """End the command with a sentence and an exit code."""
     complain(text)
     raise typer.Exit(code)
-
-
-def check_folder(option: str, path: Path | None) -> None:
-    """Raises UserError, before any work is done, if a file cannot be written there: its folder is missing, or it is one."""
-    if path is not None and not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}")
-    if path is not None and path.is_dir():
-        raise UserError(f"{option} {path}: is a folder; give the name of a file")

@@ -24,7 +24,7 @@ from videornn.engine import Precision, is_lack_of_memory, predict_logits
 from videornn.errors import UserError
 from videornn.kept_scores import KeptScores
 from videornn.rank_watch import RankWatch
-from videornn.results import make_folder, write_bad_videos, write_results
+from videornn.results import write_bad_videos, write_results
 from videornn.run_lock import run_lock
 from videornn.scores import Scores
 from videornn.signals import Interrupted, caught_signals
@@ -133,7 +133,6 @@ def evaluate(
         )
 
         def take_up() -> tuple[list[str | None], list[int]]:
-            make_folder(job.out)
             sentences = [stack.enter_context(run_lock(job.out)), kept.take_up()]
             return sentences, kept.indices()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import sys
 import time
 import warnings
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from videornn.checkpoint import telling_if_full
-from videornn.data.files import replacing
+from videornn.data.files import check_file, replacing
 from videornn.engine import predict_logits
 from videornn.errors import UserError
 from videornn.manifest import package_versions
@@ -73,7 +72,9 @@ def export(checkpoint: Path, format: Format, out: Path | None = None) -> Exporte
     """
     start = time.monotonic()
     out = checkpoint.with_suffix(SUFFIXES[format]) if out is None else out
-    _check_place(out, checkpoint)
+    if out.resolve() == checkpoint.resolve():
+        raise UserError(f"--out {out} is the checkpoint itself; name another file")
+    check_file(out)
     if format == "onnx":
         _check_onnx()
     trained = load_trained(checkpoint, ["device=cpu"])
@@ -137,13 +138,6 @@ class _FromPixels(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         return self.model((clips.float() - self.mean) / self.std)  # not in place, which torch 2.6 cannot export
-
-
-def _check_place(out: Path, checkpoint: Path) -> None:
-    if out.is_dir() or out.resolve() == checkpoint.resolve():
-        raise UserError(f"--out {out} is {'a folder' if out.is_dir() else 'the checkpoint itself'}; name another file")
-    if out.parent.is_dir() and not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out} cannot be written: you may not write to {out.parent}; give --out FILE")
 
 
 def _check_onnx() -> None:

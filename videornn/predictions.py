@@ -113,17 +113,6 @@ def writing(option: str, path: Path):
         raise UserError(f"{option} {path}: cannot be written ({(error.strerror or str(error)).lower()})") from error
 
 
-def check_output_folder(option: str, folder: Path | None) -> None:
-    """Make a folder for results; raises UserError, before any work is done, if nothing can be written there."""
-    if folder is None:
-        return
-    with writing(option, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "probe") as temporary:
-            temporary.touch()
-        (folder / "probe").unlink()
-
-
 def output_names(paths: Sequence[str]) -> list[str]:
     """A name for the results of every path: its stem, with the folders above it as far as it takes to tell them apart.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from videornn import metrics
 from videornn.config import Config, override_config
 from videornn.data.dataset import BadVideo
-from videornn.data.files import replacing, write_table, write_text
+from videornn.data.files import make_folder, replacing, write_table, write_text
 from videornn.errors import UserError
 from videornn.scores import Scores, ensemble, load_scores, save_scores
 
@@ -64,10 +64,9 @@ def describe(result: dict[str, Any]) -> list[str]:
 
 
 def write_results(out: Path, scores: Scores) -> dict[str, Any]:
-    """Write the files of a test folder, each of them whole or not at all; gives the content of metrics.json."""
+    """Write the files of a test into a folder, each of them whole or not at all; gives the content of metrics.json."""
     from videornn.plots import plot_confusion, plot_reliability  # matplotlib takes a second to import
 
-    make_folder(out)
     video_scores, names = scores.video_scores, scores.class_names
     result, confusion = summarize(scores), metrics.confusion_matrix(video_scores, scores.labels)
     save_scores(out / "scores.npz", scores)
@@ -98,18 +97,11 @@ def rescore(files: list[str], overrides: list[str], out: Path | None) -> dict[st
         raise UserError(f"{other[0]}: of scores that are there only test.average can be changed; the rest takes a test")
     if not files:
         raise UserError("--scores needs at least one scores.npz")
+    make_folder(out)
     parts = [load_scores(file) for file in files]
     average = override_config(Config(), overrides).test.average if overrides else parts[0].average
     scores = replace(parts[0], average=average) if len(parts) == 1 else ensemble(parts, files, average)
     return summarize(scores) if out is None else write_results(out, scores)
-
-
-def make_folder(out: Path) -> None:
-    """Make a folder for results; raises UserError if that cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made a folder: {error.strerror}") from error
 
 
 def write_bad_videos(path: Path, bad: Iterable[BadVideo]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from videornn.data.files import make_folder
 from videornn.errors import UserError
 
 try:
@@ -35,9 +36,9 @@ def run_lock(folder: Path, *, wait_seconds: float = 30.0) -> Iterator[str | None
         None, or a sentence if the folder's file system has no locks and the folder is not held.
 
     Raises:
-        UserError: another process still holds it.
+        UserError: another process still holds it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if fcntl is None:
         yield "this system has no locks: see to it yourself that no other process works in the same folder"
         return

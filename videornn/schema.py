@@ -8,11 +8,23 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+def _blocks(given: object) -> object:
+    """One sentence of our own; a union's are two, of which each is about the other's values too."""
+    if given == "all":
+        return given
+    if not isinstance(given, (list, tuple)) or any(type(block) is not int or block < 0 for block in given):
+        raise ValueError("give the numbers of blocks from 0, such as [1, 3], or all")
+    return tuple(given)
+
+
+Blocks = Annotated[tuple[int, ...] | Literal["all"], BeforeValidator(_blocks)]
 
 
 class Section(BaseModel):
@@ -26,7 +38,7 @@ class AttentionConfig(Section):
         "none"
     )
     """Attention block: non-local (nl: embedded Gaussian), its two halves, global context, disentangled non-local."""
-    places: dict[Literal["res2", "res3", "res4", "res5"], tuple[Annotated[int, Field(ge=0)], ...] | Literal["all"]] = {
+    places: dict[Literal["res2", "res3", "res4", "res5"], Blocks] = {
         "res3": (1, 3),
         "res4": (1, 3, 5),
     }

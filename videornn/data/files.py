@@ -1,13 +1,16 @@
-"""Files that are whole or not there: written beside their place under another name, then moved."""
+"""Files that are whole or not there: written beside their place under another name, then moved; places for results."""
 
 from __future__ import annotations
 
 import csv
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+
+from videornn.errors import UserError
 
 
 @contextmanager
@@ -42,3 +45,36 @@ def append_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
     with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerows([header, *rows] if new else rows)
+
+
+def make_folder(folder: Path | None, option: str = "--out") -> None:
+    """Make a folder for results, if one is given; raises UserError, before any work, if nothing can be written there."""
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{option} {folder}: is a file; give the name of a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {folder}: the folder cannot be made ({error.strerror}); choose another one") from error
+    _try_writing(folder, f"{option} {folder}")
+
+
+def check_file(file: Path | None, option: str = "--out") -> None:
+    """Raises UserError, before any work, if a file for results is given and cannot be written there."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise UserError(f"{option} {file}: is a folder; give the name of a file")
+    if not file.parent.is_dir():
+        raise UserError(f"{option} {file}: there is no folder {file.parent}")
+    _try_writing(file.parent, f"{option} {file}")
+
+
+def _try_writing(folder: Path, given: str) -> None:
+    """Permissions do not tell of read-only disks, network shares, quotas: make a file without a name."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{given}: nothing can be written in {folder} ({error.strerror}); choose another folder") from error

@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from videornn.data.annotations import VideoTable, load_videos, needs_split
+from videornn.data.files import make_folder
 from videornn.data.label_maps import format_labels
 from videornn.data.plain_lists import format_line
 from videornn.errors import UserError
@@ -148,7 +149,7 @@ def _write_all(out: Path, contents: dict[str, str]) -> list[Path]:
     for path, content in encoded.items():
         if path.exists() and path.read_bytes() != content:
             raise UserError(f"{path} exists with another content: choose another folder (--out), or remove it")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for path, content in encoded.items():
         path.write_bytes(content)
     return list(encoded)

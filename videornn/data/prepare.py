@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from videornn.data.annotations import VideoTable, load_videos
-from videornn.data.files import write_table, write_text
+from videornn.data.files import make_folder, write_table, write_text
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.plain_lists import format_line
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
@@ -147,8 +147,6 @@ def _check_place(source: str, base: Path, out: Path) -> None:
         raise UserError(f"{out} is where the source is; choose another folder for the prepared videos")
     if os.path.isdir(source) and there in place.parents:
         raise UserError(f"{out} lies in {source}, where it would count as a class; choose a folder outside")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file, not a folder")
 
 
 def _output_names(table: VideoTable, base: Path) -> dict[str, str]:
@@ -187,8 +185,8 @@ def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
     text = "".join(f"{name}\n" for name in table.class_names)
     if text and names.exists() and names.read_text(encoding="utf-8") != text:
         raise UserError(f"{names} has other classes than {table.source}: choose another folder")
+    make_folder(out, "OUT")
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if not record.exists():
             write_text(record, json.dumps(parameters, indent=2) + "\n")
         if text and not names.exists():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videornn.data.files import replacing, write_text
+from videornn.data.files import make_folder, replacing, write_text
 from videornn.data.movie import write_movie
 from videornn.data.moving_shapes import CLASSES, draw_scene, render
 from videornn.data.parallel import Lost, num_cores, run_parallel
@@ -54,7 +54,7 @@ def make_synthetic(
         return out
     started = out / "synthetic.partial.json"  # so that a continued run cannot mix two sets of parameters
     _matches(started, parameters)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "OUT")
     write_text(started, json.dumps(parameters, indent=2) + "\n")
     _make_videos(out, seed, _jobs(counts), num_workers, progress)
     _write_lists(out, seed, counts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -86,7 +87,9 @@ class Network:
         """Sheets and movies of the attention blocks, in base64."""
         from videornn.explain import explain
 
-        files = explain(self.predictor.trained, video, Path(video).parent / "attention", [])
+        # not made anew where the server was killed and the folder taken away
+        out = tempfile.mkdtemp(dir=Path(video).parent)
+        files = explain(self.predictor.trained, video, Path(out), [])
         return [
             {
                 "name": file.stem.removeprefix(f"{Path(video).stem}_"),

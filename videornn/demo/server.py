@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from videornn.console import complain, say
 from videornn.demo.analyst import Analyst, Network
+from videornn.demo.private_folder import PrivateFolder
 from videornn.errors import UserError
 
 PAGE = Path(__file__).with_name("page.html")
@@ -71,7 +72,7 @@ class Demo(ThreadingHTTPServer):
         self.max_bytes = max_bytes
         self.names = {"localhost", host.lower(), socket.gethostname().lower()}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._folder = tempfile.TemporaryDirectory(prefix="videornn-demo-", ignore_cleanup_errors=True)  # mode 0700
+        self._folder = PrivateFolder()
         self._places = threading.Semaphore(MAX_VIDEOS)
         self._closing = False
         try:
@@ -97,7 +98,7 @@ class Demo(ThreadingHTTPServer):
         if self._closing or not self._places.acquire(blocking=False):
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_VIDEOS} videos are here already: try again in a minute")
         try:
-            with tempfile.TemporaryDirectory(dir=self._folder.name, ignore_cleanup_errors=True) as folder:
+            with tempfile.TemporaryDirectory(dir=self._folder.path, ignore_cleanup_errors=True) as folder:
                 yield Path(folder)
         finally:
             self._places.release()
@@ -112,7 +113,7 @@ class Demo(ThreadingHTTPServer):
         self._closing = True
         super().server_close()
         self.analyst.stop()
-        self._folder.cleanup()
+        self._folder.remove()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Print what went wrong, unless it is only that the browser is gone, or this server about to be."""

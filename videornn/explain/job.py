@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from videornn.data.decoding import read_frames
-from videornn.data.files import write_text
+from videornn.data.files import make_folder, write_text
 from videornn.data.label_maps import class_key
 from videornn.data.loader import view_spec
 from videornn.data.sampling import clip_indices
@@ -79,7 +78,7 @@ def explain(
     for query in queries:
         if query.frame > last:
             raise UserError(f"--query frame {query.frame} is outside the clip, which has frames 0 to {last}")
-    _make_folder(out)
+    make_folder(out)
     inputs = to_model_input(clip.views, trained.mean, trained.std)
     seen = observe(trained.model, inputs)
     scores = seen.logits.softmax(dim=0).cpu()
@@ -185,12 +184,3 @@ def _find_class(name: str, class_names: tuple[str, ...]) -> int:
         f"--class {name!r} is not among the {len(keys)} classes of the network; did you mean "
         f"{class_names[keys.index(near[0])]!r}?"
     )
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: the folder cannot be made ({error.strerror}); choose another one") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise UserError(f"--out {out}: nothing can be written there; choose another folder")

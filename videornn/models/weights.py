@@ -1,7 +1,6 @@
 """Weights from files: our own checkpoints, those of other projects, and image networks inflated to video.
 
-This module alone knows foreign names. A file is recognised by the names of its tensors, and a format is a table of
-substitutions that turn them into ours.
+A file is recognised by the names of its tensors, which are turned into ours (foreign_names).
 """
 
 from __future__ import annotations
@@ -18,12 +17,11 @@ from torch import Tensor
 
 from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
+from videornn.models.foreign_names import FORMATS, MMACTION2, OUR_NAMES, TWO_PATHWAYS, VIDEORNN
 from videornn.models.resnet3d import BASIC_DEPTHS, BOTTLENECK_DEPTHS, FAMILIES, STAGES, ResNet3d
 from videornn.models.tensor_files import read_tensors
 
 MIN_SHARE = 0.95
-OUR_NAMES = r"(stem\.\d|res[2-5]\.\d+\.(conv\d|shortcut|attention))\..+|head\.(weight|bias)"
-TWO_PATHWAYS = r"s\d\.pathway1_|t_(res|conv)|blocks\.\d\.multipathway_|(backbone\.)?(slow|fast)_path\."
 
 # a report names this many parts of a network and counts the rest
 MAX_GROUPS = 8
@@ -38,121 +36,6 @@ POOLING_NOTE = (
 STRIDE_NOTE = "the I3D of MMAction2 also halves time in the stem and in the first pool, that of videornn does not"
 
 Inflation = Literal["average", "centre"]
-Renames = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Format:
-    """Names of one project: mark matches the start of a name that no other format has, renames apply one after another."""
-
-    name: str
-    mark: str
-    renames: Renames
-
-
-_LAYERS: Renames = tuple((rf"^layer{n}\.", f"res{n + 1}.") for n in (1, 2, 3, 4))
-_DOWNSAMPLE: Renames = ((r"\.downsample\.0\.", ".shortcut.conv."), (r"\.downsample\.1\.", ".shortcut.norm."))
-_NON_LOCAL: Renames = tuple(
-    (rf"\.(conv_)?{theirs}(\.0)?(\.conv)?([._])", rf".{ours}\4")
-    for theirs, ours in (("theta", "query"), ("phi", "key"), ("g", "value"), ("out", "out"))
-)
-_LETTERS = (("a", 1), ("b", 2), ("c", 3))
-
-
-def _pytorchvideo(stages: Mapping[int, int]) -> Renames:
-    return (
-        *((rf"^blocks\.{block}\.res_blocks\.", f"res{stage}.") for block, stage in stages.items()),
-        (r"^blocks\.0\.", "stem.0."),
-        (r"^blocks\.\d\.proj\.", "head."),
-        *((rf"\.branch2\.(conv|norm)_{letter}\.", rf".conv{n}.\1.") for letter, n in _LETTERS),
-        (r"\.branch1_(conv|norm)\.", r".shortcut.\1."),
-    )
-
-
-VIDEORNN = Format("videornn", r"res2\.0\.conv1\.(conv|norm)\.", ())
-MMACTION2 = Format(
-    "MMAction2",
-    r"(backbone\.)?layer1\.0\.conv1\.conv\.",
-    (
-        (r"^backbone\.", ""),
-        *_LAYERS,
-        (r"^conv1\.", "stem.0."),
-        (r"\.downsample\.", ".shortcut."),
-        (r"\.non_local_block\.", ".attention."),
-        (r"(\.conv_out)?\.bn\.", ".norm."),
-        *_NON_LOCAL,
-        (r"^cls_head\.fc_cls\.", "head."),
-    ),
-)
-FORMATS = (
-    VIDEORNN,
-    Format(
-        "torchvision image ResNet",
-        r"layer1\.0\.conv1\.weight",
-        (
-            (r"^conv1\.", "stem.0.conv."),
-            (r"^bn1\.", "stem.0.norm."),
-            *_LAYERS,
-            (r"\.conv(\d)\.", r".conv\1.conv."),
-            (r"\.bn(\d)\.", r".conv\1.norm."),
-            *_DOWNSAMPLE,
-            (r"^fc\.", "head."),
-        ),
-    ),
-    Format(
-        "torchvision video ResNet",
-        r"layer1\.0\.conv1\.0\.",
-        (
-            (r"^stem\.0\.", "stem.0.conv."),
-            (r"^stem\.1\.", "stem.0.norm."),
-            (r"^stem\.3\.", "stem.2.conv."),
-            (r"^stem\.4\.", "stem.2.norm."),
-            *_LAYERS,
-            (r"\.conv(\d)\.0\.0\.", r".conv\1.conv.spatial."),
-            (r"\.conv(\d)\.0\.1\.", r".conv\1.conv.norm."),
-            (r"\.conv(\d)\.0\.3\.", r".conv\1.conv.temporal."),
-            (r"\.conv(\d)\.0\.", r".conv\1.conv."),
-            (r"\.conv(\d)\.1\.", r".conv\1.norm."),
-            *_DOWNSAMPLE,
-            (r"^fc\.", "head."),
-        ),
-    ),
-    # between blocks 1 and 3 of C2D and I3D stands a pool
-    Format("PyTorchVideo C2D or I3D", r"blocks\.5\.res_blocks\.", _pytorchvideo({1: 2, 3: 3, 4: 4, 5: 5})),
-    Format("PyTorchVideo Slow", r"blocks\.2\.res_blocks\.", _pytorchvideo({1: 2, 2: 3, 3: 4, 4: 5})),
-    Format(
-        "SlowFast",
-        r"s2\.pathway0_res0\.",
-        (
-            (r"^s1\.pathway0_stem\.", "stem.0."),
-            (r"^s(\d)\.pathway0_res(\d+)\.", r"res\1.\2."),
-            (r"^s(\d)\.pathway0_nonlocal(\d+)\.", r"res\1.\2.attention."),
-            *((rf"\.branch2\.{letter}(_bn)?\.", rf".conv{n}.conv\1.") for letter, n in _LETTERS),
-            (r"\.branch1(_bn)?\.", r".shortcut.conv\1."),
-            (r"\.(conv_)?bn\.", ".norm."),
-            *_NON_LOCAL,
-            (r"^head\.projection\.", "head."),
-        ),
-    ),
-    Format(
-        "caffe2",
-        r"res2_0_branch2a_w",
-        (
-            (r"^(res_)?conv1_", "stem.0.conv_"),
-            (r"^nonlocal_conv(\d)_(\d+)_", r"res\1.\2.attention."),
-            *((rf"^res(\d)_(\d+)_branch2{letter}_", rf"res\1.\2.conv{n}.conv_") for letter, n in _LETTERS),
-            (r"^res(\d)_(\d+)_branch1_", r"res\1.\2.shortcut.conv_"),
-            (r"\.(conv_)?bn_", ".norm_"),
-            *_NON_LOCAL,
-            (r"^pred_", "head_"),
-            (r"_[ws]$", ".weight"),
-            (r"_b$", ".bias"),
-            (r"_rm$", ".running_mean"),
-            (r"_riv$", ".running_var"),
-        ),
-    ),
-    MMACTION2,
-)
 
 
 @dataclass(frozen=True)
@@ -219,7 +102,7 @@ def read_weights(path: str | Path) -> Weights:
             f"{path} has {len(tensors)} tensors{examples}, but is no network that videornn knows: "
             f"{', '.join(form.name for form in FORMATS)}"
         )
-    renamed = {_rename(name, found[0].renames): file_name for file_name, name in plain.items()}
+    renamed = {found[0].to_our_name(name): file_name for file_name, name in plain.items()}
     names = {name: file_name for name, file_name in renamed.items() if re.fullmatch(OUR_NAMES, name)}
     state = {name: tensors[file_name] for name, file_name in names.items()}
     if found[0] is MMACTION2:
@@ -325,12 +208,6 @@ def _attention(weights: Weights) -> dict[str, Any]:
         if parts == set(_counted(block.state_dict())):
             return {"kind": kind, "places": {stage: sorted(blocks) for stage, blocks in sorted(places.items())}}
     raise UserError(f"{weights.source} ({weights.format}) has attention of no kind of videornn: {', '.join(sorted(parts))}")
-
-
-def _rename(name: str, renames: Renames) -> str:
-    for pattern, ours in renames:
-        name = re.sub(pattern, ours, name)
-    return name
 
 
 def _add_out_biases_(state: dict[str, Tensor]) -> None:

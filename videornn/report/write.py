@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from videornn.data.files import write_text
+from videornn.data.files import check_file, write_text
 from videornn.errors import UserError
 from videornn.report.attention import attention_section
 from videornn.report.data_summary import data_section
@@ -45,9 +45,9 @@ def write_report(run: Path, out: Path | None, say: Callable[[str], None] = lambd
         UserError: this is no run folder, a file of it is damaged, nothing is logged yet, or the file cannot be written.
     """
     out = run / "report.html" if out is None else out
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; give a file in it, such as {out / 'report.html'}")
-    page = _page(read_run(run), say)
+    results = read_run(run)
+    check_file(out)
+    page = _page(results, say)
     try:
         write_text(out, page)
     except OSError as error:
