@@ -57,6 +57,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             types.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"checkpoint {path} is a folder; give a file, such as RUN/checkpoints/best.pt")
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; training writes RUN/checkpoints/last.pt")
     if reason := damage(path):
