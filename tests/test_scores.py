@@ -15,7 +15,7 @@ import torch
 
 from videornn.data.dataset import BadVideo
 from videornn.errors import UserError
-from videornn.results import rescore, summarize, write_results
+from videornn.results import make_folder, rescore, summarize, write_results
 from videornn.scores import Scores, ensemble, load_scores, save_scores
 
 NAMES = ("wave", 'éclair, "jump"', "sit_down")
@@ -222,3 +222,12 @@ def test_the_command_line_rescores_and_averages_files(videornn, tmp_path: Path) 
     ]:
         code, _, err = videornn("test", "--scores", *arguments)
         assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_files_and_folders_without_permission_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scores.npz").write_bytes(b"")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may do everything
+    with pytest.raises(UserError, match=r"scores\.npz may not be read"):
+        load_scores(tmp_path / "scores.npz")
+    with pytest.raises(UserError, match="you may not write there; give --out DIR"):
+        make_folder(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -105,11 +106,13 @@ def rescore(files: list[str], overrides: list[str], out: Path | None) -> dict[st
 
 
 def make_folder(out: Path) -> None:
-    """Make a folder for results; raises UserError if that cannot be."""
+    """Make a folder for results; raises UserError if nothing can be written there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out} cannot be made a folder: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"results cannot be written to {out}: you may not write there; give --out DIR")
 
 
 def write_bad_videos(path: Path, bad: Iterable[BadVideo]) -> None:
