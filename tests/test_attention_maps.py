@@ -6,7 +6,7 @@ from torch import nn
 
 from videornn.explain.attention_maps import block_maps, has_split, strongest_points
 from videornn.explain.clip_places import Query, grid_places
-from videornn.explain.map_words import block_captions, block_heat_maps
+from videornn.explain.map_words import block_captions, block_heat_maps, grad_cam_captions
 from videornn.models import ATTENTION_KINDS
 from videornn.models.nonlocal_block import DisentangledNonLocal, GaussianNonLocal, NonLocal
 
@@ -125,3 +125,12 @@ def test_a_map_on_a_single_place_is_called_collapsed() -> None:
     captions = block_captions(block, x, {"change": 0.001, "query_dependence": 0.02, "effective_keys": 1.2 / 128})
     assert "1.2 of 128 places: this softmax has collapsed" in captions[-1]
     assert "hardly at all" in captions[-1] and "all points look at nearly the same" in captions[-1]
+
+
+def test_captions_count_the_moments_of_a_map_because_frames_can_share_one() -> None:
+    """16 frames over 8 moments show twice the weight in their corners: a reader who adds them up must learn why."""
+    block = DisentangledNonLocal(8, key_pool=(2, 2, 2))
+    numbers = {"change": 0.1, "query_dependence": 0.5, "effective_keys": 0.5}
+    captions = block_captions(block, torch.randn(1, 8, 16, 8, 8), numbers)
+    assert "at this moment, one of 8 (frames can share one)" in captions[1]
+    assert "at this moment, one of 4 (frames can share one)" in grad_cam_captions("a", 0.5, "res3", torch.ones(4, 7, 7))[1]

@@ -159,3 +159,15 @@ def test_what_is_no_checkpoint_is_refused_and_never_unpickled(tmp_path: Path) ->
     for name in ("text", "half", "foreign", "objects", "pickle", "missing"):
         with pytest.raises(UserError, match=rf"{name}\.pt"):
             load_checkpoint(tmp_path / f"{name}.pt")
+
+
+def test_a_run_folder_given_as_a_checkpoint_is_called_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; give a file, such as RUN/checkpoints/best"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt").write_bytes(b"")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
+    with pytest.raises(UserError, match=r"a\.pt may not be read"):
+        load_checkpoint(tmp_path / "a.pt")

@@ -72,3 +72,8 @@ def test_a_missing_config_names_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text("")
     with pytest.raises(UserError, match=r"quickstrat\.yaml does not exist; did you mean .*quickstart\.yaml"):
         load_config(tmp_path / "quickstrat.yaml")
+
+
+def test_a_folder_given_as_a_config_is_called_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder; give a file, such as .*config\.yaml"):
+        load_config(tmp_path)

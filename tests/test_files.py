@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.files import check_file, make_folder
+from videornn.data.files import check_output_file, make_folder
 from videornn.errors import UserError
 
 
@@ -22,11 +22,11 @@ def _says(check, path: Path) -> str:
 def test_a_place_that_will_do_is_left_as_it_is_but_for_the_folder(tmp_path: Path) -> None:
     make_folder(tmp_path / "a/b")
     make_folder(tmp_path / "a/b")
-    check_file(tmp_path / "a/page.html")
+    check_output_file(tmp_path / "a/page.html")
     (tmp_path / "old.csv").write_text("kept")
-    check_file(tmp_path / "old.csv")
+    check_output_file(tmp_path / "old.csv")
     make_folder(None)
-    check_file(None)
+    check_output_file(None)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "old.csv"]
     assert (tmp_path / "old.csv").read_text() == "kept"
 
@@ -35,15 +35,15 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert _says(make_folder, tmp_path / "file") == "is a file; give the name of a folder"
     assert _says(make_folder, tmp_path / "file/x") == "the folder cannot be made (Not a directory); choose another one"
-    assert _says(check_file, tmp_path) == "is a folder; give the name of a file"
-    assert _says(check_file, tmp_path / "no/x.csv") == f"there is no folder {tmp_path}/no"
+    assert _says(check_output_file, tmp_path) == "is a folder; give the name of a file"
+    assert _says(check_output_file, tmp_path / "no/x.csv") == f"there is no folder {tmp_path}/no"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a folder in which not even root can write, on Linux")
 def test_a_folder_in_which_nothing_can_be_written_is_found_out_by_trying() -> None:
     folder = Path("/proc/self")
     assert _says(make_folder, folder).startswith("nothing can be written in /proc/self (")
-    assert _says(check_file, folder / "x.csv").startswith("nothing can be written in /proc/self (")
+    assert _says(check_output_file, folder / "x.csv").startswith("nothing can be written in /proc/self (")
     assert _says(make_folder, folder / "x").startswith("the folder cannot be made (")
 
 

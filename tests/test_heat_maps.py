@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -91,3 +92,14 @@ def test_many_maps_and_long_names_fit(tmp_path: Path) -> None:
     draw_sheet(tmp_path / "a.png", scene)
     width, height = Image.open(tmp_path / "a.png").size
     assert width < 2000 and height < 2000
+
+
+@pytest.mark.parametrize("name", ["日本語のクラス", "a $b_{c$ d", "byte\udce9"])
+def test_names_of_any_letters_can_be_written(name: str, tmp_path: Path) -> None:
+    scene = _scene(torch.ones(2, 2, 2), 2)
+    scene = Scene(name, [name], scene.frames, scene.seconds, scene.maps)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Glyph")
+        draw_sheet(tmp_path / "a.png", scene)
+        draw_movie(tmp_path / "a.mp4", scene)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -87,3 +87,11 @@ def test_precision_counts_columns_and_accuracy_rows() -> None:
     assert metrics.class_precisions(confusion).tolist() == pytest.approx([60.0, 0.0, 100.0])
     assert metrics.class_accuracies(confusion).tolist() == pytest.approx([75.0, float("nan"), 100 * 4 / 6], nan_ok=True)
     assert metrics.class_precisions(torch.tensor([[1, 0], [1, 0]])).isnan().tolist() == [False, True]
+
+
+def test_a_network_of_one_class_is_always_right_and_sure() -> None:
+    numbers = metrics.summarize(torch.randn(5, 2, 1), torch.zeros(5, dtype=torch.int64), "scores")
+    assert [numbers[name] for name in ("video_top1", "clip_top5", "mean_class_top1", "ece", "video_loss")] == [
+        *(100.0, 100.0, 100.0),
+        *(0.0, 0.0),
+    ]

@@ -223,3 +223,10 @@ def test_the_command_line_rescores_and_averages_files(videornn, tmp_path: Path) 
     ]:
         code, _, err = videornn("test", "--scores", *arguments)
         assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_files_without_permission_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scores.npz").write_bytes(b"")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may do everything
+    with pytest.raises(UserError, match=r"scores\.npz may not be read"):
+        load_scores(tmp_path / "scores.npz")

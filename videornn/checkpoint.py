@@ -58,8 +58,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             types.
     """
     path = Path(path)
-    if not path.is_file():
+    if os.path.isdir(path):  # unlike Path's, these never raise PermissionError
+        raise UserError(f"checkpoint {path} is a folder; give a file, such as RUN/checkpoints/best.pt")
+    if not os.path.isfile(path):
         raise UserError(f"checkpoint {path} does not exist; training writes RUN/checkpoints/last.pt")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read by you")
     if reason := damage(path):
         raise UserError(
             f"{path} is not a checkpoint of videornn, or no longer as it was written: {reason}; nothing of it was loaded"

@@ -108,10 +108,10 @@ def verify(
     out: Annotated[Optional[Path], typer.Option(metavar="FILE.csv", help="Report with a row for every video.")] = None,
 ) -> None:
     from videornn.data.annotations import load_videos
-    from videornn.data.files import check_file
+    from videornn.data.files import check_output_file
     from videornn.data.verify import MEANINGS, count_statuses, verify_videos, write_reports
 
-    check_file(out)
+    check_output_file(out)
     table = load_videos(source, root=root, labels=labels)
     paths = [table.path(index) for index in range(len(table))]
     with ProgressBar("videos") as bar, _interruptible("no report was written"):

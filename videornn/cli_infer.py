@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from videornn.console import fail
-from videornn.data.files import check_file, make_folder
+from videornn.data.files import check_output_file, make_folder
 from videornn.errors import UserError
 
 
@@ -50,8 +50,8 @@ def infer(
     Ctrl-C is how a single stream ends (0).
     """
     _check_ranges({"--window": window, "--stride": stride, "--smooth": smooth}, threshold)
-    check_file(None if str(json_file) == "-" else json_file, "--json")
-    check_file(csv_file, "--csv")
+    check_output_file(None if str(json_file) == "-" else json_file, "--json")
+    check_output_file(csv_file, "--csv")
     from videornn.data.parallel import GeneratorWorker
     from videornn.data.stream import is_live, without_secrets
     from videornn.infer import Job, Screen, Wanted

@@ -49,6 +49,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
             message names the file and line, or the override, and the nearest key.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"config {path} is a folder; give a file, such as {path / 'config.yaml'}")
     if not path.is_file():
         raise UserError(f"config {path} does not exist{_nearest_config(path)}")
     text = path.read_text(encoding="utf-8")

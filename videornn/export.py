@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from videornn.checkpoint import telling_if_full
-from videornn.data.files import check_file, replacing
+from videornn.data.files import check_output_file, replacing
 from videornn.engine import predict_logits
 from videornn.errors import UserError
 from videornn.manifest import package_versions
@@ -74,7 +74,7 @@ def export(checkpoint: Path, format: Format, out: Path | None = None) -> Exporte
     out = checkpoint.with_suffix(SUFFIXES[format]) if out is None else out
     if out.resolve() == checkpoint.resolve():
         raise UserError(f"--out {out} is the checkpoint itself; name another file")
-    check_file(out)
+    check_output_file(out)
     if format == "onnx":
         _check_onnx()
     trained = load_trained(checkpoint, ["device=cpu"])

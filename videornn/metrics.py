@@ -57,6 +57,8 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
 
 def confusion_matrix(scores: Tensor, labels: Tensor) -> Tensor:
     """Counts int64 [K, K]: rows are labels, columns are predictions."""
+    if scores.shape[1] == 1:  # torchmetrics has no such task, but a set of one class can be trained on
+        return torch.tensor([[len(labels)]], device=labels.device)
     return multiclass_confusion_matrix(scores, labels, scores.shape[1])
 
 
@@ -80,6 +82,8 @@ def calibration_error(scores: Tensor, labels: Tensor) -> float:
 
     Guo et al. 2017, eq. 3, arXiv:1706.04599.
     """
+    if scores.shape[1] == 1:  # sure and right
+        return 0.0
     return 100 * multiclass_calibration_error(_below_one(scores), labels, scores.shape[1], n_bins=NUM_BINS, norm="l1").item()
 
 

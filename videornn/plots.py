@@ -9,6 +9,8 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
+from videornn.lettering import fonts_for, plain
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import PowerNorm
@@ -26,6 +28,11 @@ def plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...]) 
 
     Names and counts stand in the matrix where they can be read, up to MAX_NAMED classes.
     """
+    with fonts_for(class_names):
+        _plot_confusion(path, confusion, class_names)
+
+
+def _plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...]) -> None:
     num_classes = len(class_names)
     share = confusion / confusion.sum(dim=1, keepdim=True).clamp_min(1)
     if num_classes <= MAX_NAMED:
@@ -77,9 +84,10 @@ def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> 
 
 
 def _shortened(name: str) -> str:
-    """A name of at most MAX_NAME characters, without what matplotlib would read as a formula."""
-    name = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return name.encode("utf-8", "replace").decode().replace("$", r"\$")
+    """A name of at most MAX_NAME characters; of a longer one both ends, for names often differ at the end only."""
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME // 2]}\N{HORIZONTAL ELLIPSIS}{name[1 - MAX_NAME // 2 :]}"
+    return plain(name)
 
 
 def plot_reliability(path: Path, counts: Tensor, confidence: Tensor, accuracy: Tensor, ece: float) -> None:

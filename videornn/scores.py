@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -76,8 +77,10 @@ def load_scores(path: str | Path) -> Scores:
         UserError: the file is missing, damaged, or something else.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"scores {path} do not exist; `videornn test CHECKPOINT` writes RUN/test/scores.npz")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read by you")
     arrays = _read(path)
     plain = {name: kind(arrays[name].item()) for name, kind in PLAIN.items()}
     scores = Scores(

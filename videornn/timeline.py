@@ -138,11 +138,22 @@ def plot_timeline(
     path: Path, windows: Sequence[Window], segments: Sequence[Segment], class_names: Sequence[str], title: str
 ) -> None:
     """The segments as coloured bars on a time axis, above the scores, window by window, of the classes that matter most."""
+    from videornn.lettering import fonts_for  # matplotlib takes a second to import
+
+    with fonts_for([title, *class_names]):
+        _plot_timeline(path, windows, segments, class_names, title)
+
+
+def _plot_timeline(
+    path: Path, windows: Sequence[Window], segments: Sequence[Segment], class_names: Sequence[str], title: str
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
+
+    from videornn.lettering import plain
 
     colors = class_colors(segments, class_names)
     labels = {segment.label for segment in segments}
@@ -154,7 +165,7 @@ def plot_timeline(
         color = NONE_COLOR if segment.label is None else colors[segment.label]
         length = segment.end - segment.start
         bars.barh(0, length, left=segment.start, height=1, color=color, edgecolor="white", linewidth=0.8)
-        name = f"{segment.label or 'none'}\n{segment.score:.2f}"
+        name = f"{plain(segment.label or 'none')}\n{segment.score:.2f}"
         if length / max(end - start, 1e-9) > 0.0095 * max(len(segment.label or "none"), 4):  # the name fits into the bar
             ink = "black" if segment.label is None else "white"
             bars.text(segment.start + length / 2, 0, name, ha="center", va="center", fontsize=9, color=ink, clip_on=True)
@@ -167,12 +178,12 @@ def plot_timeline(
     curves.grid(alpha=0.3)
     curves.xaxis.set_major_formatter(lambda seconds, _: time_text(seconds).removesuffix(".0"))
     named = [k for k in ranked if class_names[k] in labels or k in ranked[:MAX_CURVES]]
-    handles = [Patch(color=colors[class_names[k]], label=class_names[k]) for k in named[:MAX_LEGEND]]
+    handles = [Patch(color=colors[class_names[k]], label=plain(class_names[k])) for k in named[:MAX_LEGEND]]
     if len(named) > MAX_LEGEND:
         handles.append(Patch(color="white", label=f"and {len(named) - MAX_LEGEND} more"))
     if None in labels:
         handles.append(Patch(color=NONE_COLOR, label="none (below the threshold)"))
     figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False)
-    bars.set_title(title, fontsize=11)
+    bars.set_title(plain(title), fontsize=11)
     figure.savefig(path, dpi=110, format="png")
     plt.close(figure)

@@ -60,7 +60,7 @@ def make_folder(folder: Path | None, option: str = "--out") -> None:
     _try_writing(folder, f"{option} {folder}")
 
 
-def check_file(file: Path | None, option: str = "--out") -> None:
+def check_output_file(file: Path | None, option: str = "--out") -> None:
     """Raises UserError, before any work, if a file for results is given and cannot be written there."""
     if file is None:
         return

@@ -200,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "a video is sent as it is, with its size in Content-Length")
         length = int(text[:20])
         if length > self.server.max_bytes:
-            size, limit = f"{length / 1e6:.0f}", f"{self.server.max_bytes / 1e6:.0f}"
+            size, limit = -(-length // 10**6), self.server.max_bytes // 10**6  # rounded up: never "1 MB, takes 1 MB"
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE.format(name=name, size=size, limit=limit))
         return length
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from videornn.data.files import replacing
 from videornn.data.movie import write_movie
 from videornn.explain.clip_places import Places, Query
+from videornn.lettering import encodable, fonts_for
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -65,6 +67,11 @@ class Scene:
 
 def draw_sheet(path: Path, scene: Scene) -> None:
     """A picture: a column for each frame shown, a row of the frames themselves and one for each map."""
+    with _fonts(scene):
+        _draw_sheet(path, scene)
+
+
+def _draw_sheet(path: Path, scene: Scene) -> None:
     columns = shown_frames(scene)
     width = MARGIN + LABELS + len(columns) * (CELL + GAP) + SCALE + MARGIN
     header = _header(scene, width)
@@ -98,7 +105,13 @@ def draw_sheet(path: Path, scene: Scene) -> None:
 
 def draw_movie(path: Path, scene: Scene) -> None:
     """A movie: the frames in time, with all maps beside each other."""
-    write_movie(path, _movie_frames(scene), movie_fps(scene.seconds))
+    with _fonts(scene):
+        write_movie(path, _movie_frames(scene), movie_fps(scene.seconds))
+
+
+def _fonts(scene: Scene) -> AbstractContextManager[None]:
+    """Those that have the letters of all that is written on a scene."""
+    return fonts_for([scene.title, *scene.captions, *(heat_map.text for heat_map in scene.maps)])
 
 
 def movie_fps(seconds: Sequence[float]) -> Fraction:
@@ -290,10 +303,9 @@ def _picture_axes(figure: Figure, x: float, y: float, width: float, height: floa
 
 def _write(figure: Figure, x: float, y: float, text: str, size: float, **options: object) -> Text:
     """Text whose upper left corner lies at x, y in inches from the left and from the top."""
-    total = figure.get_size_inches()
-    return figure.text(
-        x / total[0], 1 - y / total[1], text, fontsize=size, va="top", linespacing=1.25, parse_math=False, **options
-    )
+    width, height = figure.get_size_inches()
+    options = {"fontsize": size, "va": "top", "linespacing": 1.25, "parse_math": False, **options}
+    return figure.text(x / width, 1 - y / height, encodable(text), **options)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def block_captions(block: AttentionBlock, x: Tensor, numbers: dict[str, float]) 
     reading = (
         f"Colours: how much weight a place has. 1x is what it would have if the weight were spread evenly over {scope}; 10x "
         "is ten times that. Dark: less. Every map has its own scale, at its right. In its corner: how much of all its "
-        "weight lies at this moment."
+        f"weight lies {_moment(grid[0])}."
     )
     return [_what(block, scope), reading, _found(block, numbers, num_keys)]
 
@@ -76,8 +76,8 @@ def grad_cam_captions(class_name: str, score: float, stage: str, cam: Tensor) ->
         f"Grad-CAM (Selvaraju et al. 2017): places whose features, put out by {stage}, speak for {class_name!r}, to which "
         f"the network gives {100 * score:.0f} % in this clip. What speaks against it is left out.",
         f"Colours: how strongly. 1x is the mean over the {size} places (time, height, width) of the clip; 5x is five times "
-        "that. Dark: little or nothing. It cannot be finer than these places. In the corner: how much of it lies at this "
-        "moment.",
+        "that. Dark: little or nothing. It cannot be finer than these places. In the corner: how much of it lies "
+        f"{_moment(cam.shape[0])}.",
     ]
     if not cam.any():
         captions.append(
@@ -166,6 +166,11 @@ def _heat_map(
     elif float(strength.max()) < 1.5:
         text += f"; nearly even, between {float(strength.min()):.2f}x and {float(strength.max()):.2f}x"
     return HeatMap(name, text, heat, places, query, number)
+
+
+def _moment(num_moments: int) -> str:
+    """Where the weight in a corner lies. Without the count, frames that share a moment seem to sum to more than 100 %."""
+    return f"at this moment, one of {num_moments} (frames can share one)"
 
 
 def _percent(share: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from videornn.data.files import check_file, write_text
+from videornn.data.files import check_output_file, write_text
 from videornn.errors import UserError
 from videornn.report.attention import attention_section
 from videornn.report.data_summary import data_section
@@ -46,7 +46,7 @@ def write_report(run: Path, out: Path | None, say: Callable[[str], None] = lambd
     """
     out = run / "report.html" if out is None else out
     results = read_run(run)
-    check_file(out)
+    check_output_file(out)
     page = _page(results, say)
     try:
         write_text(out, page)
