@@ -75,6 +75,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(videornn, tiny_run: Path, m
         ([video, "--out", out, "--query", "1,2"], "is not T,Y,X"),
         ([video, "--out", out, "--query", "1,0.5,1.5"], "shares in 0..1"),
         ([video, "--out", out, "--class", "orbit cv"], "did you mean 'orbit_cw'?"),
+        ([video, "--out", out, "--class", "nope"], "of the network; some are "),
         ([video, "--out", out, "--stage", "layer4"], "the stages are res2, res3, res4, res5"),
         ([video, "--out", out, "--start", "99"], "outside the video, which has seconds 0 to "),
         ([video, "--out", out, "--start", "-1"], "outside the video"),

@@ -19,7 +19,9 @@ from test_stream import served
 from videornn import load_predictor, predictions
 from videornn.data.parallel import GeneratorWorker
 from videornn.errors import DecodeError
+from videornn.infer import Screen, job
 from videornn.predictions import output_names
+from videornn.timeline import Segment
 
 
 @pytest.fixture(scope="module")
@@ -188,19 +190,23 @@ def test_wrong_options_are_one_sentence_before_any_video_is_read(
     assert err.startswith("videornn: ") and not out
 
 
-def test_ctrl_c_among_many_files_leaves_what_is_done(checkpoint: Path, make_video, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_among_many_files_leaves_what_is_done(
+    checkpoint: Path, make_video, tmp_path: Path, number: signal.Signals
+) -> None:
     make_video(tmp_path / "v/a.mp4", 40)
-    for number in range(300):
-        (tmp_path / f"v/b{number:03d}.mp4").symlink_to(tmp_path / "v/a.mp4")
+    for copy in range(300):
+        (tmp_path / f"v/b{copy:03d}.mp4").symlink_to(tmp_path / "v/a.mp4")
     command = [sys.executable, "-m", "videornn", "infer", checkpoint, tmp_path / "v", "--json", tmp_path / "r.json"]
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )
     lines = [process.stdout.readline() for _ in range(4)]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    process.send_signal(number)  # in haste: nothing is lost
     _, err = process.communicate(timeout=60)
     rows = json.loads((tmp_path / "r.json").read_text())
-    assert process.returncode == 130 and "Traceback" not in err, err
+    assert process.returncode == 128 + number and "Traceback" not in err, err
     done = int(re.search(r"interrupted; (\d+) of 301 videos are done", err).group(1))
     assert done in (len(rows), len(rows) - 1)  # the last one may have got no further than its row
     assert 4 <= len(rows) < 301 and all("predictions" in row for row in rows) and lines[0].startswith(rows[0]["path"])
@@ -268,3 +274,33 @@ def test_results_of_different_files_have_different_names() -> None:
     names("/v/a.mp4", "/v/a.mp4", "/v/A.mp4", "/v/a_2.mp4")
     assert names("http://host/live/cam.m3u8?key=1", "rtsp://host:554/x") == ["cam.m3u8", "x"]
     assert names("/dev/video0", "/v/strange name: 1.mp4") == ["video0", "strange_name_1"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 130])
+def test_the_table_fits_a_terminal_of_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal has it
+    monkeypatch.setenv("COLUMNS", str(width))
+    path, names = (
+        "a/long/folder\nof/" + 8 * "some words " + ".mp4",
+        ("run", "carry a thing that has a very long name indeed"),
+    )
+    screen = Screen([path], names, quiet=False)
+    screen.segments(path, [Segment(0.0, 83.5, "run", 0.913), Segment(3600.0, 3700.0, names[1], 1.0)])
+    screen.ranking(path, [(names[1], 0.75), ("run", 0.25)])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert all(part in text for part in ["0:00.0 - 1:23.5", "1:00:00.0 - 1:01:40.0", " 91.3 %", "100.0 %", " 75.0 %"])
+    long = [line for line in lines if "carry" in line]
+    assert len(long) == 2 and " 75.0 %" in long[1]  # names of classes are cut: scores stand beside their own
+    assert "\\n" in "".join(line[: width // 5] for line in lines).replace(" ", "")  # the new line of the path is shown
+
+
+def test_a_stream_that_runs_away_from_its_results_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 101.0, 104.0, 114.1, 130.0])
+    monkeypatch.setattr(job.time, "monotonic", lambda: next(clock))
+    delay = job._Delay()
+    # behind by 0 (the first is what the others are compared with), 0, 2, 11.1, 26 seconds
+    assert [delay.is_news(seconds) for seconds in (1.0, 2.0, 3.0, 4.0, 5.0)] == [False, False, False, True, False]

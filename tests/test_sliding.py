@@ -16,6 +16,8 @@ from videornn.data.sampling import ClipSpec
 from videornn.data.sliding import WindowPlan, sliding_clips
 from videornn.data.stream import VideoStream
 from videornn.errors import UserError
+from videornn.timeline import Window
+from videornn.windows import KeptWindows
 
 VIEW = ViewSpec(ClipSpec(4, 2, 25.0), num_clips=1, num_crops=1, crop_size=32, short_side=32)
 
@@ -141,6 +143,18 @@ def test_windows_follow_each_other_to_the_end_and_average_their_clips(one_view, 
     torch.testing.assert_close(double[0].scores, (short[0].scores + short[2].scores) / 2, atol=1e-5, rtol=0)
     torch.testing.assert_close(double[1].scores, (short[2].scores + short[4].scores) / 2, atol=1e-5, rtol=0)
     assert double[-1].end == pytest.approx(2.5)
+
+
+def test_windows_are_kept_as_they_were() -> None:
+    kept, expected = KeptWindows(), []
+    for number in range(KeptWindows.ROWS + 3):
+        expected.append(Window(number / 3, number / 3 + 1, torch.rand(5)))
+        kept.append(expected[-1])
+    assert len(kept) == len(expected)
+    for one, other in zip([*kept, kept[0], kept[-1]], [*expected, expected[0], expected[-1]], strict=True):
+        assert (one.start, one.end) == (other.start, other.end) and one.scores.equal(other.scores)
+    with pytest.raises(IndexError):
+        kept[len(expected)]
 
 
 def test_predictions_of_many_videos_come_in_order_and_do_not_depend_on_their_neighbours(

@@ -57,6 +57,7 @@ def infer(
     from videornn.infer import Job, Screen, Wanted
     from videornn.predict import find_videos, load_predictor
     from videornn.predictions import ResultFiles
+    from videornn.signals import sigterm_as_ctrl_c
     from videornn.timeline import THRESHOLD
 
     slides = window is not None or any(is_live(path) for path in paths)
@@ -72,9 +73,9 @@ def infer(
         raise UserError(f"--overlay draws into files; {without_secrets(next(filter(is_live, files)))} is a stream")
     options = Wanted(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
     screen = Screen([*map(without_secrets, files)], predictor.class_names, quiet=str(json_file) == "-")
-    interrupted = False
     written = ResultFiles(json_file, csv_file, segments=slides)
-    with GeneratorWorker(predictor.trained.config.data.timeout) as worker:
+    interrupted = False
+    with sigterm_as_ctrl_c() as signals, GeneratorWorker(predictor.trained.config.data.timeout) as worker:
         job = Job(predictor, files, options, screen, worker, written)
         try:
             job.slide() if slides else job.score_whole()
@@ -84,7 +85,7 @@ def infer(
             written.write(job.rows)
     failed = sum("error" in row for row in job.rows)
     if interrupted:
-        fail(f"interrupted; {job.num_done} of {len(files)} videos are done", 130)
+        fail(f"interrupted; {job.num_done} of {len(files)} videos are done", 128 + signals[-1])
     if failed:
         fail(f"{failed} of {len(job.rows)} videos failed")
 

@@ -8,10 +8,12 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from videornn.data.files import replacing, write_table, write_text
 from videornn.data.stream import STDIN, URL, without_secrets
@@ -35,9 +37,21 @@ def segment_rows(segments: Sequence[Segment]) -> list[dict[str, Any]]:
     ]
 
 
+class WindowRows:
+    """A dictionary per window, made where JSON is written: there can be very many."""
+
+    def __init__(self, windows: Iterable[Window], rank: Callable[[Tensor], Ranking]) -> None:
+        self._windows, self._rank = windows, rank
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for window in self._windows:
+            ranking = prediction_rows(self._rank(window.scores))
+            yield {"start": round(window.start, 3), "end": round(window.end, 3), "predictions": ranking}
+
+
 def write_json(path: Path, results: list[dict[str, Any]]) -> None:
     """All results as a JSON list; the path '-' is standard output."""
-    text = json.dumps(results, indent=2) + "\n"
+    text = json.dumps(results, indent=2, default=list) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         sys.stdout.flush()

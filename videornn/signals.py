@@ -50,6 +50,28 @@ def caught_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
+def sigterm_as_ctrl_c() -> Iterator[list[int]]:
+    """Both raise KeyboardInterrupt; collects their numbers. A second one within REPEAT_SECONDS has no effect."""
+    received: list[int] = []
+    last = -REPEAT_SECONDS
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal last
+        if time.monotonic() - last < REPEAT_SECONDS:
+            return
+        last = time.monotonic()
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def sigterm_delayed(seconds: float) -> Iterator[None]:
     """SIGTERM ends this process only so many seconds later.
 

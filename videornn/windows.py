@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -111,6 +112,32 @@ class Windows:
         last = self._end if plan.is_last(number, self._end) else plan.end(number)
         first = max(min(plan.start(number), last - float(plan.window)), 0.0)
         return Window(first, last, metrics.average_views(logits, self._trained.config.test.average))
+
+
+class KeptWindows(Sequence[Window]):
+    """Windows in few bytes each, since a camera goes on for days: tensors that are kept hold back whole pages of memory."""
+
+    ROWS = 1024  # of a block of scores
+
+    def __init__(self) -> None:
+        self._times = array("d")  # start and end of each
+        self._blocks: list[np.ndarray] = []  # scores float32 [ROWS, K]
+
+    def append(self, window: Window) -> None:
+        """Keep a window."""
+        block, row = divmod(len(self), self.ROWS)
+        if row == 0:
+            self._blocks.append(np.empty((self.ROWS, len(window.scores)), np.float32))
+        self._blocks[block][row] = window.scores
+        self._times.extend((window.start, window.end))
+
+    def __len__(self) -> int:
+        return len(self._times) // 2
+
+    def __getitem__(self, index: int) -> Window:
+        index = range(len(self))[index]
+        block, row = divmod(index, self.ROWS)
+        return Window(*self._times[2 * index : 2 * index + 2], torch.from_numpy(self._blocks[block][row]))
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:

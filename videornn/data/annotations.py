@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def load_videos(
         UserError: something is missing, lines are wrong (the first ten are told), or a class folder has no video.
     """
     path = Path(source)
+    if os.path.exists(source) and not os.access(source, os.R_OK | (os.X_OK if os.path.isdir(source) else 0)):
+        raise UserError(f"video list {source} may not be read: ask its owner for permission")
     if split not in (None, *formats.HMDB_CODES):
         raise UserError(f"split {split!r} is not one of {', '.join(formats.HMDB_CODES)}")
     if split is None and needs_split(source):

@@ -179,8 +179,6 @@ def _find_class(name: str, class_names: tuple[str, ...]) -> int:
     keys = [class_key(known) for known in class_names]
     if class_key(name) in keys:
         return keys.index(class_key(name))
-    near = difflib.get_close_matches(class_key(name), keys, n=1, cutoff=0.0)
-    raise UserError(
-        f"--class {name!r} is not among the {len(keys)} classes of the network; did you mean "
-        f"{class_names[keys.index(near[0])]!r}?"
-    )
+    near = difflib.get_close_matches(class_key(name), keys, n=1)
+    way_out = f"did you mean {class_names[keys.index(near[0])]!r}?" if near else f"some are {', '.join(class_names[:5])}"
+    raise UserError(f"--class {name!r} is not among the {len(keys)} classes of the network; {way_out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +15,26 @@ from videornn.console import ProgressBar, complain
 from videornn.data.files import replacing
 from videornn.data.movie import redraw_movie
 from videornn.data.parallel import GeneratorWorker, WorkerLost
-from videornn.data.stream import is_live, without_secrets
+from videornn.data.stream import is_live, is_pipe, without_secrets
 from videornn.errors import DecodeError
 from videornn.infer.screen import Screen
 from videornn.overlay import Overlay, redraw_whole
 from videornn.predict import Predictor
-from videornn.predictions import ResultFiles, output_names, prediction_rows, segment_rows, write_timeline, writing
+from videornn.predictions import (
+    ResultFiles,
+    WindowRows,
+    output_names,
+    prediction_rows,
+    segment_rows,
+    write_timeline,
+    writing,
+)
 from videornn.timeline import Window, find_segments, half_window, smooth_scores
+from videornn.windows import KeptWindows
 
 MANY_VIDEOS = 10  # fewer need no progress bar
 PATIENCE_SECONDS = 10.0  # work that takes no longer has no lines of progress in a log
+LATE_SECONDS = 10.0  # that a stream may be ahead of its results
 SCORING_SHARE = 0.3  # of the time for a video with an overlay
 
 
@@ -105,16 +115,22 @@ class Job:
         windows = self._predictor.windows(
             self._files[number], window=options.window, stride=options.stride, worker=self._worker
         )
-        seen: list[Window] = []
+        seen = KeptWindows()
+        delay = _Delay()
         stopped = False
         try:
             with self._errors_of(row):
                 for window in windows:
                     seen.append(window)
                     if windows.live:  # which may go on for days
-                        row.setdefault("windows", []).append(self._window_row(window))
+                        row["windows"] = WindowRows(seen, self._predictor.rank)
                         self._keep(row)
                         self._written.write_if_due(self.rows)
+                        if not is_pipe(self._files[number]) and delay.is_news(window.end):
+                            complain(
+                                f"{path}: results are {LATE_SECONDS:g} s behind the clock of the stream; if the network is "
+                                f"what is slow, a larger --stride, up to --window, asks less of it"
+                            )
                         self._screen.window(path, window, self._predictor.rank(window.scores), options.threshold)
                     elif windows.duration:
                         on_share(window.end / windows.duration * (1.0 if options.overlay is None else SCORING_SHARE))
@@ -130,14 +146,14 @@ class Job:
                 self._tell(number, row, seen, on_share)
         return stopped
 
-    def _tell(self, number: int, row: dict[str, Any], windows: list[Window], on_share: Callable[[float], None]) -> None:
+    def _tell(self, number: int, row: dict[str, Any], windows: Sequence[Window], on_share: Callable[[float], None]) -> None:
         """Put segments and windows of one video into its row, print them, and write what was asked for."""
         path, options, class_names = row["path"], self._options, self._predictor.class_names
         smooth = half_window(windows) if options.smooth is None else options.smooth
         segments = find_segments(windows, class_names, smooth=smooth, threshold=options.threshold)
         row["seconds"] = round(windows[-1].end, 3)
         row["segments"] = segment_rows(segments)
-        row["windows"] = [self._window_row(window) for window in windows]
+        row["windows"] = WindowRows(windows, self._predictor.rank)
         self._keep(row)
         self._screen.segments(path, segments)
         if options.out is not None:
@@ -145,10 +161,6 @@ class Job:
         if options.overlay is not None:
             overlay = Overlay(windows, segments, class_names, scores=smooth_scores(windows, smooth).numpy())
             self._draw(number, on_share, redraw_movie, overlay)
-
-    def _window_row(self, window: Window) -> dict[str, Any]:
-        ranking = prediction_rows(self._predictor.rank(window.scores))
-        return {"start": round(window.start, 3), "end": round(window.end, 3), "predictions": ranking}
 
     def _draw(
         self, number: int, on_share: Callable[[float], None], redraw: Callable[..., Iterator[float]], *how: Any
@@ -181,6 +193,22 @@ class Job:
     def _keep(self, row: dict[str, Any]) -> None:
         if not self.rows or self.rows[-1] is not row:
             self.rows.append(row)
+
+
+class _Delay:
+    """How far results of a stream have fallen behind the clock, since those for its first window."""
+
+    def __init__(self) -> None:
+        self._zero: float | None = None
+        self._told = False
+
+    def is_news(self, seconds: float) -> bool:
+        """Whether the time of the stream has just been found LATE_SECONDS behind, for the first time."""
+        now = time.monotonic() - seconds
+        self._zero = now if self._zero is None else min(self._zero, now)
+        late = now - self._zero > LATE_SECONDS
+        news, self._told = late and not self._told, self._told or late
+        return news
 
 
 @contextmanager

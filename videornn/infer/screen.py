@@ -13,6 +13,9 @@ from videornn.predictions import Ranking
 from videornn.timeline import Segment, Window, time_text
 
 BAR_WIDTH = 20  # characters
+TIMES_WIDTH = 21
+PERCENT_WIDTH = 7
+GAP_WIDTH = 2
 
 
 class Screen:
@@ -21,19 +24,20 @@ class Screen:
     def __init__(self, files: list[str], class_names: Sequence[str], *, quiet: bool) -> None:
         self._quiet = quiet
         self._console = Console()
-        self._path_width = max(map(len, files), default=0)
+        self._path_width = max((len(_printable(file)) for file in files), default=0)
         if self._console.is_terminal:
-            self._path_width = min(self._path_width, max(self._console.width - 60, 20))
+            self._path_width = min(self._path_width, max(self._console.width - 60, self._console.width // 5))
         self._class_width = min(max(map(len, class_names)), 40)
         self._has_header = False
 
     def ranking(self, path: str, ranking: Ranking) -> None:
         """The best classes of a video."""
+        names, scores = [name for name, _ in ranking], [score for _, score in ranking]
         if self._console.is_terminal:
-            bars = [f"{100 * score:5.1f} % " + "█" * round(BAR_WIDTH * score) for _, score in ranking]
-            self._row(["video", "class", "score"], [path, "\n".join(name for name, _ in ranking), "\n".join(bars)])
+            self._row({"video": _printable(path)}, names, scores)
         else:
-            self._line(path, *(f"{name:{self._class_width}} {100 * score:5.1f} %" for name, score in ranking))
+            cells = (f"{name:{self._class_width}} {_percent(score)}" for name, score in ranking)
+            self._line(path, *cells)
 
     def segments(self, path: str, segments: Sequence[Segment]) -> None:
         """What happens when in a video."""
@@ -47,27 +51,45 @@ class Screen:
 
     def _moment(self, path: str, kind: str, segment: Segment) -> None:
         times = f"{time_text(segment.start):>9} - {time_text(segment.end):<9}"
-        score = f"{100 * segment.score:5.1f} %"
+        label = segment.label or "none"
         if self._console.is_terminal:
-            bar = "█" * round(BAR_WIDTH * segment.score)
-            self._row(["video", kind, "class", "score"], [path, times, segment.label or "none", f"{score} {bar}"])
+            self._row({"video": _printable(path), kind: times}, [label], [segment.score])
         else:
-            self._line(path, times, f"{segment.label or 'none':{self._class_width}} {score}")
+            self._line(path, times, f"{label:{self._class_width}} {_percent(segment.score)}")
 
     def _line(self, path: str, *cells: str) -> None:
         if not self._quiet:
-            say("  ".join([f"{path:{self._path_width}}", *cells]))
+            say("  ".join([f"{_printable(path):{self._path_width}}", *cells]))
 
-    def _row(self, header: list[str], cells: list[str]) -> None:
+    def _row(self, cells: dict[str, str], names: list[str], scores: list[float]) -> None:
+        """A row of a table, of which each is printed as it comes; on narrow terminals bars are shorter, or not there."""
         if self._quiet:
             return
-        widths = {"video": self._path_width, "class": self._class_width, "score": BAR_WIDTH + 8}
+        fixed = self._path_width + (len(cells) - 1) * TIMES_WIDTH + PERCENT_WIDTH + GAP_WIDTH * (len(cells) + 1)
+        room = self._console.width - fixed  # for the class and the bar
+        class_width = min(self._class_width, room)
+        bar_width = min(BAR_WIDTH, max(room - class_width - 1, 0))
         table = Table(box=None, show_header=not self._has_header, header_style="bold", pad_edge=False)
-        for title in header:
+        widths = {"video": self._path_width, "class": class_width, "score": PERCENT_WIDTH + bool(bar_width) + bar_width}
+        cells = cells | {
+            "class": "\n".join(name if len(name) <= class_width else f"{name[: class_width - 1]}…" for name in names),
+            "score": "\n".join(f"{_percent(score)} {'█' * round(bar_width * score)}".rstrip() for score in scores),
+        }
+        for title in cells:
             style = {"video": "cyan", "score": "green"}.get(title)
-            table.add_column(title, min_width=widths.get(title), max_width=widths.get(title), overflow="fold", style=style)
-        table.add_row(*map(Text, cells))
+            width = widths.get(title, TIMES_WIDTH)
+            table.add_column(title, min_width=width, max_width=width, overflow="fold", style=style)
+        table.add_row(*map(Text, cells.values()))
         self._has_header = True
         with self._console.capture() as capture:
             self._console.print(table)
         say(capture.get().rstrip("\n"))  # a progress bar on this terminal stays below it
+
+
+def _percent(score: float) -> str:
+    return f"{100 * score:5.1f} %"
+
+
+def _printable(text: str) -> str:
+    """Text without what would move the cursor: names of files may have anything in them."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
