@@ -53,12 +53,9 @@ def infer(
     check_output_file(None if str(json_file) == "-" else json_file, "--json")
     check_output_file(csv_file, "--csv")
     from videornn.data.parallel import GeneratorWorker
+    from videornn.data.sliding import read_clips
     from videornn.data.stream import is_live, without_secrets
-    from videornn.infer import Job, Screen, Wanted
-    from videornn.predict import find_videos, load_predictor
-    from videornn.predictions import ResultFiles
     from videornn.signals import sigterm_as_ctrl_c
-    from videornn.timeline import THRESHOLD
 
     slides = window is not None or any(is_live(path) for path in paths)
     given = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--out": out}
@@ -67,16 +64,23 @@ def infer(
             raise UserError(f"{option} {value} is for sliding windows: give --window S too, the seconds of a window")
     make_folder(out)
     make_folder(overlay, "--overlay")
-    predictor = load_predictor(checkpoint, topk=topk)
-    files = find_videos(paths)
-    if overlay is not None and any(map(is_live, files)):
-        raise UserError(f"--overlay draws into files; {without_secrets(next(filter(is_live, files)))} is a stream")
-    options = Wanted(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
-    screen = Screen([*map(without_secrets, files)], predictor.class_names, quiet=str(json_file) == "-")
-    written = ResultFiles(json_file, csv_file, segments=slides)
-    interrupted = False
-    with sigterm_as_ctrl_c() as signals, GeneratorWorker(predictor.trained.config.data.timeout) as worker:
-        job = Job(predictor, files, options, screen, worker, written)
+    with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
+        if slides:
+            worker.start(read_clips)  # which takes as long as the imports here
+        from videornn.infer import Job, Screen, Wanted
+        from videornn.predict import find_videos, load_predictor
+        from videornn.predictions import ResultFiles
+        from videornn.timeline import THRESHOLD
+
+        predictor = load_predictor(checkpoint, topk=topk)
+        files = find_videos(paths)
+        if overlay is not None and (streams := [without_secrets(file) for file in files if is_live(file)]):
+            raise UserError(f"--overlay draws into files; {streams[0]} is a stream")
+        wanted = Wanted(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
+        screen = Screen([*map(without_secrets, files)], predictor.class_names, quiet=str(json_file) == "-")
+        written = ResultFiles(json_file, csv_file, segments=slides)
+        job = Job(predictor, files, wanted, screen, worker, written)
+        interrupted = False
         try:
             job.slide() if slides else job.score_whole()
         except KeyboardInterrupt:

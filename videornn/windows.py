@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ class Windows:
         source: a file, a folder of frames, a URL, a camera, a pipe or '-', standard input.
         window: seconds; by default those of one clip.
         stride: seconds from one window to the next; by default half a window.
-        worker: decodes, one clip ahead; without it, and of a pipe, this process does, and what crashes FFmpeg ends it.
+        worker: decodes, one batch ahead; without it, and of a pipe, this process does, and what crashes FFmpeg ends it.
 
     Attributes:
         live: whether the source is read as it comes.
@@ -63,33 +62,37 @@ class Windows:
         self._trained = trained
         self._plan_windows = partial(plan_windows, replace(view, num_clips=1, num_crops=1), window, stride)
         self._worker = worker
+        self._batch_size = 1 if self.live else trained.config.test.batch_size
         self._end = 0.0  # seconds read so far
 
     def __iter__(self) -> Iterator[Window]:
-        batch_size = 1 if self.live else self._trained.config.test.batch_size
         scored: dict[int, Tensor] = {}
         number = 0
         with closing(self._read()) as readings:
             plan = self._begin(next(readings))
-            for clips in _batches(self._clips(readings), batch_size):
-                logits = self._trained.logits(torch.from_numpy(np.stack([clip for _, clip in clips])))
-                scored.update(zip([clip for clip, _ in clips], logits, strict=True))
+            for reading in readings:
+                self._end, self.num_damaged = reading.end, reading.num_damaged
+                if reading.clips is None:
+                    continue
+                logits = self._trained.logits(torch.from_numpy(reading.clips))
+                scored.update(zip(reading.numbers, logits, strict=True))
+                last = reading.numbers[-1]
                 while plan.clips_of(number)[-1] in scored and not plan.is_last(number, self._end):
                     yield self._window(plan, number, scored)
                     number += 1
                     scored = {clip: row for clip, row in scored.items() if clip >= plan.clips_of(number)[0]}
-        last = clips[-1][0]  # it stands for those that reach past the end
         for left in range(number, plan.last_window(self._end) + 1):
+            # the last clip stands for those that reach past the end
             scored.update((clip, logits[-1]) for clip in plan.clips_of(left) if clip > last)
             yield self._window(plan, left, scored)
 
     def _read(self) -> Iterator[StreamInfo | Reading]:
         if self._worker is None or is_pipe(self.source):  # another process cannot open every pipe of this one
-            yield from read_clips(self.source, self._plan_windows)
+            yield from read_clips(self.source, self._plan_windows, self._batch_size)
             return
         self._worker.timeout_seconds = self._trained.config.data.timeout
         try:
-            yield from self._worker.iterate(read_clips, self.source, self._plan_windows)
+            yield from self._worker.iterate(read_clips, self.source, self._plan_windows, self._batch_size)
         except WorkerLost as error:
             raise DecodeError(f"{without_secrets(self.source)}: {error}") from error
 
@@ -97,15 +100,9 @@ class Windows:
         self.duration = info.duration
         plan = self._plan_windows(info.fps)
         if self._worker is not None:
-            longest = float(plan.clip_seconds + plan.stride)  # from one clip to the next
+            longest = self._batch_size * float(plan.clip_seconds + plan.stride)  # from one batch to the next
             self._worker.timeout_seconds = max(self._worker.timeout_seconds, SLOWEST * longest)
         return plan
-
-    def _clips(self, readings: Iterator[Reading]) -> Iterator[tuple[int, np.ndarray]]:
-        for reading in readings:
-            self._end, self.num_damaged = reading.end, reading.num_damaged
-            if reading.clip is not None:
-                yield reading.number, reading.clip
 
     def _window(self, plan: WindowPlan, number: int, scored: dict[int, Tensor]) -> Window:
         logits = torch.stack([scored[clip] for clip in plan.clips_of(number)])
@@ -138,9 +135,3 @@ class KeptWindows(Sequence[Window]):
         index = range(len(self))[index]
         block, row = divmod(index, self.ROWS)
         return Window(*self._times[2 * index : 2 * index + 2], torch.from_numpy(self._blocks[block][row]))
-
-
-def _batches(items: Iterable, size: int) -> Iterator[list]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

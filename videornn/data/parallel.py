@@ -161,13 +161,17 @@ class GeneratorWorker:
     It starts with the first generator, and anew after one that has cost it. While the parent looks at an item, it makes the
     next one.
 
-    Args:
+    Attributes:
         timeout_seconds: longest time for one item; it may be changed at any moment.
     """
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float = math.inf) -> None:
         self.timeout_seconds = timeout_seconds
         self._worker: Worker | None = None
+
+    def start(self, generate: Callable[..., Iterator]) -> None:
+        """Have the process start and import what a generator needs, while this one does other things."""
+        self._worker = Worker(_Generators(generate), None)
 
     def iterate(self, generate: Callable[..., Iterator[Item]], *arguments: object) -> Iterator[Item]:
         """The items of generate(*arguments), all of it picklable; raises what it raises.
@@ -175,7 +179,7 @@ class GeneratorWorker:
         Raises:
             WorkerLost: the process crashed, or an item took too long.
         """
-        worker = self._worker = self._worker or Worker(_Generators(), None)
+        worker = self._worker = self._worker or Worker(_Generators(generate), None)
         idle = False
         try:
             worker.timeout_seconds = None
@@ -213,6 +217,9 @@ class GeneratorWorker:
 
 class _Generators:
     """The worker's side: begins what it is given, then makes an item, in a tuple, for every None; None is the end."""
+
+    def __init__(self, generate: Callable[..., Iterator]) -> None:
+        self.generate = generate  # to be sent along: its imports are made before the worker says that it is ready
 
     def __call__(self, begun: tuple[Callable[..., Iterator], tuple] | None) -> tuple[object] | None:
         if begun is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -137,19 +138,21 @@ class StreamInfo(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How far a stream is read, and the clip uint8 [3, T, S, S] that was complete then; number is its place on the raster.
+    """How far a stream is read, and the clips uint8 [B, 3, T, S, S] that have become complete; numbers: their places.
 
-    end and num_damaged are those of VideoStream; the last reading of a stream has no clip.
+    end and num_damaged are those of VideoStream; numbers are those of sliding_clips. There are none if clips is None.
     """
 
     end: float
     num_damaged: int
-    number: int | None = None
-    clip: np.ndarray | None = None
+    numbers: list[int]
+    clips: np.ndarray | None
 
 
-def read_clips(source: str, plan_windows: Callable[[Fraction], WindowPlan]) -> Iterator[StreamInfo | Reading]:
-    """First what a source says of itself, then its clips as they are complete; made to run in another process.
+def read_clips(
+    source: str, plan_windows: Callable[[Fraction], WindowPlan], batch_size: int
+) -> Iterator[StreamInfo | Reading]:
+    """First what a source says of itself, then its clips, batch_size at a time; made to run in another process.
 
     Args:
         source: what VideoStream opens.
@@ -161,9 +164,13 @@ def read_clips(source: str, plan_windows: Callable[[Fraction], WindowPlan]) -> I
     """
     with VideoStream(source) as stream:
         yield StreamInfo(stream.fps, stream.duration)
-        for number, clip in sliding_clips(stream, plan_windows(stream.fps)):
-            yield Reading(stream.end, stream.num_damaged, number, clip.numpy())
-        yield Reading(stream.end, stream.num_damaged)
+        clips = sliding_clips(stream, plan_windows(stream.fps))
+        more = True
+        while more:
+            batch = list(islice(clips, batch_size))
+            more = len(batch) == batch_size
+            pixels = np.stack([clip.numpy() for _, clip in batch]) if batch else None
+            yield Reading(stream.end, stream.num_damaged, [number for number, _ in batch], pixels)
 
 
 def sliding_clips(stream: VideoStream, plan: WindowPlan) -> Iterator[tuple[int, Tensor]]:

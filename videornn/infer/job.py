@@ -168,6 +168,7 @@ class Job:
         """Write the overlay of a file; redraw(file, path of the movie, *how) tells which share of it is done."""
         source = self._files[number]
         path = self._options.overlay / f"{self._names[number]}_overlay.mp4"
+        self._worker.timeout_seconds = self._predictor.trained.config.data.timeout
         with writing("--overlay", path), replacing(path) as temporary:
             try:
                 for share in self._worker.iterate(redraw, source, temporary, *how):
