@@ -46,6 +46,7 @@ from videornn.optim import build_optimizer
 from videornn.precise_bn import update_batch_norm
 from videornn.rank_watch import RankWatch
 from videornn.run import Run
+from videornn.speed import matrix_rate
 
 GPU = torch.device("cuda", 0)
 CHANNELS_LAST = torch.channels_last_3d
@@ -380,6 +381,14 @@ def test_the_loop_of_a_training_runs_on_the_gpu(
         training._loop(run, batches, None, logger, watch, [])
     assert run.step == run.plan.num_steps == len(lines) == 4
     assert lines[-1]["loss"] == 1.0  # what every number read is here
+
+
+def test_the_matrices_that_are_timed_do_not_count_as_memory_of_the_run(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: told.append("product"))
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: told.append(f"forget {device}"))
+    matrix_rate(GPU, torch.bfloat16)
+    assert told.count("product") == len(told) - 1 > 0 and told[-1] == "forget cuda:0"
 
 
 @pytest.mark.parametrize(
