@@ -170,7 +170,6 @@ def _steps(
     scaler = build_scaler(GPU, precision, skip_nonfinite=skip_nonfinite)
     mixing, rng = Mixing(5, mixup_alpha=0.8, cutmix_alpha=1.0), np.random.default_rng(0)
     ema, meter, weights = start_ema(model), Meter(), torch.ones(5, device=GPU)
-    model.train()
     for step in range(number):
         clips, labels = to_model_input(_clips(), *_statistics()), torch.zeros(4, dtype=torch.int64, device=GPU)
         parts = [mixing(*part, rng) for part in zip(clips.split(2), labels.split(2), strict=True)]
@@ -194,12 +193,9 @@ def _steps(
     return optimizer
 
 
-@pytest.mark.parametrize(
-    "mistake", [lambda x: x + torch.ones(3), lambda x: F.conv1d(x.view(1, 1, 3), torch.ones(1, 1, 1))], ids=["sum", "conv"]
-)
-def test_a_fake_shows_two_devices_in_one_operator(gpu: None, mistake) -> None:
+def test_a_fake_shows_two_devices_in_one_operator(gpu: None) -> None:
     with pytest.raises(RuntimeError, match="device"):
-        mistake(torch.zeros(3, device=GPU))
+        torch.zeros(3, device=GPU) + torch.ones(3)
 
 
 def test_a_fake_shows_a_wait(gpu: None) -> None:
