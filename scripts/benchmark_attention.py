@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.models.softmax_attention import softmax_attention
+from videornn.speed import tune
 
 POSITIONS = {"res3": (512, 8, 28, 28), "res4": (1024, 8, 14, 14)}
 ATTENTION_SIZES = {"res3": (6272, 1568, 256), "res4": (1568, 392, 512)}  # queries, keys, width
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16", help="of autocast")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    tune(torch.device(options.device), deterministic=False)
     result: dict[str, object] = {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "torch": str(torch.__version__),

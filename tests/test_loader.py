@@ -386,3 +386,26 @@ def test_memory_is_flat_over_20000_samples(make_video, tmp_path: Path) -> None:
         if number % 4000 == 3999:
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
     assert max(resident) - resident[0] < 20, resident
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_pinning_thread_that_ended_is_not_waited_for(
+    table: VideoTable, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    loader, polls = build_loader(SMALL, table, plan=_plan(20, 4), seed=0), []
+
+    class Stuck:
+        _pin_memory_thread = SimpleNamespace(is_alive=lambda: alive)
+
+        def __next__(self) -> None:
+            polls.append(1)
+            if len(polls) > 3:
+                raise StopIteration
+            raise RuntimeError("DataLoader timed out after 5 seconds")
+
+    monkeypatch.setattr(loader, "_start", lambda _: Stuck())
+    if alive:  # a slow video
+        assert list(loader) == [] and len(polls) == 4
+    else:
+        with pytest.raises(RuntimeError, match="pinned memory has ended"):
+            list(loader)

@@ -153,7 +153,7 @@ def test_only_an_optimizer_without_fused_kernels_makes_the_loss_scaler_wait() ->
     assert found and all("grad_scaler.py" in wait for wait in found)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("optimizer", "precision", "skip_nonfinite"), CASES)
 def test_cuda_sees_no_wait_either(optimizer: str, precision: str, skip_nonfinite: bool) -> None:
     step = _training(torch.device("cuda"), optimizer, precision, skip_nonfinite)

@@ -105,6 +105,9 @@ def test_deterministic_kernels_are_demanded_and_no_longer_demanded(
     assert cudnn.deterministic and not cudnn.benchmark and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     with pytest.raises(RuntimeError, match="deterministic"):
         last_wins()
+    tune(CPU, deterministic=True, strict=False)
+    with pytest.warns(UserWarning, match="deterministic"):
+        last_wins()
     tune(CPU, deterministic=False)
     last_wins()
 

@@ -14,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from videornn.data.transforms import normalize
 
 Precision = Literal["fp32", "bf16", "fp16"]
+# in what a CPU's allocator raises, and what libraries do that ask a full GPU for memory without torch's allocator
+LACK_OF_MEMORY = ("allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -125,9 +127,8 @@ def predict_logits(
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a GPU, or of the host, is not enough."""
-    # a CPU's allocator raises a plain RuntimeError
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in LACK_OF_MEMORY)
     )
 
 

@@ -116,7 +116,8 @@ def evaluate(
     """
     job = _new_job(checkpoint, overrides, out)
     config, device = job.trained.config, job.trained.device
-    tune(device, deterministic=True)
+    # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
+    tune(device, deterministic=True, strict=False)
     with (
         distributed.process_group(device, config.train.timeout) as watch,
         caught_signals() as received,

@@ -18,17 +18,17 @@ with warnings.catch_warnings():  # fvcore scripts functions as it is imported, w
 LONG_ENOUGH = 0.03  # seconds of a product that says what the machine reaches; larger ones would only take longer
 
 
-def tune(device: torch.device, *, deterministic: bool) -> None:
+def tune(device: torch.device, *, deterministic: bool, strict: bool = True) -> None:
     """Choose for this process the fastest kernels, found by trying, or those that give the same bits every time.
 
     To be called before the first CUDA kernel runs. Float32 stays float32 in matrix products; convolutions on GPUs take TF32
     for it, as torch does by itself.
 
     Args:
-        deterministic: an operator that has no such kernel is an error, as max-pooling in time on a GPU is with old versions
-            of torch.
+        strict: an operator that has no deterministic kernel is an error, as the gradient of max-pooling on a GPU is with
+            old versions of torch; else a warning.
     """
-    torch.use_deterministic_algorithms(deterministic)
+    torch.use_deterministic_algorithms(deterministic, warn_only=not strict)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a search for bugs that costs every allocation a write
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = deterministic
@@ -46,6 +46,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         best = max(best, 2 * size**3 / seconds)
         if seconds > LONG_ENOUGH:
             break
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # nearly 1 GB of matrices is not what a run needs
     return best
 
 

@@ -105,6 +105,7 @@ class ClipLoader:
                 raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
             except (RuntimeError, OSError, EOFError) as error:  # what comes of a dead worker depends on when it died
                 if "DataLoader timed out" in str(error) and not self._hanging():
+                    _check_pinning(iterator)
                     continue
                 self._blame(error)
                 num_restarts += 1
@@ -339,6 +340,13 @@ def _iterator(loader: DataLoader) -> Iterator[Batch]:
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
     return iterator
+
+
+def _check_pinning(iterator: Iterator[Batch]) -> None:
+    """Raises RuntimeError if the thread that pins batches (with a GPU) has ended: torch would wait for it for ever."""
+    thread = getattr(iterator, "_pin_memory_thread", None)
+    if thread is not None and not thread.is_alive():
+        raise RuntimeError("the thread that copies batches into pinned memory has ended; its error stands above")
 
 
 def _init_worker(worker_id: int) -> None:

@@ -140,7 +140,7 @@ class AttentionBlock(nn.Module):
         if self.axes == "space":
             features = features.transpose(1, 2).flatten(0, 1)  # [B * T, D, H, W]
         elif self.axes == "time":
-            features = features.permute(0, 3, 4, 1, 2).flatten(0, 2)  # [B * H * W, D, T]
+            return features.permute(0, 3, 4, 2, 1).flatten(0, 2)  # one copy, in the layout that fused attention wants
         return features.flatten(2).transpose(1, 2)
 
     def _to_grid(self, y: Tensor, x: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
         parts = zip(query.split(MAX_BATCH), key.split(MAX_BATCH), value.split(MAX_BATCH), strict=True)
         return torch.cat([softmax_attention(*part, scale) for part in parts])
     # the fused kernels take four dimensions, [B, heads, N, D], and nothing else
-    return F.scaled_dot_product_attention(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), scale=scale).squeeze(1)
+    query, key, value = (_rows_in_one_piece(x).unsqueeze(1) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
 
 
 class _ChunkedAttention(torch.autograd.Function):
@@ -80,6 +81,11 @@ class _ChunkedAttention(torch.autograd.Function):
                 grad_query[:, rows] = grad_logits @ keys
                 grad_key += grad_logits.transpose(1, 2) @ queries
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None
+
+
+def _rows_in_one_piece(x: Tensor) -> Tensor:
+    # no fused kernel takes other rows, and the one left builds the map; features that are not channels last have such
+    return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _transposed(key: Tensor) -> Tensor:
