@@ -1,4 +1,6 @@
+import gc
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ import torch
 from videornn.config import DataConfig
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.batches import TrainBatches
-from videornn.data.dataset import ClipKey, sample_seed
+from videornn.data.dataset import ClipKey, TrainClips, sample_seed
 from videornn.data.decoding import read_frames
 from videornn.data.loader import (
     Batch,
@@ -179,6 +181,43 @@ def _list_with_a_bad_video(motion_set: Path, folder: Path) -> VideoTable:
     lines[3] = f"{folder}/bad.mp4 1"
     (folder / "list.txt").write_text("\n".join(lines))
     return load_videos(str(folder / "list.txt"))
+
+
+class _Garbage:
+    """In a cycle, as containers of PyAV are: only the garbage collector ends it. Its end is written down."""
+
+    def __init__(self, ends: Path) -> None:
+        self.ends, self.cycle = ends, self
+
+    def __del__(self) -> None:
+        with self.ends.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers that are no forks have no such garbage")
+def test_workers_leave_the_garbage_of_their_parent_alone(
+    motion_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, ends, workers = TrainClips.__getitem__, tmp_path / "ends", tmp_path / "workers"
+
+    def collect_and_load(self: TrainClips, key: ClipKey) -> list:
+        gc.collect()
+        with workers.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return load(self, key)
+
+    monkeypatch.setattr(TrainClips, "__getitem__", collect_and_load)
+    table = load_videos(str(motion_set / "train.txt"))
+    gc.disable()
+    try:
+        _Garbage(ends)
+        assert len(_batches(table, 4, num_workers=2)) == 4
+        assert not ends.exists()  # neither here, where nothing is collected now, nor in a worker
+    finally:
+        gc.enable()
+    gc.collect()
+    assert ends.read_text() == f"{os.getpid()}\n"
+    assert len(set(workers.read_text().split()) - {str(os.getpid())}) == 2
 
 
 @pytest.mark.parametrize("num_workers", [0, 2, 3])

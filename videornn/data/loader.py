@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -132,7 +133,12 @@ class ClipLoader:
         )
 
     def _start(self, loader: DataLoader) -> Iterator[Batch]:
-        iterator = _iterator(loader)
+        # a forked worker that collected this process's garbage would wait for ever for the threads of a decoder in it
+        gc.freeze()
+        try:
+            iterator = _iterator(loader)
+        finally:
+            gc.unfreeze()
         self._processes = {child.pid: child for child in multiprocessing.active_children()}
         return iterator
 
