@@ -53,20 +53,20 @@ def infer(
     check_output_file(None if str(json_file) == "-" else json_file, "--json")
     check_output_file(csv_file, "--csv")
     from videornn.data.parallel import GeneratorWorker
-    from videornn.data.sliding import read_clips
-    from videornn.data.stream import is_live, without_secrets
     from videornn.signals import sigterm_as_ctrl_c
 
-    slides = window is not None or any(is_live(path) for path in paths)
-    given = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--out": out}
-    for option, value in given.items():
-        if value is not None and not slides:
-            raise UserError(f"{option} {value} is for sliding windows: give --window S too, the seconds of a window")
-    make_folder(out)
-    make_folder(overlay, "--overlay")
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
-        if slides:
-            worker.start(read_clips)  # which takes as long as the imports here
+        if window is not None:
+            worker.start("videornn.data.sliding")  # which takes as long as the imports here
+        from videornn.data.stream import is_live, without_secrets
+
+        slides = window is not None or any(is_live(path) for path in paths)
+        given = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--out": out}
+        for option, value in given.items():
+            if value is not None and not slides:
+                raise UserError(f"{option} {value} is for sliding windows: give --window S too, the seconds of a window")
+        make_folder(out)
+        make_folder(overlay, "--overlay")
         from videornn.infer import Job, Screen, Wanted
         from videornn.predict import find_videos, load_predictor
         from videornn.predictions import ResultFiles

@@ -6,15 +6,17 @@ the parent hands out one item at a time, so it always knows what a worker is doi
 
 from __future__ import annotations
 
+import importlib
 import math
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Literal, TypeVar
@@ -100,7 +102,8 @@ class Worker:
         self.timeout_seconds = timeout_seconds  # a change of it holds at once
         self._given = 0.0  # when, on the monotonic clock, it got its item
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        self._process.start()
+        with _interrupts_ignored():
+            self._process.start()
         theirs.close()  # or the pipe would not end with the process
 
     def ask(self, item: object) -> object:
@@ -146,7 +149,10 @@ class Worker:
     def stop(self) -> None:
         self._process.terminate()  # which lets it take its temporary files away
         self._process.join(timeout=2)
-        self._process.kill()  # where it hangs in a decoder
+        self.kill()  # where it hangs in a decoder
+
+    def kill(self) -> None:
+        self._process.kill()
         self._process.join(timeout=5)  # where it hangs in a dead disk, even this does not end it
         self.pipe.close()
 
@@ -169,9 +175,9 @@ class GeneratorWorker:
         self.timeout_seconds = timeout_seconds
         self._worker: Worker | None = None
 
-    def start(self, generate: Callable[..., Iterator]) -> None:
-        """Have the process start and import what a generator needs, while this one does other things."""
-        self._worker = Worker(_Generators(generate), None)
+    def start(self, module: str) -> None:
+        """Have the process start and import a module, while this one does other things."""
+        self._worker = Worker(_Generators(module), None)
 
     def iterate(self, generate: Callable[..., Iterator[Item]], *arguments: object) -> Iterator[Item]:
         """The items of generate(*arguments), all of it picklable; raises what it raises.
@@ -179,7 +185,7 @@ class GeneratorWorker:
         Raises:
             WorkerLost: the process crashed, or an item took too long.
         """
-        worker = self._worker = self._worker or Worker(_Generators(generate), None)
+        worker = self._worker = self._worker or Worker(_Generators(), None)
         idle = False
         try:
             worker.timeout_seconds = None
@@ -212,14 +218,21 @@ class GeneratorWorker:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stop()
+        if self._worker is not None:  # it waits for work that will not come, and takes a second to end by itself
+            self._worker.kill()
 
 
 class _Generators:
     """The worker's side: begins what it is given, then makes an item, in a tuple, for every None; None is the end."""
 
-    def __init__(self, generate: Callable[..., Iterator]) -> None:
-        self.generate = generate  # to be sent along: its imports are made before the worker says that it is ready
+    def __init__(self, module: str | None = None) -> None:
+        self._module = module
+
+    def __setstate__(self, state: dict) -> None:
+        """In the worker, before it says that it is ready."""
+        self.__dict__.update(state)
+        if self._module is not None:
+            importlib.import_module(self._module)
 
     def __call__(self, begun: tuple[Callable[..., Iterator], tuple] | None) -> tuple[object] | None:
         if begun is not None:
@@ -244,6 +257,19 @@ def _serve(pipe: Connection, function: Callable) -> None:
             except Exception as error:  # whatever it is, the parent raises it
                 answer = (True, error)
             pipe.send(answer)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """What starts meanwhile leaves Ctrl-C to its parent from its first moment on, while it imports."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _exit_reason(exit_code: int) -> str:
