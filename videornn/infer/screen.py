@@ -15,7 +15,7 @@ from videornn.timeline import Segment, Window, time_text
 BAR_WIDTH = 20  # characters
 TIMES_WIDTH = 21
 PERCENT_WIDTH = 7
-GAP_WIDTH = 2
+GAP_WIDTH = 2  # to the right of every column
 
 
 class Screen:
@@ -65,11 +65,11 @@ class Screen:
         """A row of a table, of which each is printed as it comes; on narrow terminals bars are shorter, or not there."""
         if self._quiet:
             return
-        fixed = self._path_width + (len(cells) - 1) * TIMES_WIDTH + PERCENT_WIDTH + GAP_WIDTH * (len(cells) + 1)
+        fixed = self._path_width + (len(cells) - 1) * TIMES_WIDTH + PERCENT_WIDTH + GAP_WIDTH * (len(cells) + 2)
         room = self._console.width - fixed  # for the class and the bar
         class_width = min(self._class_width, room)
         bar_width = min(BAR_WIDTH, max(room - class_width - 1, 0))
-        table = Table(box=None, show_header=not self._has_header, header_style="bold", pad_edge=False)
+        table = Table(box=None, show_header=not self._has_header, header_style="bold", padding=(0, GAP_WIDTH, 0, 0))
         widths = {"video": self._path_width, "class": class_width, "score": PERCENT_WIDTH + bool(bar_width) + bar_width}
         cells = cells | {
             "class": "\n".join(name if len(name) <= class_width else f"{name[: class_width - 1]}…" for name in names),
@@ -78,7 +78,7 @@ class Screen:
         for title in cells:
             style = {"video": "cyan", "score": "green"}.get(title)
             width = widths.get(title, TIMES_WIDTH)
-            table.add_column(title, min_width=width, max_width=width, overflow="fold", style=style)
+            table.add_column(title, width=width, overflow="fold", style=style)
         table.add_row(*map(Text, cells.values()))
         self._has_header = True
         with self._console.capture() as capture:
