@@ -110,11 +110,10 @@ class Job:
 
     def _slide_over(self, number: int, on_share: Callable[[float], None]) -> bool:
         """Score one file or stream; tells whether Ctrl-C ended the stream: there is no other way to end a camera."""
-        path, options = without_secrets(self._files[number]), self._options
+        source, options = self._files[number], self._options
+        path, clocked = without_secrets(source), not is_pipe(source)
         row: dict[str, Any] = {"path": path}
-        windows = self._predictor.windows(
-            self._files[number], window=options.window, stride=options.stride, worker=self._worker
-        )
+        windows = self._predictor.windows(source, window=options.window, stride=options.stride, worker=self._worker)
         seen = KeptWindows()
         delay = _Delay()
         stopped = False
@@ -126,7 +125,7 @@ class Job:
                         row["windows"] = WindowRows(seen, self._predictor.rank)
                         self._keep(row)
                         self._written.write_if_due(self.rows)
-                        if not is_pipe(self._files[number]) and delay.is_news(window.end):
+                        if clocked and delay.is_news(window.end):
                             complain(
                                 f"{path}: results are {LATE_SECONDS:g} s behind the clock of the stream; if the network is "
                                 f"what is slow, a larger --stride, up to --window, asks less of it"

@@ -67,7 +67,7 @@ class Screen:
             return
         fixed = self._path_width + (len(cells) - 1) * TIMES_WIDTH + PERCENT_WIDTH + GAP_WIDTH * (len(cells) + 2)
         room = self._console.width - fixed  # for the class and the bar
-        class_width = min(self._class_width, room)
+        class_width = min(self._class_width, max(room, 4))
         bar_width = min(BAR_WIDTH, max(room - class_width - 1, 0))
         table = Table(box=None, show_header=not self._has_header, header_style="bold", padding=(0, GAP_WIDTH, 0, 0))
         widths = {"video": self._path_width, "class": class_width, "score": PERCENT_WIDTH + bool(bar_width) + bar_width}
