@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from videornn import metrics
+from videornn.views import Average, video_scores
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:
@@ -41,7 +42,7 @@ def _calibration_error(scores: np.ndarray, labels: np.ndarray) -> float:
 
 @pytest.mark.parametrize("average", ["scores", "logits"])
 @pytest.mark.parametrize("num_classes", [3, 12])
-def test_the_numbers_of_a_test_are_those_of_the_formulas(average: metrics.Average, num_classes: int) -> None:
+def test_the_numbers_of_a_test_are_those_of_the_formulas(average: Average, num_classes: int) -> None:
     logits, labels = _case(num_classes)
     ours = metrics.summarize(logits, labels, average)
     views, truth = logits.double().numpy(), labels.numpy()
@@ -73,7 +74,7 @@ def test_a_score_of_one_belongs_to_the_last_bin_of_the_calibration_error() -> No
 
 def test_the_bins_of_the_diagram_give_the_calibration_error() -> None:
     logits, labels = _case(5, scale=1.5)
-    scores = metrics.video_scores(logits, "scores")
+    scores = video_scores(logits, "scores")
     counts, confidence, accuracy = metrics.calibration_bins(scores, labels)
     gaps = (confidence - accuracy).abs().nan_to_num()
     assert 100 * float((counts * gaps).sum() / counts.sum()) == pytest.approx(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -12,20 +10,10 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-Average = Literal["scores", "logits"]
+from videornn.views import VIDEOS_AT_ONCE, Average, video_scores
+
 NUM_BINS = 15  # of the calibration error, as in Guo et al.
-VIDEOS_AT_ONCE = 512  # whose views are averaged together, so that a large test needs no second copy of its logits
 SMALLEST = 1e-12  # score whose logarithm is taken: no video's loss is infinite
-
-
-def average_views(logits: Tensor, average: Average = "scores") -> Tensor:
-    """Scores [..., K] in 0..1 of videos from logits [..., V, K] of their views: the mean softmax, or that of the mean."""
-    return logits.softmax(dim=-1).mean(dim=-2) if average == "scores" else logits.mean(dim=-2).softmax(dim=-1)
-
-
-def video_scores(logits: Tensor, average: Average) -> Tensor:
-    """Scores float32 [N, K] of the logits [N, V, K] of any number of videos."""
-    return torch.cat([average_views(part, average) for part in logits.split(VIDEOS_AT_ONCE)])
 
 
 def summarize(logits: Tensor, labels: Tensor, average: Average) -> dict[str, float]:

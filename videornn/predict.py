@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from videornn import metrics
 from videornn.data.annotations import VIDEO_SUFFIXES, VideoTable, load_videos
 from videornn.data.dataset import load_views
 from videornn.data.loader import build_test_loader, to_device, view_spec
@@ -21,6 +20,7 @@ from videornn.data.video_files import FRAME_SUFFIXES, scan_videos
 from videornn.errors import UserError
 from videornn.predictions import Ranking
 from videornn.trained import Trained, load_trained
+from videornn.views import average_views
 from videornn.windows import Windows
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
@@ -81,7 +81,7 @@ class Predictor:
             reasons = iter(batch.bad)
             scored = batch.clips[batch.valid]  # [B, V, 3, T, S, S]
             logits = self.trained.logits(scored.flatten(0, 1)).unflatten(0, (-1, num_views)) if len(scored) else scored
-            scores = iter(metrics.average_views(logits, config.test.average) if len(scored) else ())
+            scores = iter(average_views(logits, config.test.average) if len(scored) else ())
             for index, valid in zip(batch.indices.tolist(), batch.valid.tolist(), strict=True):
                 path = table.path(index)
                 yield Prediction(path, next(scores)) if valid else Prediction(path, None, next(reasons).reason)

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn import metrics
 from videornn.checkpoint import telling_if_full
 from videornn.data.dataset import BadVideo
 from videornn.data.files import replacing
 from videornn.data.label_maps import ClassIds
 from videornn.errors import UserError
-from videornn.metrics import Average
+from videornn.views import Average, video_scores
 
 FORMAT = "videornn scores 1"
 ARRAYS = {"logits": ("f4", 3), "labels": ("i8", 1), "paths": ("U", 1), "class_names": ("U", 1), "bad": ("U", 2)}
@@ -51,7 +50,7 @@ class Scores:
     @property
     def video_scores(self) -> Tensor:
         """Scores float32 [N, K] in 0..1, averaged over the views."""
-        return metrics.video_scores(self.logits, self.average)
+        return video_scores(self.logits, self.average)
 
 
 def save_scores(path: Path, scores: Scores) -> None:
@@ -145,7 +144,7 @@ def ensemble(parts: Sequence[Scores], names: Sequence[str], average: Average) ->
             row = different[0]
             ours, theirs = (first.class_names[int(some[row])] for some in (first.labels, labels))
             raise UserError(f"{first.paths[row]} is {ours!r} in {names[0]} and {theirs!r} in {name}; test both on one list")
-        scores = metrics.video_scores(part.logits, average) if average == "scores" else part.logits.mean(dim=1)
+        scores = video_scores(part.logits, average) if average == "scores" else part.logits.mean(dim=1)
         total = total + scores[videos][:, classes].double()
     mean = total / len(parts)
     logits = mean.clamp_min(torch.finfo(torch.float32).tiny).log() if average == "scores" else mean

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from videornn import distributed, metrics
+from videornn import distributed
 from videornn.checkpoint import load_checkpoint, load_model
 from videornn.config import Config, config_from_dict, override_config
 from videornn.engine import predict_logits
 from videornn.errors import UserError
 from videornn.models import build_model
+from videornn.views import average_views
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Trained:
 
     def scores(self, views: Tensor) -> Tensor:
         """Scores float32 [K] in 0..1 of one video from its views uint8 [V, 3, T, H, W], averaged as test.average says."""
-        return metrics.average_views(self.logits(views), self.config.test.average)
+        return average_views(self.logits(views), self.config.test.average)
 
 
 def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> Trained:

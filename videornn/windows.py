@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn import metrics
 from videornn.data.dataset import ViewSpec
 from videornn.data.parallel import GeneratorWorker, WorkerLost
 from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
@@ -20,6 +19,7 @@ from videornn.data.stream import is_live, is_pipe, without_secrets
 from videornn.errors import DecodeError
 from videornn.timeline import Window
 from videornn.trained import Trained
+from videornn.views import average_views
 
 SLOWEST = 10  # times as long as what is shown, a hang is taken for one
 
@@ -108,7 +108,7 @@ class Windows:
         logits = torch.stack([scored[clip] for clip in plan.clips_of(number)])
         last = self._end if plan.is_last(number, self._end) else plan.end(number)
         first = max(min(plan.start(number), last - float(plan.window)), 0.0)
-        return Window(first, last, metrics.average_views(logits, self._trained.config.test.average))
+        return Window(first, last, average_views(logits, self._trained.config.test.average))
 
 
 class KeptWindows(Sequence[Window]):
