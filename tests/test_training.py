@@ -42,6 +42,15 @@ def test_a_run_leaves_its_files_and_a_checkpoint_of_tensors_and_plain_types(tiny
     assert start["training"]["batch_size"] == 8 and start["data"]["train"]["used"] == 20 and start["start"]["step"] == 0
 
 
+def test_a_precision_that_is_slow_here_is_compared_with_float32(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {torch.float32: 1e15, torch.float16: 1.0}  # products of fp16 crawl on CPUs, convolutions do not
+    monkeypatch.setattr("videornn.train.matrix_rate", lambda device, dtype: rates[dtype])
+    train(load_config(CONFIG, [*tiny_settings, "train.precision=fp16", "data.val=null"]), tmp_path)
+    assert all(0 < json.loads(line)["mfu"] < 1 for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_ends_a_run_after_a_saved_step_with_its_own_exit_code(

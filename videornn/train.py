@@ -347,8 +347,10 @@ class _Speed:
         data = run.config.data
         self._device = run.device
         clip_flops = training_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
-        dtype = AUTOCAST.get(run.config.train.precision, torch.float32)
-        self._clips_per_second = matrix_rate(run.device, dtype) * distributed.num_ranks() / clip_flops
+        # on a CPU the products of fp16, and without its instructions those of bf16, are slower than float32
+        dtypes = {torch.float32, AUTOCAST.get(run.config.train.precision, torch.float32)}
+        rate = max(matrix_rate(run.device, dtype) for dtype in dtypes)
+        self._clips_per_second = rate * distributed.num_ranks() / clip_flops
 
     def numbers(self, clips_per_second: float) -> dict[str, float]:
         """mfu 0..1 (model FLOPs utilisation) at so many full clips per second, and the peak memory of this rank in GB."""
