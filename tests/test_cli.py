@@ -127,6 +127,7 @@ def test_info_and_config_describe_a_network(videornn, tiny_run: Path) -> None:
         (["test", "{bad}/names.txt"], "names.txt is not a checkpoint"),
         (["test", "{run}", "data.test={bad}/nolabel.txt"], "nolabel.txt:2"),
         (["test", "{run}", "model.depth=18"], "cannot be overridden"),
+        (["test", "a.npz", "b.npz"], "a.npz is named like the scores of a test: give --scores to take those"),
         (["test", "{run}", "data.test={bad}/other"], "class 'walk' is not among the 10 classes of the network (same_right"),
         (["infer", "{run}", "nowhere.mp4"], "nowhere.mp4: no such file"),
         (["infer", "{run}", "{bad}/folders"], "folders has no video"),
@@ -158,3 +159,32 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     assert err.startswith("videornn: ") and "Traceback" not in err
     # one sentence per file that failed, and for infer the count
     assert message in err and len(err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "{far}.yaml", "--out", "{tmp}/run"],
+        ["train", CONFIG, "data.train={far}.txt", "--out", "{tmp}/run"],
+        ["test", "{far}.pt"],
+        ["test", "--scores", "{far}.npz"],
+        ["infer", "{run}", "{far}.mp4"],
+        ["infer", "{run}", "a.mp4", "--json", "{far}/r.json"],
+        ["explain", "{run}", "{far}.mp4", "--out", "{tmp}/x"],
+        ["report", "{far}"],
+        ["convert", "{far}.pth", "{tmp}/x.pt"],
+        ["export", "{run}", "--format", "onnx", "--out", "{far}/x.onnx"],
+        ["data", "verify", "{far}.txt"],
+        ["data", "list", "{far}.txt", "--out", "{tmp}/lists"],
+        ["data", "synthetic", "{far}"],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace("{far}", "X"),
+)
+def test_what_the_system_does_not_let_us_look_at_is_one_sentence(
+    videornn, tiny_run: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    """As files in a folder that may not be entered, which root does not know; nobody can look at names of 300 letters."""
+    places = {"far": tmp_path / (300 * "x"), "run": tiny_run / "checkpoints/last.pt", "tmp": tmp_path}
+    code, _, err = videornn(*[argument.format(**places) for argument in arguments])
+    assert code == 2 and 300 * "x" in err, err
+    assert err.startswith("videornn: ") and "Traceback" not in err and len(err.splitlines()) <= 2

@@ -210,7 +210,7 @@ def test_a_video_that_takes_too_long_is_named(make_video, tmp_path: Path, monkey
 
 def test_what_is_not_a_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for ever
-    with pytest.raises(DecodeError, match=r"pipe\.mp4: is not a file"):
+    with pytest.raises(DecodeError, match=r"pipe\.mp4: is a device or a pipe, not a video file"):
         open_video(tmp_path / "pipe.mp4")
 
 

@@ -23,7 +23,7 @@ import torch
 import torchvision
 from torch import nn
 
-from videornn.data.files import replacing
+from videornn.data.files import is_file, replacing
 from videornn.errors import UserError
 from videornn.models.tensor_files import damaged_record
 
@@ -58,9 +58,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             types.
     """
     path = Path(path)
-    if os.path.isdir(path):  # unlike Path's, these never raise PermissionError
+    if os.path.isdir(path):
         raise UserError(f"checkpoint {path} is a folder; give a file, such as RUN/checkpoints/best.pt")
-    if not os.path.isfile(path):
+    if not is_file(path):
         raise UserError(f"checkpoint {path} does not exist; training writes RUN/checkpoints/last.pt")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} may not be read by you")

@@ -5,6 +5,7 @@ Library modules are imported inside the commands, because torch takes seconds to
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -31,6 +32,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 app.add_typer(data_app, name="data")
 
 WIDTH = 120  # of long lines
+# errors of the system that say enough by themselves, with the name of the file
+OUT_OF_REACH = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+    *(errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
+}
 
 
 @app.command()
@@ -78,6 +84,8 @@ def test(
             lines = describe(rescore(files, settings, out))
             say("\n".join([*lines, "nothing is written without --out" if out is None else f"results in {out}"]))
         return
+    if source.endswith(".npz"):
+        raise UserError(f"{source} is named like the scores of a test: give --scores to take those")
     from videornn.evaluate import evaluate
 
     try:
@@ -247,6 +255,11 @@ def _run() -> int:
         app()
     except UserError as error:
         complain(str(error))
+        return 2
+    except OSError as error:  # what no command foresees: folders that may not be entered, names too long, dead disks
+        if error.filename is None or error.errno not in OUT_OF_REACH:
+            raise
+        complain(f"{os.fsdecode(error.filename)}: {error.strerror.lower()}")
         return 2
     except RankFailure as error:
         complain(str(error), topic=RankFailure.topic)

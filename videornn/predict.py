@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,17 +121,17 @@ def find_videos(paths: list[str]) -> list[str]:
     for path in paths:
         if is_live(path):
             files = [path]
-        elif Path(path).is_dir():
+        elif os.path.isdir(path):
             files = sorted(str(Path(path, name)) for name in scan_videos(path))
             if not files and any(file.suffix.lower() in FRAME_SUFFIXES for file in Path(path).iterdir()):
                 files = [path]
             if not files:
                 raise UserError(f"folder {path} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
-        elif Path(path).suffix.lower() in LIST_SUFFIXES and Path(path).is_file():
+        elif Path(path).suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
             table = load_videos(path)
             files = [table.path(index) for index in range(len(table))]
-        elif Path(path).exists() or not glob.has_magic(path):
-            files = [path]
+        elif os.path.exists(path) or not glob.has_magic(path):
+            files = [path]  # which has a row, be it out of reach
         else:
             files = sorted(glob.glob(path, recursive=True))
             if not files:

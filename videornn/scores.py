@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videornn.checkpoint import telling_if_full
 from videornn.data.dataset import BadVideo
-from videornn.data.files import replacing
+from videornn.data.files import is_file, replacing
 from videornn.data.label_maps import ClassIds
 from videornn.errors import UserError
 from videornn.views import Average, video_scores
@@ -76,7 +76,7 @@ def load_scores(path: str | Path) -> Scores:
         UserError: the file is missing, damaged, or something else.
     """
     path = Path(path)
-    if not os.path.isfile(path):
+    if not is_file(path):
         raise UserError(f"scores {path} do not exist; `videornn test CHECKPOINT` writes RUN/test/scores.npz")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} may not be read by you")

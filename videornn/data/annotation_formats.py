@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
 from array import array
@@ -142,7 +143,7 @@ def read_ucf101(path: Path, class_names: tuple[str, ...], root: str) -> VideoTab
 
 def is_ucf101_folder(folder: Path) -> bool:
     """Whether a folder holds UCF101's lists."""
-    return (folder / "classInd.txt").is_file() and (folder / "trainlist01.txt").is_file()
+    return all(os.path.isfile(folder / name) for name in ("classInd.txt", "trainlist01.txt"))
 
 
 def hmdb51_files(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from videornn.data import annotation_formats as formats
+from videornn.data.files import is_file
 from videornn.data.label_maps import load_labels
 from videornn.data.plain_lists import read_list
 from videornn.data.video_files import VIDEO_SUFFIXES
@@ -40,7 +41,8 @@ def load_videos(
         UserError: something is missing, lines are wrong (the first ten are told), or a class folder has no video.
     """
     path = Path(source)
-    if os.path.exists(source) and not os.access(source, os.R_OK | (os.X_OK if os.path.isdir(source) else 0)):
+    there = is_file(source) or os.path.isdir(source)
+    if there and not os.access(source, os.R_OK | (os.X_OK if os.path.isdir(source) else 0)):
         raise UserError(f"video list {source} may not be read: ask its owner for permission")
     if split not in (None, *formats.HMDB_CODES):
         raise UserError(f"split {split!r} is not one of {', '.join(formats.HMDB_CODES)}")

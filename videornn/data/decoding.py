@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
-from videornn.data.video_files import FRAME_SUFFIXES
+from videornn.data.video_files import FRAME_SUFFIXES, fault_of_file
 from videornn.errors import DecodeError, UserError
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
@@ -103,12 +103,15 @@ class FrameFolder(FrameVideo):
     """Back end on a folder of images, one a frame, in the order of the numbers in their names; 30 frames per second.
 
     Raises:
-        DecodeError: the folder has no image.
+        DecodeError: the folder cannot be read, or has no image.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        names = [entry.name for entry in os.scandir(path) if Path(entry.name).suffix.lower() in FRAME_SUFFIXES]
+        try:
+            names = [name for name in os.listdir(path) if Path(name).suffix.lower() in FRAME_SUFFIXES]
+        except OSError as error:
+            raise DecodeError(f"{path}: cannot be opened ({error.strerror.lower()})") from error
         if not names:
             raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(FRAME_SUFFIXES))})")
         self._names = sorted(
@@ -155,12 +158,8 @@ def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 
 
 def check_file(path: str) -> None:
     """Raises DecodeError if there is no file, or nothing in it."""
-    if not os.path.exists(path):
-        raise DecodeError(f"{path}: no such file")
-    if not os.path.isfile(path):
-        raise DecodeError(f"{path}: is not a file")
-    if os.path.getsize(path) == 0:
-        raise DecodeError(f"{path}: is empty (0 bytes)")
+    if fault := fault_of_file(path):
+        raise DecodeError(f"{path}: {fault[1]}")
 
 
 def read_frames(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,14 @@ def append_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
     with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerows([header, *rows] if new else rows)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file; raises OSError where that cannot be told, as in a folder that may not be entered."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def make_folder(folder: Path | None, option: str = "--out") -> None:

@@ -19,6 +19,7 @@ from videornn.data.decoding import open_video
 from videornn.data.files import write_table
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.pyav_video import shown_stream
+from videornn.data.video_files import fault_of_file
 from videornn.errors import DecodeError, UserError
 
 Status = Literal["ok", "missing", "empty", "no_video", "undecodable", "truncated", "damaged", "crashed", "timeout"]
@@ -164,14 +165,8 @@ def decode_frames(path: str) -> Iterator[av.VideoFrame]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    if not os.path.exists(path):
-        raise VideoFault("missing", "no such file")
-    if os.path.isdir(path):
-        raise VideoFault("no_video", "is a folder, not a video file")
-    if not os.path.isfile(path):
-        raise VideoFault("no_video", "is not a file")
-    if os.path.getsize(path) == 0:
-        raise VideoFault("empty", "is empty (0 bytes)")
+    if fault := fault_of_file(path):
+        raise VideoFault(*fault)
     try:
         container = av.open(path, metadata_errors="ignore")
     except (av.FFmpegError, OSError, UnicodeError) as error:

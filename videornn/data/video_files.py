@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -42,6 +44,19 @@ def scan_videos(folder: str | Path) -> Iterator[str]:
         if frames and here and not videos and not below:
             yield here
         waiting += below
+
+
+def fault_of_file(path: str) -> tuple[Literal["missing", "no_video", "empty", "undecodable"], str] | None:
+    """Why there is nothing to be read at a path, as a kind and in words; None if there is a file with something in it."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return "missing", "no such file"
+    except OSError as error:  # of a folder that may not be entered, a dead disk, a name that is too long
+        return "undecodable", f"cannot be opened ({error.strerror.lower()})"
+    if not stat.S_ISREG(status.st_mode):
+        return "no_video", f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device or a pipe'}, not a video file"
+    return ("empty", "is empty (0 bytes)") if status.st_size == 0 else None
 
 
 def stem(path: str) -> str:
