@@ -74,6 +74,9 @@ def test_out_of_memory_names_the_settings_that_need_less(
         UserError, match=r"out of memory in step 1 with 8 clips at once; train\.accumulate=2 .*recompute_blocks"
     ):
         job.train(load_config(CONFIG, tiny_settings), tmp_path / "run")
+    error = RuntimeError("max_pool3d_backward_cuda does not have a deterministic implementation, but you set 'torch.use")
+    with pytest.raises(UserError, match=r"train\.deterministic: torch \S+ cannot compute max_pool3d_backward_cuda on cpu"):
+        job.train(load_config(CONFIG, tiny_settings), tmp_path / "repeatable")
     error = RankFailure("something else")
     with pytest.raises(RankFailure, match="something else"):
         job.train(load_config(CONFIG, tiny_settings), tmp_path / "other")

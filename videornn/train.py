@@ -149,7 +149,7 @@ def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str]
         for sentence in [headline(run), *sentences, choose_decoder(run.config.data.decoder)[1]]:
             logger.say(sentence)
         if run.step < run.plan.num_steps:
-            with _memory_errors(run):
+            with _errors_of_a_step(run):
                 _loop(run, loader, _val_loader(run), logger, watch, received)
     finally:
         logger.close()
@@ -217,11 +217,17 @@ def _loop(
 
 
 @contextmanager
-def _memory_errors(run: Run) -> Iterator[None]:
-    """Turns a lack of memory into a sentence about the settings that need less."""
+def _errors_of_a_step(run: Run) -> Iterator[None]:
+    """Turns a lack of memory, or of a deterministic kernel, into a sentence about the settings that need less."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        operator, lack, _ = str(error).partition(" does not have a deterministic implementation")
+        if lack:
+            raise UserError(
+                f"train.deterministic: torch {torch.__version__} cannot compute {operator} on {run.device.type} with the "
+                f"same bits every time; a newer torch may, or leave it out"
+            ) from error
         if not is_lack_of_memory(error):
             raise
         recompute = "" if run.config.model.recompute_blocks else "model.recompute_blocks=true, "

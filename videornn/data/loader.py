@@ -23,6 +23,7 @@ from videornn.data.annotations import VideoTable
 from videornn.data.batches import TestBatches, TrainBatches
 from videornn.data.dataset import BadVideo, Sample, TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.decoding import choose_decoder
+from videornn.data.parallel import exit_reason
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
 from videornn.data.transforms import train_transform
@@ -157,26 +158,28 @@ class ClipLoader:
                 return died_at
             time.sleep(0.05)
 
-    def _terminated(self, pid: int) -> bool:
-        """Whether a dead worker was asked to end: by a scheduler, say, which signals every process of a job."""
-        return pid in self._processes and self._processes[pid].exitcode == -signal.SIGTERM
+    def _end(self, pid: int) -> str:
+        """How a worker died, in words, as far as it is known."""
+        code = self._processes[pid].exitcode if pid in self._processes else None
+        return "died" if code is None else f"died ({exit_reason(code)})"
 
     def _blame(self, error: Exception) -> None:
         """Mark the videos at which workers hung or died as bad; raises the error if none did."""
         if self.num_workers == 0 or str(error).startswith("Caught "):  # raised by the dataset itself
             raise error
-        hanging = self._hanging()
-        died_at = {} if hanging else self._died_at()
-        if died_at and all(self._terminated(pid) for pid in died_at):
-            return  # no video is to blame
-        culprits = hanging or list(died_at.values())
+        culprits = dict.fromkeys(self._hanging(), f"hung for {self.hang_seconds:g} s")
+        if not culprits:
+            died_at = self._died_at()
+            culprits = {index: self._end(pid) for pid, index in died_at.items()}
+            if died_at and all(self._end(pid) == "died (SIGTERM)" for pid in died_at):
+                return  # asked to end, by a scheduler, say, which signals every process of a job: no video is to blame
         if not culprits:
             raise error
         if max(culprits) < 0:
-            raise UserError(f"a loader worker died, not while reading a video: {str(error).splitlines()[0]}") from error
-        what = f"hung for {self.hang_seconds:g} s" if hanging else "died"
+            words = str(error).splitlines()[0]
+            raise UserError(f"a loader worker {culprits[max(culprits)]}, not while reading a video: {words}") from error
         table = self.dataset.reader.table
-        bad = {index: f"{table.path(index)}: a loader worker {what} at it" for index in culprits if index >= 0}
+        bad = {index: f"{table.path(index)}: a loader worker {how} at it" for index, how in culprits.items() if index >= 0}
         self.dataset.reader.culprits.update(bad)
 
 

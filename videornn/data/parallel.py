@@ -138,9 +138,9 @@ class Worker:
             raised, result = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            reason = f"the process that read it ended ({_exit_reason(self._process.exitcode)})"
+            reason = f"the process that read it ended ({exit_reason(self._process.exitcode)})"
             if self.index is None:
-                raise RuntimeError(f"a worker process cannot start ({_exit_reason(self._process.exitcode)})") from None
+                raise RuntimeError(f"a worker process cannot start ({exit_reason(self._process.exitcode)})") from None
             return Lost("crashed", reason)
         if raised:
             raise result
@@ -272,5 +272,8 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _exit_reason(exit_code: int) -> str:
+def exit_reason(exit_code: int) -> str:
+    """How a process ended, in words."""
+    if exit_code == -signal.SIGKILL:
+        return "SIGKILL, as when memory runs out"
     return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
