@@ -31,7 +31,7 @@ class Light(Network):
             raise DecodeError(f"{video}: cannot be decoded (broken)")
         return {"top": [{"class": f"{video} {len(content)}", "score": 1.0}], "seconds": 1.0, "window": 2.0}
 
-    def attention(self, video: str) -> list[dict[str, str]]:
+    def attention(self, video: str, name: str) -> list[dict[str, str]]:
         raise UserError(f"{video}: no attention")
 
 
@@ -44,14 +44,14 @@ class Known(Network):
         found = [dict(zip(keys, segment, strict=True)) for segment in segments]
         return {"segments": found, "until": found[-1]["end"], "complete": part == 2}
 
-    def attention(self, video: str) -> list[dict[str, str]]:
+    def attention(self, video: str, name: str) -> list[dict[str, str]]:
         import videornn.explain
 
         videornn.explain.explain = draw
-        return super().attention(video)
+        return super().attention(video, name)
 
 
-def draw(trained: object, video: str, out: Path, queries: list) -> list[Path]:
+def draw(trained: object, video: str, out: Path, queries: list, name: str) -> list[Path]:
     """A sheet, a movie and numbers, as explain writes them for a block."""
     import numpy as np
     from PIL import Image

@@ -315,7 +315,7 @@ def test_classes_timeline_and_pictures_of_a_real_network_come_one_after_the_othe
     ours = Analyst(Network(str(checkpoint), window=1.0))
     ours.start()
     try:
-        lines = list(ours.analyse(video))
+        lines = list(ours.analyse(video, "mine.mp4"))
     finally:
         ours.stop()
     assert [line["step"] for line in lines if "step" in line] == ["classes", "timeline", "attention", "done"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videornn.config import load_config
-from videornn.explain import explain, load_clip, number_lines
+from videornn.explain import explain, job, load_clip, number_lines
 from videornn.models import build_model
 from videornn.trained import Trained, normalization
 
@@ -51,6 +51,21 @@ def test_every_block_of_a_deep_network_has_its_sheet_movie_and_numbers(make_vide
         "class"
     ] in trained.class_names
     assert number_lines(written[-1])[0].startswith("res3.0 (nl): change 0.000, query dependence ")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "走"])
+def test_pictures_of_a_long_name_are_written_and_titled_as_asked(
+    letter: str, make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr(job, "draw_sheet", lambda path, scene: (path.touch(), titles.append(scene.title)))
+    trained, name = _trained(), (250 // len(letter.encode())) * letter
+    for given in (None, "mine.mov"):
+        explain(trained, str(make_video(tmp_path / f"{name}.mp4", 40)), tmp_path / "out", [], movies=False, name=given)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    short = (200 // len(letter.encode())) * letter
+    assert names == {f"{short}_{end}" for end in ("res3.0.png", "res4.0.png", "grad_cam.png", "numbers.json")}
+    assert [title.partition(":")[0] for title in titles] == [f"{name}.mp4"] * 3 + ["mine.mov"] * 3
 
 
 def test_a_clip_starts_where_it_is_asked_to(make_video, read_frame_numbers, tmp_path: Path) -> None:

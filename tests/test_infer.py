@@ -272,6 +272,8 @@ def test_results_of_different_files_have_different_names() -> None:
     assert names("/v/x/a.mp4", "/v/y/a.mp4", "/v/c.mp4") == ["x_a", "y_a", "c"]
     assert names("/v/a.mp4", "/v/a.avi")[0] == "v_a"
     names("/v/a.mp4", "/v/a.mp4", "/v/A.mp4", "/v/a_2.mp4")
+    long = names(*(f"/v/{folder}/{250 * 'x'}.mp4" for folder in ("a", "b")), f"/v/{80 * '走'}.mp4")
+    assert max(len(f"{name}_timeline.csv".encode()) for name in long) < 255
     assert names("http://host/live/cam.m3u8?key=1", "rtsp://host:554/x") == ["cam.m3u8", "x"]
     assert names("/dev/video0", "/v/strange name: 1.mp4") == ["video0", "strange_name_1"]
 

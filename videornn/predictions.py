@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from videornn.data.files import replacing, write_table, write_text
+from videornn.data.files import replacing, short_enough, write_table, write_text
 from videornn.data.stream import STDIN, URL, without_secrets
 from videornn.data.video_files import stem
 from videornn.errors import UserError
@@ -135,7 +135,7 @@ def output_names(paths: Sequence[str]) -> list[str]:
     parts = [_parts(path) for path in paths]
     depths = [1] * len(paths)
     while True:
-        names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        names = [short_enough("_".join(part[-depth:])) for part, depth in zip(parts, depths, strict=True)]
         counts = Counter(name.casefold() for name in names)
         longer = [i for i, name in enumerate(names) if counts[name.casefold()] > 1 and depths[i] < len(parts[i])]
         if not longer:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from videornn.errors import UserError
 
+MAX_NAME_BYTES = 200  # file systems take 255
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -46,6 +48,11 @@ def append_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
     with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerows([header, *rows] if new else rows)
+
+
+def short_enough(name: str) -> str:
+    """A name, cut where it is too long for file systems if an ending such as _res4.2_attention.mp4 follows."""
+    return name.encode("utf-8", "surrogateescape")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def is_file(path: str | Path) -> bool:

@@ -83,13 +83,13 @@ class Network:
         until = self.seen[-1].end if self.seen else 0.0
         return {"segments": segments, "until": until, "complete": self.windows is None}
 
-    def attention(self, video: str) -> list[dict[str, str]]:
-        """Sheets and movies of the attention blocks, in base64."""
+    def attention(self, video: str, name: str) -> list[dict[str, str]]:
+        """Sheets and movies of the attention blocks, in base64; name is what its sender calls the video."""
         from videornn.explain import explain
 
         # not made anew where the server was killed and the folder taken away
         out = tempfile.mkdtemp(dir=Path(video).parent)
-        files = explain(self.predictor.trained, video, Path(out), [])
+        files = explain(self.predictor.trained, video, Path(out), [], name=name)
         return [
             {
                 "name": file.stem.removeprefix(f"{Path(video).stem}_"),
@@ -144,8 +144,10 @@ class Analyst:
         finally:
             self._line.remove(ticket)
 
-    def analyse(self, video: Path) -> Iterator[dict[str, Any]]:
+    def analyse(self, video: Path, name: str) -> Iterator[dict[str, Any]]:
         """Lines as they are known: the classes, the timeline of a long video, the attention; only in one's turn.
+
+        name is what the sender of the video calls it.
 
         An "error" takes the place of a piece that failed; without classes there are no other pieces.
         """
@@ -156,7 +158,7 @@ class Analyst:
         if seconds > window:
             yield from self._piece("timeline", video, self._timeline(video))
         if seconds:
-            yield from self._piece("attention", video, self._attention(video))
+            yield from self._piece("attention", video, self._attention(video, name))
         yield {"step": "done"}
 
     def _piece(self, step: str, video: Path, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -183,8 +185,8 @@ class Analyst:
             part, complete = part + 1, found["complete"]
             yield {"timeline": found}
 
-    def _attention(self, video: Path) -> Iterator[dict[str, Any]]:
-        yield {"pictures": self._ask("attention", str(video))}
+    def _attention(self, video: Path, name: str) -> Iterator[dict[str, Any]]:
+        yield {"pictures": self._ask("attention", str(video), name)}
 
     def _ask(self, *step: object) -> Any:
         """Have the worker do a step; raises UserError, also if it crashes or hangs, which ends it."""

@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _analyse(self, video: Path, name: str) -> None:
         start = time.monotonic()
-        for line in self.server.analyst.analyse(video):
+        for line in self.server.analyst.analyse(video, name):
             if "error" in line:
                 line["error"] = line["error"].replace(video.name, name)
             self._tell(line)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from videornn.data.decoding import read_frames
-from videornn.data.files import make_folder, write_text
+from videornn.data.files import make_folder, short_enough, write_text
 from videornn.data.label_maps import class_key
 from videornn.data.loader import view_spec
 from videornn.data.sampling import clip_indices
@@ -53,6 +53,7 @@ def explain(
     stage: str | None = None,
     class_name: str | None = None,
     movies: bool = True,
+    name: str | None = None,
 ) -> list[Path]:
     """Draw the maps of every attention block, and Grad-CAM, for one clip (centre crop) of a video, and write their numbers.
 
@@ -62,6 +63,7 @@ def explain(
         stage: of Grad-CAM, one of STAGES; by default what default_stage chooses.
         class_name: of Grad-CAM; by default the predicted class.
         movies: write an mp4 beside every picture.
+        name: what the video is called in pictures; by default its file.
 
     Returns:
         What was written: a picture and a movie for every block in their order, those of Grad-CAM, the numbers as JSON.
@@ -84,7 +86,8 @@ def explain(
     scores = seen.logits.softmax(dim=0).cpu()
     predicted = int(scores.argmax())
     best = {"class": trained.class_names[predicted], "score": round(float(scores[predicted]), 6)}
-    stem, title = Path(video).stem, f"{Path(video).name}: recognised as {best['class']} ({100 * best['score']:.0f} %)"
+    stem = short_enough(Path(video).stem)
+    title = f"{name or Path(video).name}: recognised as {best['class']} ({100 * best['score']:.0f} %)"
     written, records = [], []
     try:
         for name, block in attention_blocks(trained.model).items():
