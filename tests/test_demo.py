@@ -214,6 +214,7 @@ def test_the_server_survives_what_a_video_does_to_the_process_that_reads_it(
     assert not list(folder(demo).iterdir())
 
 
+@pytest.mark.slow
 def test_one_video_at_a_time_is_looked_at_in_the_order_of_arrival_and_few_may_wait(demo: Demo) -> None:
     posted = []
     for number in range(4):

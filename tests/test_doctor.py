@@ -40,6 +40,7 @@ def test_a_sound_installation_can_train_and_says_with_what() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
+@pytest.mark.slow
 def test_a_broken_package_a_crashing_and_a_wrong_decoder_are_told_apart(tmp_path: Path) -> None:
     _package(tmp_path, "fvcore", "raise RuntimeError('operator does not exist\\nand more')")
     _package(tmp_path, "decord", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")

@@ -191,6 +191,7 @@ def test_every_network_comes_out_as_it_is(name: str, format: str, tmp_path: Path
     torch.testing.assert_close(logits.double(), _logits_by_hand(checkpoint, _clips(4)), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_is_not_left_behind(
     videornn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_file_that_computes_something_else_is_not_left_behind(
         assert sorted(file.name for file in tmp_path.iterdir()) == ["before", "best.pt"]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_nothing_else(exported, tmp_path: Path) -> None:
     checkpoint = exported["onnx"].path.with_suffix(".pt")
     command = [sys.executable, "-m", "videornn", "export", checkpoint, "--format", "onnx", "--out", tmp_path / "a.onnx"]

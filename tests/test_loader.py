@@ -323,6 +323,7 @@ def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
         assert torch.equal(mine.clips[same], theirs.clips[same]) and victim not in mine.indices.tolist()
 
 
+@pytest.mark.slow
 def test_no_video_is_blamed_for_a_worker_that_was_asked_to_end(table: VideoTable, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler that preempts a job sends SIGTERM to all of its processes."""
     expected = _batches(table, 4)

@@ -161,6 +161,7 @@ def test_what_newer_tests_add_is_used(run: Path) -> None:
     assert [image["width"] for image in page.all("img") if image["alt"] == "Reliability diagram"] == ["300"]
 
 
+@pytest.mark.slow
 def test_many_classes_are_confused_pairs_and_bars_instead_of_a_matrix(run: Path) -> None:
     names = tuple(f"class {index}" for index in range(400))
     generator = np.random.default_rng(0)

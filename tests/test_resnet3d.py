@@ -287,6 +287,8 @@ def test_impossible_places_and_missing_classes_are_named() -> None:
         build_model(section.model_copy(update={"attention": attention}))
     with pytest.raises(UserError, match="num_classes"):
         build_model(ModelConfig(depth=18))
+    with pytest.raises(UserError, match=r"of this size \(width 1000000, 3 classes\) does not fit into memory"):
+        build_model(ModelConfig(width=1_000_000, num_classes=3))
     with pytest.raises(ValueError, match="no slow of depth 17"):
         ResNet3d("slow", 17, num_classes=2)
 

@@ -138,6 +138,7 @@ def listed(make_video, bad_videos: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path / "list.txt"
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_and_says_so_by_its_exit_code(videornn, listed: Path) -> None:
     report = listed.parent / "report.csv"
     code, out, err = videornn("data", "verify", listed, "--workers", 2, "--out", report)

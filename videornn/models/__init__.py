@@ -31,7 +31,8 @@ def build_model(section: ModelConfig) -> ResNet3d:
     """The network of a config's model section: [B, 3, T, H, W] float -> logits [B, num_classes].
 
     Raises:
-        UserError: num_classes is not set, there is no such depth, or the attention block or one of its places is impossible.
+        UserError: num_classes is not set, there is no such depth, the attention block or one of its places is
+            impossible, or the network is too large for this machine.
     """
     if section.num_classes is None:
         raise UserError("model.num_classes is not set, and no class names or training list tell it; set it")
@@ -50,6 +51,9 @@ def build_model(section: ModelConfig) -> ResNet3d:
         )
     except ValueError as error:
         raise UserError(f"model: {error}") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:  # of allocations
+        size = f"width {section.width}, {section.num_classes} classes"
+        raise UserError(f"model: a network of this size ({size}) does not fit into memory") from error
 
 
 def _attention(section: AttentionConfig) -> Callable[[int], nn.Module] | None:
