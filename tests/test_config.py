@@ -38,6 +38,8 @@ SAID = "give the numbers of blocks from 0, such as [1, 3], or all"
         ("train:\n  epochs: 2\n  momentun: 0.9\n", (), ["run.yaml:3", "'train.momentun'", "'train.momentum'"]),
         ("model:\n  depth: 17\n", (), ["run.yaml:2", "model.depth", "17"]),
         ("train:\n  lr: fast\n", (), ["run.yaml:2", "train.lr", '"fast" (text)']),
+        ("train:\n  lr: .inf\n", (), ["run.yaml:2", "train.lr: input should be a finite number"]),
+        ("", ("data.sampling_fps=1e-9",), ["override 'data.sampling_fps=1e-9'", "greater than or equal to 0.01"]),
         ("train:\n  epochs: 1.5\n", (), ["run.yaml:2", "train.epochs", "1.5"]),
         ("train:\n  epochs: 2\n  epochs: 3\n", (), ["run.yaml:3", "'epochs'", "twice"]),
         ("data:\n  crop_size: 300\n", (), ["crop_size 300", "[256, 320]"]),

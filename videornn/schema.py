@@ -30,7 +30,7 @@ Blocks = Annotated[tuple[int, ...] | Literal["all"], BeforeValidator(_blocks)]
 class Section(BaseModel):
     """A frozen group of settings; unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class AttentionConfig(Section):
@@ -95,7 +95,7 @@ class DataConfig(Section):
     """Frames of a clip."""
     temporal_stride: Count = 8
     """Frames of a sampling_fps video from one sampled frame to the next (sampling: clip)."""
-    sampling_fps: Annotated[float, Field(gt=0)] | None = 30.0
+    sampling_fps: Annotated[float, Field(ge=0.01, le=10_000)] | None = 30.0
     """Frames per second that temporal_stride refers to; null: every video's own frames."""
     sampling: Literal["clip", "segments"] = "clip"
     """clip (dense): num_frames at a fixed stride; segments (TSN): one frame from each of num_frames equal parts."""
