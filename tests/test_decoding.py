@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
 
+from videornn.data.containers import open_container
 from videornn.data.decoding import choose_decoder, open_video, read_frames, why_not
 from videornn.errors import DecodeError, UserError
 
@@ -289,7 +290,7 @@ def test_rotation_in_the_metadata_is_applied(shared_data: Path) -> None:
 def test_real_clips_give_the_frames_of_a_plain_decode_bit_for_bit(shared_data: Path, folder: str) -> None:
     rng = random.Random(0)
     for path in sorted((shared_data / "clips" / folder).iterdir()):
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with open_container(str(path)) as container:
             plain = [np.rot90(f.to_ndarray(format="rgb24"), k=f.rotation // 90 % 4) for f in container.decode(video=0)]
         with open_video(path) as video:
             assert video.num_frames == len(plain), path.name

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from videornn.data.containers import LOCAL_ONLY, open_container
 from videornn.data.files import replacing
-from videornn.data.pyav_video import LOCAL_ONLY
 from videornn.data.stream import VideoStream
 
 COPIED_SOUND = frozenset(["aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"])  # what MP4 takes as it is
@@ -81,7 +81,7 @@ class _Sound:
         self._packets = iter(())
         if not Path(source).is_file():
             return
-        self._source = av.open(source, metadata_errors="ignore", options=LOCAL_ONLY)
+        self._source = open_container(source, options=LOCAL_ONLY)
         stream = self._source.streams.best("audio")
         if stream is None or stream.codec_context is None:
             return

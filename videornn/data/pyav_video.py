@@ -9,13 +9,12 @@ from itertools import islice
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
+from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, shown_stream, time_base
 from videornn.data.video import Deadline, FrameVideo
 from videornn.errors import DecodeError
 
-LOCAL_ONLY = {"protocol_whitelist": "file"}  # a playlist can name files on the network; nobody asked for those
 KEPT_BYTES = 2**25  # compressed data of a video that stays in memory; of a longer one it is read again
 
 
@@ -52,8 +51,7 @@ class PyAVVideo(FrameVideo):
 
     def _open(self) -> None:
         self._kept: list[av.Packet] | None = []
-        # some AVI files carry metadata that is not UTF-8
-        self._container = av.open(self.path, metadata_errors="ignore", options=LOCAL_ONLY)
+        self._container = open_container(self.path, options=LOCAL_ONLY)
         self._stream = shown_stream(self._container)
         if self._stream is None:
             raise DecodeError(f"{self.path}: has no video stream")
@@ -100,14 +98,14 @@ class PyAVVideo(FrameVideo):
         self._set_times([timestamps[number] for number in self._shown] if has_times else None)
 
     def _set_times(self, timestamps: list[int] | None) -> None:
-        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        span = (timestamps[-1] - timestamps[0]) * self._stream.time_base if timestamps else 0
+        tick = time_base(self._stream)
+        span = (timestamps[-1] - timestamps[0]) * tick if timestamps else 0
         if span > 0:
             # the average over the file, so that a variable frame rate keeps its true duration
             self.fps = ((self.num_frames - 1) / span).limit_denominator(1001)
-            self.times = (np.array(timestamps) - timestamps[0]) * float(self._stream.time_base)
+            self.times = (np.array(timestamps) - timestamps[0]) * float(tick)
         else:
-            self.fps = Fraction(rate)
+            self.fps = frame_rate(self._stream) or Fraction(25)
             self.times = np.arange(self.num_frames) / float(self.fps)
 
     def _decode(self, indices: list[int]) -> np.ndarray:
@@ -205,9 +203,3 @@ def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     plane = converter.reformat(frame, format="rgb24").planes[0]
     shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
     return np.rot90(np.ndarray(shape, np.uint8, buffer=plane, strides=strides), k=frame.rotation // 90 % 4)
-
-
-def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video stream that players show, or None; the cover picture of a record is none."""
-    stream = container.streams.best("video")
-    return None if stream is None or stream.disposition & Disposition.attached_pic else stream

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
+from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, shown_stream
 from videornn.data.decoding import FrameFolder, check_file
-from videornn.data.pyav_video import LOCAL_ONLY, shown_stream, to_picture
+from videornn.data.pyav_video import to_picture
 from videornn.errors import DecodeError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -106,7 +107,7 @@ class VideoStream:
 
     def _open(self) -> None:
         place: str | io.FileIO | _Forward = self.source
-        options: dict[str, Any] = {"metadata_errors": "ignore"}
+        options: dict[str, Any] = {}
         if is_pipe(self.source):
             place, options["options"] = self._opened_pipe(), NOTHING_ELSE
         elif not self.live or self.source.lower().startswith("file:"):
@@ -117,7 +118,7 @@ class VideoStream:
                 options["format"] = "v4l2"
             elif not self.source.lower().startswith("unix:"):
                 options["options"] = NETWORK
-        self._container = av.open(place, **options)
+        self._container = open_container(place, **options)
         self._stream = shown_stream(self._container)
         if self._stream is None:
             raise DecodeError(f"{self._name}: has no video stream")
@@ -127,7 +128,7 @@ class VideoStream:
         self._codec.thread_type = "AUTO"
         self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
         self._converter = VideoReformatter()
-        rate = self._stream.average_rate or self._stream.guessed_rate
+        rate = frame_rate(self._stream)
         self.fps = rate if rate and 0.01 < rate < 1000 else Fraction(25)
         length = self._container.duration
         self.duration = None if self.live or not length or length < 0 else length / av.time_base

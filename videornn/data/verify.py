@@ -15,10 +15,10 @@ from typing import Any, Literal
 import av
 import torch
 
+from videornn.data.containers import open_container, shown_stream, time_base
 from videornn.data.decoding import open_video
 from videornn.data.files import write_table
 from videornn.data.parallel import Lost, num_cores, run_parallel
-from videornn.data.pyav_video import shown_stream
 from videornn.data.video_files import fault_of_file
 from videornn.errors import DecodeError, UserError
 
@@ -145,7 +145,7 @@ def read_packets(path: str) -> Packets:
         # an edit list can hide packets that must be decoded all the same
         shown = [pts for pts, is_discard in packets if not is_discard]
         counted = container.format.name == "avi" or None in shown or len(set(shown)) < len(shown)
-        return Packets(stream.codec_context.codec.canonical_name, None if counted else sorted(shown), stream.time_base)
+        return Packets(stream.codec_context.codec.canonical_name, None if counted else sorted(shown), time_base(stream))
 
 
 def decode_frames(path: str) -> Iterator[av.VideoFrame]:
@@ -168,7 +168,7 @@ def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     if fault := fault_of_file(path):
         raise VideoFault(*fault)
     try:
-        container = av.open(path, metadata_errors="ignore")
+        container = open_container(path)
     except (av.FFmpegError, OSError, UnicodeError) as error:
         raise VideoFault("undecodable", f"cannot be opened ({_words(error)})") from error
     with container:
@@ -198,7 +198,7 @@ def _check_length(path: str, container: av.container.InputContainer, stream: av.
 
 def _last_seconds(path: str) -> float:
     """When the last packet of any stream ends: sound may be longer than the pictures."""
-    with av.open(path, metadata_errors="ignore") as container:
+    with open_container(path) as container:
         packets = (packet for packet in container.demux() if packet.pts is not None)
         ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets]
     return float(max(ends, default=0))

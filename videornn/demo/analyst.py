@@ -203,8 +203,10 @@ class Analyst:
 def _refuse_playlists(video: str) -> None:
     import av
 
+    from videornn.data.containers import open_container
+
     try:
-        av.open(video, options={"format_whitelist": FORMATS}, metadata_errors="ignore").close()
+        open_container(video, options={"format_whitelist": FORMATS}).close()
     except (av.FFmpegError, OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EINVAL:  # of no format in the list
             raise DecodeError(f"{video}: is a playlist or another kind of file that is no video in itself") from error

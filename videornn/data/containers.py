@@ -1,0 +1,39 @@
+"""Video files and streams as FFmpeg opens them: which of their streams is shown, the same with every version of PyAV."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+LOCAL_ONLY = {"protocol_whitelist": "file"}  # a playlist can name files on the network; nobody asked for those
+# some AVI files carry metadata that is not UTF-8: PyAV takes it as it is from version 19 on
+LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def open_container(source: str | io.RawIOBase, **options: Any) -> av.container.InputContainer:
+    """av.open, whatever the metadata; raises av.FFmpegError, OSError or UnicodeError."""
+    return av.open(source, **LENIENT, **options)
+
+
+def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video stream that players show, or None; the cover picture of a record is none."""
+    stream = container.streams.best("video")
+    return None if stream is None or stream.disposition & Disposition.attached_pic else stream
+
+
+def frame_rate(stream: av.VideoStream) -> Fraction | None:
+    """Frames per second that a stream announces, on average or else as FFmpeg guesses; None if there are none.
+
+    PyAV 19 has a type of its own for such numbers, which rounds, and a zero where there was None.
+    """
+    rate = stream.average_rate or stream.guessed_rate
+    return Fraction(rate.numerator, rate.denominator) if rate else None
+
+
+def time_base(stream: av.VideoStream) -> Fraction:
+    """Seconds from one timestamp to the next; exact."""
+    return Fraction(stream.time_base.numerator, stream.time_base.denominator)
