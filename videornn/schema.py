@@ -149,7 +149,7 @@ class DataConfig(Section):
     """Video back end; auto takes the first of pyav, torchcodec and decord that works."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that a video may take to open, and to decode, before it counts as bad."""
-    num_workers: Annotated[int, Field(ge=0)] = 2
+    num_workers: Annotated[int, Field(ge=0, le=1000)] = 2
     """Loader processes per rank; 0 loads in the training process."""
     max_bad_share: Probability = 0.1
     """Share of the videos that may fail to decode before a run stops."""
