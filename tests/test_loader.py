@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -292,6 +293,36 @@ def _hang() -> None:
     time.sleep(600)
 
 
+@dataclass(frozen=True, eq=False)
+class Trap(VideoTable):
+    """A table that does something to the worker that reads one of its videos, the first time (sprung is a file then)."""
+
+    victim: int = -1
+    disaster: Callable[[], None] = _hang
+    sprung: Path = Path()
+
+    def path(self, index: int) -> str:
+        if torch.utils.data.get_worker_info() is not None and index == self.victim and not self.sprung.exists():
+            self.sprung.touch()
+            self.disaster()
+        return super().path(index)
+
+
+def _trap(table: VideoTable, victim: int, disaster: Callable[[], None], folder: Path) -> Trap:
+    columns = {each.name: getattr(table, each.name) for each in fields(VideoTable)}
+    return Trap(**columns, victim=victim, disaster=disaster, sprung=folder / "sprung")
+
+
+@pytest.fixture(params=["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def start_method(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How workers start: fork up to Python 3.13, forkserver from 3.14 on."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("start_method")
 @pytest.mark.parametrize(
     ("disaster", "words"),
     [
@@ -301,20 +332,13 @@ def _hang() -> None:
     ],
 )
 def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
-    table: VideoTable, monkeypatch: pytest.MonkeyPatch, disaster: Callable[[], None], words: str
+    table: VideoTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disaster: Callable[[], None], words: str
 ) -> None:
     expected = _batches(table, 8, first_step=1, accumulate=2)
     victim = int(expected[3].indices[1])
-
-    def read(path: str, *arguments, **options):
-        if path == table.path(victim):
-            disaster()
-        return read_frames(path, *arguments, **options)
-
-    monkeypatch.setattr("videornn.data.dataset.read_frames", read)
     monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 1.0)
     monkeypatch.setattr("videornn.data.loader.HANG_TIMEOUTS", 0.05)  # of the 60 s that a video may take
-    batches = _batches(table, 8, num_workers=2, first_step=1, accumulate=2)
+    batches = _batches(_trap(table, victim, disaster, tmp_path), 8, num_workers=2, first_step=1, accumulate=2)
     assert [len(batch.labels) for batch in batches] == [2] * 8
     bad = {video.path: video.reason for batch in batches for video in batch.bad}
     assert bad == {table.path(victim): f"{table.path(victim)}: a loader worker {words} at it"}
@@ -324,22 +348,23 @@ def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
 
 
 @pytest.mark.slow
-def test_no_video_is_blamed_for_a_worker_that_was_asked_to_end(table: VideoTable, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("start_method")
+def test_no_video_is_blamed_for_a_worker_that_was_asked_to_end(
+    table: VideoTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A scheduler that preempts a job sends SIGTERM to all of its processes."""
     expected = _batches(table, 4)
-
-    def read(path: str, *arguments, **options):
-        time.sleep(0.3)  # so that the worker is at a video when it ends
-        return read_frames(path, *arguments, **options)
-
-    monkeypatch.setattr("videornn.data.dataset.read_frames", read)
+    victim = int(expected[2].indices[1])
     monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 1.0)
     monkeypatch.setattr("videornn.data.loader.MAX_PREFETCH", 1)
     section = SMALL.model_copy(update={"num_workers": 1})
-    loader = build_loader(section, table, plan=_plan(len(table), 4), seed=5)
+    trap = _trap(table, victim, _hang, tmp_path)
+    loader = build_loader(section, trap, plan=_plan(len(table), 4), seed=5)
     batches = []
     for batch in itertools.islice(loader, 4):
         if len(batches) == 1:
+            while not trap.sprung.exists():  # until the worker is at a video
+                time.sleep(0.01)
             (worker,) = loader.dataset.reader.workers()
             subprocess.run(["kill", "-TERM", str(worker[0])], check=True)  # from this process it means a usual end
         batches.append(batch)

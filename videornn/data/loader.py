@@ -121,6 +121,8 @@ class ClipLoader:
 
     def _new_loader(self, batches: Iterable) -> DataLoader:
         self.dataset.reader.watch_workers(self.num_workers)
+        # from Python 3.14 on workers are forks of a server, which imports this once for all of them
+        multiprocessing.set_forkserver_preload([__name__])
         return DataLoader(
             self.dataset,
             batch_sampler=batches,
