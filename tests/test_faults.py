@@ -77,6 +77,9 @@ def test_out_of_memory_names_the_settings_that_need_less(
     error = RuntimeError("max_pool3d_backward_cuda does not have a deterministic implementation, but you set 'torch.use")
     with pytest.raises(UserError, match=r"train\.deterministic: torch \S+ cannot compute max_pool3d_backward_cuda on cpu"):
         job.train(load_config(CONFIG, tiny_settings), tmp_path / "repeatable")
+    error = RuntimeError("InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx")
+    with pytest.raises(UserError, match=r"train\.compile needs a C\+\+ compiler, and torch finds none: install g\+\+"):
+        job.train(load_config(CONFIG, tiny_settings), tmp_path / "compiled")
     error = RankFailure("something else")
     with pytest.raises(RankFailure, match="something else"):
         job.train(load_config(CONFIG, tiny_settings), tmp_path / "other")

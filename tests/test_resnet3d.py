@@ -1,3 +1,5 @@
+import os
+import shutil
 from functools import partial
 
 import pytest
@@ -190,6 +192,7 @@ def test_compiled_networks_compute_the_same(kind: str, recompute_blocks: bool) -
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("name", ["i3d", "r2plus1d"])
 def test_networks_compiled_to_machine_code_compute_the_same(name: str) -> None:
     torch.compiler.reset()

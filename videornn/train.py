@@ -44,6 +44,7 @@ from videornn.trained import normalization
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 MANY_EPOCHS = 10**6  # a plan without an end
+NO_COMPILER = ("No working C++ compiler", "Failed to find C compiler")  # of torch.compile, and of Triton
 PRECISE_BN_SEED = 2**31  # beyond any seed of a run: these clips are others than those of the steps
 
 
@@ -218,24 +219,33 @@ def _loop(
 
 @contextmanager
 def _errors_of_a_step(run: Run) -> Iterator[None]:
-    """Turns a lack of memory, or of a deterministic kernel, into a sentence about the settings that need less."""
+    """Turns what the machine lacks into a sentence about the settings that need it."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        operator, lack, _ = str(error).partition(" does not have a deterministic implementation")
-        if lack:
-            raise UserError(
-                f"train.deterministic: torch {torch.__version__} cannot compute {operator} on {run.device.type} with the "
-                f"same bits every time; a newer torch may, or leave it out"
-            ) from error
-        if not is_lack_of_memory(error):
-            raise
-        recompute = "" if run.config.model.recompute_blocks else "model.recompute_blocks=true, "
-        raise UserError(
-            f"rank {distributed.rank()} is out of memory in step {run.step + 1} with {run.clips_at_once} clips at once; "
-            f"train.accumulate={2 * run.config.train.accumulate} halves them without another result but for batch norm, "
-            f"{recompute}a smaller data.crop_size or data.num_frames need less too"
-        ) from error
+        if sentence := _what_is_lacking(run, error):
+            raise UserError(sentence) from error
+        raise
+
+
+def _what_is_lacking(run: Run, error: Exception) -> str | None:
+    """Memory, a compiler or a deterministic kernel; None if an error is about something else."""
+    operator, lack, _ = str(error).partition(" does not have a deterministic implementation")
+    if lack:
+        return (
+            f"train.deterministic: torch {torch.__version__} cannot compute {operator} on {run.device.type} with the same "
+            f"bits every time; a newer torch may, or leave it out"
+        )
+    if any(words in str(error) for words in NO_COMPILER):
+        return "train.compile needs a C++ compiler, and torch finds none: install g++ (or name one in CXX), or leave it out"
+    if not is_lack_of_memory(error):
+        return None
+    recompute = "" if run.config.model.recompute_blocks else "model.recompute_blocks=true, "
+    return (
+        f"rank {distributed.rank()} is out of memory in step {run.step + 1} with {run.clips_at_once} clips at once; "
+        f"train.accumulate={2 * run.config.train.accumulate} halves them without another result but for batch norm, "
+        f"{recompute}a smaller data.crop_size or data.num_frames need less too"
+    )
 
 
 def _parts(run: Run, watch: RankWatch, batches: Iterator[Batch], indices: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
