@@ -90,10 +90,10 @@ def explain(
     title = f"{name or Path(video).name}: recognised as {best['class']} ({100 * best['score']:.0f} %)"
     written, records = [], []
     try:
-        for name, block in attention_blocks(trained.model).items():
-            short = name.removesuffix(".attention")
+        for place, block in attention_blocks(trained.model).items():
+            short = place.removesuffix(".attention")
             captions, maps, numbers = _explain_block(
-                block, *seen.blocks[name], seen.places[name.split(".")[0]], clip, queries
+                block, *seen.blocks[place], seen.places[place.split(".")[0]], clip, queries
             )
             scene = Scene(f"{title}; attention after {short}", captions, clip.frames, clip.seconds, maps)
             written += _draw(out / f"{stem}_{short}", scene, movies)
