@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -371,6 +372,21 @@ def test_no_video_is_blamed_for_a_worker_that_was_asked_to_end(
     assert not any(batch.bad for batch in batches)
     for mine, theirs in zip(batches, expected, strict=True):
         assert torch.equal(mine.clips, theirs.clips)
+
+
+@pytest.mark.slow
+def test_a_script_that_every_worker_would_run_again_is_told_so(tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "multiprocessing.set_start_method('forkserver', force=True)\n"  # what Python 3.14 does by itself
+        "from videornn import load_predictor\n"
+        "list(load_predictor(sys.argv[1], overrides=['data.num_workers=1']).predict_many(sys.argv[2:]))\n"
+    )
+    video = next((motion_set / "videos/train").rglob("*.mp4"))
+    command = [sys.executable, script, tiny_run / "checkpoints/last.pt", video]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "loader workers end before they read anything" in done.stderr.splitlines()[-1]
 
 
 def test_an_error_in_a_worker_is_one_sentence(motion_set: Path, tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ MAX_PREFETCH = 4  # batches ahead of every worker
 MAX_SHARED_BYTES = 2**30  # of batches of one rank in shared memory
 POLL_SECONDS = 5.0  # between two looks at whether the workers are alive
 HANG_TIMEOUTS = 5.0  # a worker hangs if it is at a video for so many data.timeout
+CANNOT_START = (
+    "loader workers end before they read anything; what they said stands above. A script needs "
+    "`if __name__ == '__main__':` around what it does: every worker imports it, from Python 3.14 on on Linux too"
+)
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,8 @@ class ClipLoader:
             culprits = {index: self._end(pid) for pid, index in died_at.items()}
             if died_at and all(self._end(pid) == "died (SIGTERM)" for pid in died_at):
                 return  # asked to end, by a scheduler, say, which signals every process of a job: no video is to blame
+        if not culprits and not self.dataset.reader.workers():
+            raise UserError(CANNOT_START) from error
         if not culprits:
             raise error
         if max(culprits) < 0:
