@@ -1,13 +1,4 @@
-import gc
 import itertools
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +9,7 @@ import torch
 from videornn.config import DataConfig
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.batches import TrainBatches
-from videornn.data.dataset import ClipKey, TrainClips, sample_seed
+from videornn.data.dataset import ClipKey, sample_seed
 from videornn.data.decoding import read_frames
 from videornn.data.loader import (
     Batch,
@@ -35,13 +26,13 @@ from videornn.errors import UserError
 SMALL = DataConfig(num_frames=4, temporal_stride=2, crop_size=16, short_side=(16, 24), num_workers=0)
 
 
-def _batches(table: VideoTable, count: int, **arguments: int) -> list[Batch]:
+def batches_of(table: VideoTable, count: int, **arguments: int) -> list[Batch]:
     workers = arguments.pop("num_workers", 0)
     section = SMALL.model_copy(update={"num_workers": workers})
-    return list(itertools.islice(build_loader(section, table, plan=_plan(len(table), 4), seed=5, **arguments), count))
+    return list(itertools.islice(build_loader(section, table, plan=plan_of(len(table), 4), seed=5, **arguments), count))
 
 
-def _plan(num_videos: int, batch: int) -> BatchPlan:
+def plan_of(num_videos: int, batch: int) -> BatchPlan:
     return BatchPlan(num_videos, [Phase(20, (BatchShape(batch, 4, 16),))])
 
 
@@ -51,7 +42,7 @@ def table(motion_set: Path) -> VideoTable:
 
 
 def test_an_epoch_has_every_video_once_and_epochs_differ() -> None:
-    batches = TrainBatches(torch.zeros(10), _plan(10, 5), seed=0)
+    batches = TrainBatches(torch.zeros(10), plan_of(10, 5), seed=0)
     keys = list(itertools.chain.from_iterable(itertools.islice(batches, 4)))
     first, second = keys[:10], keys[10:]
     assert sorted(key.index for key in first) == sorted(key.index for key in second) == list(range(10))
@@ -60,19 +51,19 @@ def test_an_epoch_has_every_video_once_and_epochs_differ() -> None:
 
 
 def test_a_later_start_goes_on_with_the_same_order() -> None:
-    whole = list(itertools.islice(TrainBatches(torch.zeros(11), _plan(11, 3), seed=1), 12))
+    whole = list(itertools.islice(TrainBatches(torch.zeros(11), plan_of(11, 3), seed=1), 12))
     for first_step in (1, 3, 7):
         assert (
-            list(itertools.islice(TrainBatches(torch.zeros(11), _plan(11, 3), seed=1, first_step=first_step), 5))
+            list(itertools.islice(TrainBatches(torch.zeros(11), plan_of(11, 3), seed=1, first_step=first_step), 5))
             == whole[first_step:][:5]
         )
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_ranks_share_every_batch_whatever_their_number(num_ranks: int) -> None:
-    whole = list(itertools.islice(TrainBatches(torch.zeros(20), _plan(20, 6), seed=2), 7))
+    whole = list(itertools.islice(TrainBatches(torch.zeros(20), plan_of(20, 6), seed=2), 7))
     parts = [
-        list(itertools.islice(TrainBatches(torch.zeros(20), _plan(20, 6), seed=2, rank=r, num_ranks=num_ranks), 7))
+        list(itertools.islice(TrainBatches(torch.zeros(20), plan_of(20, 6), seed=2, rank=r, num_ranks=num_ranks), 7))
         for r in range(num_ranks)
     ]
     assert [list(itertools.chain(*step)) for step in zip(*parts, strict=True)] == whole
@@ -82,13 +73,13 @@ def test_impossible_batches_are_refused(table: VideoTable) -> None:
     with pytest.raises(UserError, match=r"64 videos .*larger than the training set of 20 videos; lower train.batch_size$"):
         plain_plan(SMALL, len(table), 1, 64)
     with pytest.raises(UserError, match=r"4 videos cannot be divided equally over ranks x train.accumulate = 3 x 1"):
-        build_loader(SMALL, table, plan=_plan(20, 4), seed=0, num_ranks=3)
+        build_loader(SMALL, table, plan=plan_of(20, 4), seed=0, num_ranks=3)
     with pytest.raises(UserError, match=r"train.accumulate = 2 x 4"):
-        build_loader(SMALL, table, plan=_plan(20, 4), seed=0, num_ranks=2, accumulate=4)
+        build_loader(SMALL, table, plan=plan_of(20, 4), seed=0, num_ranks=2, accumulate=4)
 
 
 def test_the_order_of_an_epoch_is_a_permutation_from_its_own_seed() -> None:
-    keys = itertools.chain.from_iterable(TrainBatches(torch.zeros(11), _plan(11, 5), seed=3))
+    keys = itertools.chain.from_iterable(TrainBatches(torch.zeros(11), plan_of(11, 5), seed=3))
     for epoch, group in itertools.groupby(keys, key=lambda key: key.epoch):
         order = torch.randperm(11, generator=torch.Generator().manual_seed(sample_seed(3, epoch))).tolist()
         assert [key.index for key in group] == order[:10]  # the eleventh is no batch
@@ -125,7 +116,7 @@ def test_the_loader_cuts_the_shapes_that_the_plan_asks_for(table: VideoTable, mo
         "videornn.data.loader._fit_shared_memory",
         lambda workers, size: sizes.append(size) or _fit_shared_memory(workers, size),
     )
-    plain = _batches(table, 5)
+    plain = batches_of(table, 5)
     for num_workers in (0, 2):
         section = SMALL.model_copy(update={"num_workers": num_workers})
         batches = list(build_loader(section, table, plan=plan, seed=5, accumulate=2))
@@ -149,7 +140,7 @@ def test_clips_of_fewer_frames_have_any_stride_anywhere(table: VideoTable, monke
         return torch.zeros(len(chosen[-1]), 24, 24, 3, dtype=torch.uint8)
 
     monkeypatch.setattr("videornn.data.dataset.read_frames", read)
-    dataset = build_loader(SMALL, table, plan=_plan(20, 4), seed=5).dataset
+    dataset = build_loader(SMALL, table, plan=plan_of(20, 4), seed=5).dataset
     for draw in range(400):
         (sample,) = dataset[ClipKey(0, 3, draw, 1 + draw % 2, 8)]
         assert sample.clips.shape == (3, 1 + draw % 2, 8, 8)
@@ -164,15 +155,15 @@ def test_clips_of_fewer_frames_have_any_stride_anywhere(table: VideoTable, monke
 
 @pytest.mark.parametrize("num_workers", [1, 4])
 def test_samples_do_not_depend_on_workers_or_on_where_the_loader_starts(table: VideoTable, num_workers: int) -> None:
-    plain, other = _batches(table, 8), _batches(table, 8, num_workers=num_workers)
-    late = _batches(table, 3, first_step=5)
+    plain, other = batches_of(table, 8), batches_of(table, 8, num_workers=num_workers)
+    late = batches_of(table, 3, first_step=5)
     for mine, theirs in [*zip(plain, other, strict=True), *zip(plain[5:], late, strict=True)]:
         assert torch.equal(mine.clips, theirs.clips) and torch.equal(mine.labels, theirs.labels)
     assert plain[0].clips.shape == (4, 3, 4, 16, 16) and plain[0].clips.dtype == torch.uint8
 
 
 def test_another_epoch_gives_another_clip_of_the_same_video(table: VideoTable) -> None:
-    dataset = build_loader(SMALL, table, plan=_plan(20, 4), seed=5).dataset
+    dataset = build_loader(SMALL, table, plan=plan_of(20, 4), seed=5).dataset
     first, second = ClipKey(0, 3, 0, 4, 16), ClipKey(1, 3, 0, 4, 16)
     assert not torch.equal(dataset[first][0].clips, dataset[second][0].clips)
     assert torch.equal(dataset[second][0].clips, dataset[second][0].clips)
@@ -186,49 +177,12 @@ def _list_with_a_bad_video(motion_set: Path, folder: Path) -> VideoTable:
     return load_videos(str(folder / "list.txt"))
 
 
-class _Garbage:
-    """In a cycle, as containers of PyAV are: only the garbage collector ends it. Its end is written down."""
-
-    def __init__(self, ends: Path) -> None:
-        self.ends, self.cycle = ends, self
-
-    def __del__(self) -> None:
-        with self.ends.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-
-
-@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers that are no forks have no such garbage")
-def test_workers_leave_the_garbage_of_their_parent_alone(
-    motion_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load, ends, workers = TrainClips.__getitem__, tmp_path / "ends", tmp_path / "workers"
-
-    def collect_and_load(self: TrainClips, key: ClipKey) -> list:
-        gc.collect()
-        with workers.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        return load(self, key)
-
-    monkeypatch.setattr(TrainClips, "__getitem__", collect_and_load)
-    table = load_videos(str(motion_set / "train.txt"))
-    gc.disable()
-    try:
-        _Garbage(ends)
-        assert len(_batches(table, 4, num_workers=2)) == 4
-        assert not ends.exists()  # neither here, where nothing is collected now, nor in a worker
-    finally:
-        gc.enable()
-    gc.collect()
-    assert ends.read_text() == f"{os.getpid()}\n"
-    assert len(set(workers.read_text().split()) - {str(os.getpid())}) == 2
-
-
 @pytest.mark.parametrize("num_workers", [0, 2, 3])
 def test_a_broken_video_is_replaced_named_and_changes_no_batch_count(
     motion_set: Path, tmp_path: Path, num_workers: int
 ) -> None:
     table = _list_with_a_bad_video(motion_set, tmp_path)
-    ranks = [_batches(table, 10, num_workers=num_workers, rank=rank, num_ranks=2) for rank in (0, 1)]
+    ranks = [batches_of(table, 10, num_workers=num_workers, rank=rank, num_ranks=2) for rank in (0, 1)]
     assert [[len(batch.labels) for batch in batches] for batches in ranks] == [[2] * 10] * 2
     bad = [video for batches in ranks for batch in batches for video in batch.bad]
     assert {video.path for video in bad} == {f"{tmp_path}/bad.mp4"} and "cannot be decoded" in bad[0].reason
@@ -282,121 +236,6 @@ def test_batches_are_copied_one_ahead_on_a_stream_of_their_own(monkeypatch: pyte
     assert told == [*copies[0], *copies[1], *steps[0], *steps[1]]
 
 
-def _crash() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def _run_out_of_memory() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)  # as Linux does then
-
-
-def _hang() -> None:
-    time.sleep(600)
-
-
-@dataclass(frozen=True, eq=False)
-class Trap(VideoTable):
-    """A table that does something to the worker that reads one of its videos, the first time (sprung is a file then)."""
-
-    victim: int = -1
-    disaster: Callable[[], None] = _hang
-    sprung: Path = Path()
-
-    def path(self, index: int) -> str:
-        if torch.utils.data.get_worker_info() is not None and index == self.victim and not self.sprung.exists():
-            self.sprung.touch()
-            self.disaster()
-        return super().path(index)
-
-
-def _trap(table: VideoTable, victim: int, disaster: Callable[[], None], folder: Path) -> Trap:
-    columns = {each.name: getattr(table, each.name) for each in fields(VideoTable)}
-    return Trap(**columns, victim=victim, disaster=disaster, sprung=folder / "sprung")
-
-
-@pytest.fixture(params=["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
-def start_method(request: pytest.FixtureRequest) -> Iterator[None]:
-    """How workers start: fork up to Python 3.13, forkserver from 3.14 on."""
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method(request.param, force=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
-
-
-@pytest.mark.usefixtures("start_method")
-@pytest.mark.parametrize(
-    ("disaster", "words"),
-    [
-        (_run_out_of_memory, "died (SIGKILL, as when memory runs out)"),
-        pytest.param(_crash, "died (SIGSEGV)", marks=pytest.mark.slow),
-        pytest.param(_hang, "hung for 3 s", marks=pytest.mark.slow),
-    ],
-)
-def test_a_video_that_kills_or_hangs_a_worker_is_named_and_left_out(
-    table: VideoTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disaster: Callable[[], None], words: str
-) -> None:
-    expected = _batches(table, 8, first_step=1, accumulate=2)
-    victim = int(expected[3].indices[1])
-    monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 1.0)
-    monkeypatch.setattr("videornn.data.loader.HANG_TIMEOUTS", 0.05)  # of the 60 s that a video may take
-    batches = _batches(_trap(table, victim, disaster, tmp_path), 8, num_workers=2, first_step=1, accumulate=2)
-    assert [len(batch.labels) for batch in batches] == [2] * 8
-    bad = {video.path: video.reason for batch in batches for video in batch.bad}
-    assert bad == {table.path(victim): f"{table.path(victim)}: a loader worker {words} at it"}
-    for mine, theirs in zip(batches, expected, strict=True):  # all other samples are what they would have been
-        same = theirs.indices != victim
-        assert torch.equal(mine.clips[same], theirs.clips[same]) and victim not in mine.indices.tolist()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("start_method")
-def test_no_video_is_blamed_for_a_worker_that_was_asked_to_end(
-    table: VideoTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A scheduler that preempts a job sends SIGTERM to all of its processes."""
-    expected = _batches(table, 4)
-    victim = int(expected[2].indices[1])
-    monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 1.0)
-    monkeypatch.setattr("videornn.data.loader.MAX_PREFETCH", 1)
-    section = SMALL.model_copy(update={"num_workers": 1})
-    trap = _trap(table, victim, _hang, tmp_path)
-    loader = build_loader(section, trap, plan=_plan(len(table), 4), seed=5)
-    batches = []
-    for batch in itertools.islice(loader, 4):
-        if len(batches) == 1:
-            while not trap.sprung.exists():  # until the worker is at a video
-                time.sleep(0.01)
-            (worker,) = loader.dataset.reader.workers()
-            subprocess.run(["kill", "-TERM", str(worker[0])], check=True)  # from this process it means a usual end
-        batches.append(batch)
-    assert not any(batch.bad for batch in batches)
-    for mine, theirs in zip(batches, expected, strict=True):
-        assert torch.equal(mine.clips, theirs.clips)
-
-
-@pytest.mark.slow
-def test_a_script_that_every_worker_would_run_again_is_told_so(tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import multiprocessing, sys\n"
-        "multiprocessing.set_start_method('forkserver', force=True)\n"  # what Python 3.14 does by itself
-        "from videornn import load_predictor\n"
-        "list(load_predictor(sys.argv[1], overrides=['data.num_workers=1']).predict_many(sys.argv[2:]))\n"
-    )
-    video = next((motion_set / "videos/train").rglob("*.mp4"))
-    command = [sys.executable, script, tiny_run / "checkpoints/last.pt", video]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "loader workers end before they read anything" in done.stderr.splitlines()[-1]
-
-
-def test_an_error_in_a_worker_is_one_sentence(motion_set: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("".join(f"missing_{n}.mp4 0\n" for n in range(20)))
-    with pytest.raises(
-        UserError, match=r"^10 videos in a row cannot be decoded; the last: .*missing_\d+.mp4: no such file$"
-    ):
-        _batches(load_videos(str(tmp_path / "list.txt")), 1, num_workers=1)
-
-
 def test_clips_of_a_video_come_from_one_opening_and_differ(table: VideoTable, monkeypatch: pytest.MonkeyPatch) -> None:
     section = SMALL.model_copy(update={"clips_per_video": 2})
     opened = []
@@ -406,7 +245,7 @@ def test_clips_of_a_video_come_from_one_opening_and_differ(table: VideoTable, mo
     batch = next(iter(build_loader(section, table, plan=plain_plan(section, len(table), 1, 8), seed=5)))
     assert batch.clips.shape[0] == 8 and len(opened) == 4 and batch.indices[::2].tolist() == batch.indices[1::2].tolist()
     assert not torch.equal(batch.clips[0], batch.clips[1])
-    assert torch.equal(batch.clips[::2], _batches(table, 1)[0].clips)  # the first of each is the one there is without
+    assert torch.equal(batch.clips[::2], batches_of(table, 1)[0].clips)  # the first of each is the one there is without
     with pytest.raises(UserError, match="batch_size=9 clips cannot be cut"):
         plain_plan(section, len(table), 1, 9)
 
@@ -415,7 +254,7 @@ def test_clips_of_a_video_come_from_one_opening_and_differ(table: VideoTable, mo
 def test_class_sampling_draws_classes_as_often_as_it_says(class_sampling: str, power: float) -> None:
     sizes = torch.tensor([16, 144, 1440])
     labels = torch.arange(3).repeat_interleave(sizes)
-    batches = TrainBatches(labels, _plan(1600, 100), seed=3, class_sampling=class_sampling)
+    batches = TrainBatches(labels, plan_of(1600, 100), seed=3, class_sampling=class_sampling)
     keys = list(itertools.chain.from_iterable(itertools.islice(batches, 160)))  # ten epochs
     assert len(set(keys)) == len(keys)  # a video drawn twice in an epoch gives two clips
     share = torch.bincount(labels[torch.tensor([key.index for key in keys])]).double() / len(keys)
@@ -429,18 +268,9 @@ def test_seeds_do_not_share_their_orders() -> None:
     orders = {
         tuple(key.index for key in batch)
         for seed in range(5)
-        for batch in itertools.islice(TrainBatches(torch.zeros(30), _plan(30, 30), seed=seed), 5)
+        for batch in itertools.islice(TrainBatches(torch.zeros(30), plan_of(30, 30), seed=seed), 5)
     }
     assert len(orders) == 25
-
-
-def test_workers_are_cut_down_to_the_shared_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.path.isdir", lambda path: True)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=64_000_000))  # what Docker gives
-    with pytest.warns(UserWarning, match="room for 3 batches of 10 MB: 3 loader workers instead of 8"):
-        assert _fit_shared_memory(8, int(1e7)) == (3, 1)
-    assert _fit_shared_memory(2, int(5e6)) == (2, 3)
-    assert _fit_shared_memory(0, int(1e7)) == (0, None)
 
 
 def test_test_views_keep_the_shape_of_the_picture_unless_told_to_squeeze() -> None:
@@ -462,42 +292,3 @@ def test_in_evaluation_a_broken_video_is_marked_and_never_replaced(motion_set: P
             assert batch.clips.shape[1:] == (6, 3, 4, 16, 16)
             seen += list(zip(batch.indices.tolist(), batch.valid.tolist(), strict=True))
     assert sorted(seen) == [(index, index != 3) for index in range(len(table))]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_memory_is_flat_over_20000_samples(make_video, tmp_path: Path) -> None:
-    lines = [f"{make_video(tmp_path / f'{n}{suffix}', 20)} 0\n" for n in range(4) for suffix in (".mp4", ".avi", ".mkv")]
-    (tmp_path / "list.txt").write_text("".join(lines))
-    (tmp_path / "bad.mp4").write_text("no video")
-    (tmp_path / "list.txt").write_text("".join([*lines, f"{tmp_path}/bad.mp4 0\n"]))
-    dataset = build_loader(SMALL, load_videos(str(tmp_path / "list.txt")), plan=_plan(13, 4), seed=5).dataset
-    resident = []
-    for number in range(20000):
-        assert len(dataset[ClipKey(number, number % 13, 0, 4, 16)]) == 1
-        if number % 4000 == 3999:
-            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
-    assert max(resident) - resident[0] < 20, resident
-
-
-@pytest.mark.parametrize("alive", [True, False])
-def test_a_pinning_thread_that_ended_is_not_waited_for(
-    table: VideoTable, monkeypatch: pytest.MonkeyPatch, alive: bool
-) -> None:
-    loader, polls = build_loader(SMALL, table, plan=_plan(20, 4), seed=0), []
-
-    class Stuck:
-        _pin_memory_thread = SimpleNamespace(is_alive=lambda: alive)
-
-        def __next__(self) -> None:
-            polls.append(1)
-            if len(polls) > 3:
-                raise StopIteration
-            raise RuntimeError("DataLoader timed out after 5 seconds")
-
-    monkeypatch.setattr(loader, "_start", lambda _: Stuck())
-    if alive:  # a slow video
-        assert list(loader) == [] and len(polls) == 4
-    else:
-        with pytest.raises(RuntimeError, match="pinned memory has ended"):
-            list(loader)
