@@ -14,9 +14,13 @@ LOCAL_ONLY = {"protocol_whitelist": "file"}  # a playlist can name files on the 
 LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def open_container(source: str | io.RawIOBase, **options: Any) -> av.container.InputContainer:
-    """av.open, whatever the metadata; raises av.FFmpegError, OSError or UnicodeError."""
-    return av.open(source, **LENIENT, **options)
+def open_container(source: str | io.RawIOBase, **arguments: Any) -> av.container.InputContainer:
+    """av.open, whatever the metadata; raises av.FFmpegError, OSError or UnicodeError.
+
+    Options for FFmpeg are to be given as container_options: the others crash PyAV up to 17.0 if a file does not announce its
+    streams, as those of MPEG do not.
+    """
+    return av.open(source, **LENIENT, **arguments)
 
 
 def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:

@@ -81,7 +81,7 @@ class _Sound:
         self._packets = iter(())
         if not Path(source).is_file():
             return
-        self._source = open_container(source, options=LOCAL_ONLY)
+        self._source = open_container(source, container_options=LOCAL_ONLY)
         stream = self._source.streams.best("audio")
         if stream is None or stream.codec_context is None:
             return

@@ -51,7 +51,7 @@ class PyAVVideo(FrameVideo):
 
     def _open(self) -> None:
         self._kept: list[av.Packet] | None = []
-        self._container = open_container(self.path, options=LOCAL_ONLY)
+        self._container = open_container(self.path, container_options=LOCAL_ONLY)
         self._stream = shown_stream(self._container)
         if self._stream is None:
             raise DecodeError(f"{self.path}: has no video stream")

@@ -109,15 +109,15 @@ class VideoStream:
         place: str | io.FileIO | _Forward = self.source
         options: dict[str, Any] = {}
         if is_pipe(self.source):
-            place, options["options"] = self._opened_pipe(), NOTHING_ELSE
+            place, options["container_options"] = self._opened_pipe(), NOTHING_ELSE
         elif not self.live or self.source.lower().startswith("file:"):
-            options["options"] = LOCAL_ONLY
+            options["container_options"] = LOCAL_ONLY
         else:
             options["timeout"] = CONNECT_SECONDS
             if _is_camera(self.source):
                 options["format"] = "v4l2"
             elif not self.source.lower().startswith("unix:"):
-                options["options"] = NETWORK
+                options["container_options"] = NETWORK
         self._container = open_container(place, **options)
         self._stream = shown_stream(self._container)
         if self._stream is None:

@@ -206,7 +206,7 @@ def _refuse_playlists(video: str) -> None:
     from videornn.data.containers import open_container
 
     try:
-        open_container(video, options={"format_whitelist": FORMATS}).close()
+        open_container(video, container_options={"format_whitelist": FORMATS}).close()
     except (av.FFmpegError, OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EINVAL:  # of no format in the list
             raise DecodeError(f"{video}: is a playlist or another kind of file that is no video in itself") from error
