@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from foreign_weights import SLOWFAST, WRITERS, caffe2_blobs, translate, write_caffe2, write_mmaction2, write_slowfast
 from pytorchvideo.models.hub import c2d_r50, i3d_r50, slow_r50
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.video import r2plus1d_18, r3d_18
 
-from videornn.checkpoint import save_checkpoint
 from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
 from videornn.models.nonlocal_block import DisentangledNonLocal, NonLocal
@@ -25,92 +24,6 @@ from videornn.models.weights import infer_network, load_weights, read_weights
 FIVE = {"res3": [1, 3], "res4": [1, 3, 5]}
 NL = partial(NonLocal, key_pool=(1, 2, 2))
 DNL = partial(DisentangledNonLocal, key_pool=(1, 2, 2))
-
-# our names without their last part -> theirs, from the zoos' own files
-SLOWFAST = {
-    "stem.0.conv": "s1.pathway0_stem.conv",
-    "stem.0.norm": "s1.pathway0_stem.bn",
-    "conv1.conv": "s{stage}.pathway0_res{block}.branch2.a",
-    "conv1.norm": "s{stage}.pathway0_res{block}.branch2.a_bn",
-    "conv2.conv": "s{stage}.pathway0_res{block}.branch2.b",
-    "conv2.norm": "s{stage}.pathway0_res{block}.branch2.b_bn",
-    "conv3.conv": "s{stage}.pathway0_res{block}.branch2.c",
-    "conv3.norm": "s{stage}.pathway0_res{block}.branch2.c_bn",
-    "shortcut.conv": "s{stage}.pathway0_res{block}.branch1",
-    "shortcut.norm": "s{stage}.pathway0_res{block}.branch1_bn",
-    "attention.query": "s{stage}.pathway0_nonlocal{block}.conv_theta",
-    "attention.key": "s{stage}.pathway0_nonlocal{block}.conv_phi",
-    "attention.value": "s{stage}.pathway0_nonlocal{block}.conv_g",
-    "attention.out": "s{stage}.pathway0_nonlocal{block}.conv_out",
-    "attention.norm": "s{stage}.pathway0_nonlocal{block}.bn",
-    "head": "head.projection",
-}
-CAFFE2 = {
-    "stem.0.conv": "conv1",
-    "stem.0.norm": "res_conv1_bn",
-    "conv1.conv": "res{stage}_{block}_branch2a",
-    "conv1.norm": "res{stage}_{block}_branch2a_bn",
-    "conv2.conv": "res{stage}_{block}_branch2b",
-    "conv2.norm": "res{stage}_{block}_branch2b_bn",
-    "conv3.conv": "res{stage}_{block}_branch2c",
-    "conv3.norm": "res{stage}_{block}_branch2c_bn",
-    "shortcut.conv": "res{stage}_{block}_branch1",
-    "shortcut.norm": "res{stage}_{block}_branch1_bn",
-    "attention.query": "nonlocal_conv{stage}_{block}_theta",
-    "attention.key": "nonlocal_conv{stage}_{block}_phi",
-    "attention.value": "nonlocal_conv{stage}_{block}_g",
-    "attention.out": "nonlocal_conv{stage}_{block}_out",
-    "attention.norm": "nonlocal_conv{stage}_{block}_bn",
-    "head": "pred",
-}
-MMACTION2 = {
-    "stem.0.conv": "backbone.conv1.conv",
-    "stem.0.norm": "backbone.conv1.bn",
-    "conv1.conv": "backbone.layer{layer}.{block}.conv1.conv",
-    "conv1.norm": "backbone.layer{layer}.{block}.conv1.bn",
-    "conv2.conv": "backbone.layer{layer}.{block}.conv2.conv",
-    "conv2.norm": "backbone.layer{layer}.{block}.conv2.bn",
-    "conv3.conv": "backbone.layer{layer}.{block}.conv3.conv",
-    "conv3.norm": "backbone.layer{layer}.{block}.conv3.bn",
-    "shortcut.conv": "backbone.layer{layer}.{block}.downsample.conv",
-    "shortcut.norm": "backbone.layer{layer}.{block}.downsample.bn",
-    "attention.query": "backbone.layer{layer}.{block}.non_local_block.theta.conv",
-    "attention.key": "backbone.layer{layer}.{block}.non_local_block.phi.0.conv",
-    "attention.value": "backbone.layer{layer}.{block}.non_local_block.g.0.conv",
-    "attention.out": "backbone.layer{layer}.{block}.non_local_block.conv_out.conv",
-    "attention.norm": "backbone.layer{layer}.{block}.non_local_block.conv_out.bn",
-    "head": "cls_head.fc_cls",
-}
-
-
-def _translate(state: dict[str, Tensor], table: dict[str, str]) -> dict[str, Tensor]:
-    theirs = {}
-    for name, tensor in state.items():
-        layer, _, leaf = name.rpartition(".")
-        block = re.fullmatch(r"res(\d)\.(\d+)\.(.+)", layer)
-        if block:
-            stage = int(block[1])
-            layer = table[block[3]].format(stage=stage, layer=stage - 1, block=block[2])
-        else:
-            layer = table[layer]
-        theirs[f"{layer}.{leaf}"] = tensor
-    return theirs
-
-
-def _caffe2_blobs(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    blobs = {"lr": np.float32(0.1), "model_iter": np.zeros(1, np.int64), "conv1_w_momentum": np.zeros(3, np.float32)}
-    for name, tensor in _translate(state, CAFFE2).items():
-        layer, _, leaf = name.rpartition(".")
-        if leaf == "num_batches_tracked":
-            continue
-        short = {"weight": "s" if layer.endswith("bn") else "w", "bias": "b", "running_mean": "rm", "running_var": "riv"}
-        values = tensor[..., None, None, None] if name == "pred.weight" else tensor
-        blobs[f"{layer}_{short[leaf]}"] = values.numpy().copy()
-    return blobs
-
-
-def _mmaction2_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in _translate(state, MMACTION2).items() if not name.endswith("conv_out.conv.bias")}
 
 
 def _trained(network: nn.Module) -> nn.Module:
@@ -248,32 +161,6 @@ def test_inflated_kernels_sum_to_the_image_kernel_over_time(image_network, name:
         assert torch.equal(inflated[:, :, 0], middle if inflation == "average" or frames == 1 else torch.zeros_like(flat))
 
 
-def _write_slowfast(state: dict[str, Tensor], path: Path) -> None:
-    content = {"epoch": 1, "model_state": _translate(state, SLOWFAST), "optimizer_state": {"lr": 0.1}, "cfg": "a: 1"}
-    torch.save(content, path)
-
-
-def _write_caffe2(state: dict[str, Tensor], path: Path) -> None:
-    path.write_bytes(pickle.dumps({"blobs": _caffe2_blobs(state), "cfg": "a: 1"}, protocol=2))
-
-
-def _write_mmaction2(state: dict[str, Tensor], path: Path) -> None:
-    meta = {"epoch": 1, "top1": np.float64(0.7), "history": np.arange(3.0)}
-    torch.save({"meta": meta, "state_dict": _mmaction2_state(state)}, path)
-
-
-def _write_videornn(state: dict[str, Tensor], path: Path) -> None:
-    save_checkpoint(path, {"model": state, "optimizer": {}, "step": 3})
-
-
-WRITERS = {
-    "SlowFast": _write_slowfast,
-    "caffe2": _write_caffe2,
-    "MMAction2": _write_mmaction2,
-    "videornn": _write_videornn,
-}
-
-
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize(("name", "depth"), [("slow", 50), ("i3d", 50)])
 @torch.no_grad()
@@ -291,7 +178,7 @@ def test_every_tensor_of_a_non_local_network_arrives(form: str, name: str, depth
 
 
 def test_notes_tell_where_mmaction2_computes_something_else(tmp_path) -> None:
-    _write_mmaction2(_random(name="i3d", attention=NL).state_dict(), tmp_path / "weights")
+    write_mmaction2(_random(name="i3d", attention=NL).state_dict(), tmp_path / "weights")
     notes = " ".join(load_weights(_network("i3d", attention=NL), tmp_path / "weights").notes)
     assert "pools keys and values after" in notes and "halves time in the stem" in notes
     assert "nl or nl_dot_product" in notes
@@ -301,7 +188,7 @@ def test_notes_tell_where_mmaction2_computes_something_else(tmp_path) -> None:
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_pickles_of_numpy_1_and_2_are_read(core: bytes, protocol: int, tmp_path) -> None:
     network = _random()
-    content = pickle.dumps({"blobs": _caffe2_blobs(network.state_dict())}, protocol=2)
+    content = pickle.dumps({"blobs": caffe2_blobs(network.state_dict())}, protocol=2)
     if protocol == 2:
         content = re.sub(rb"numpy\._?core", core, content)
     else:
@@ -314,7 +201,7 @@ def test_pickles_of_numpy_1_and_2_are_read(core: bytes, protocol: int, tmp_path)
 
 def test_files_of_torch_before_1_6_are_read(tmp_path) -> None:
     network = _random()
-    torch.save(_translate(network.state_dict(), SLOWFAST), tmp_path / "old.pyth", _use_new_zipfile_serialization=False)
+    torch.save(translate(network.state_dict(), SLOWFAST), tmp_path / "old.pyth", _use_new_zipfile_serialization=False)
     ours = _network()
     load_weights(ours, tmp_path / "old.pyth")
     _assert_equal(ours, network)
@@ -357,7 +244,7 @@ def test_a_file_without_head_says_so(tmp_path) -> None:
 )
 def test_weights_of_another_network_are_refused_unless_forced(of_file, of_network, misfit: str, tmp_path) -> None:
     theirs = _random(name=of_file[0], depth=of_file[1])
-    _write_slowfast(theirs.state_dict(), tmp_path / "weights.pyth")
+    write_slowfast(theirs.state_dict(), tmp_path / "weights.pyth")
     ours, untouched = (_trained(_network(*of_network)) for _ in range(2))
     with pytest.raises(UserError, match=misfit) as error:
         load_weights(ours, tmp_path / "weights.pyth")
@@ -369,7 +256,7 @@ def test_weights_of_another_network_are_refused_unless_forced(of_file, of_networ
 
 
 def test_attention_is_loaded_whole_or_not_at_all(tmp_path) -> None:
-    _write_slowfast(_random(attention=NL).state_dict(), tmp_path / "weights.pyth")
+    write_slowfast(_random(attention=NL).state_dict(), tmp_path / "weights.pyth")
     ours, untouched = (_trained(_network(attention=DNL)) for _ in range(2))
     report = load_weights(ours, tmp_path / "weights.pyth")
     assert {name.partition(".attention.")[0] for name in report.new} == {"res3.1", "res4.1"}
@@ -380,7 +267,7 @@ def test_attention_is_loaded_whole_or_not_at_all(tmp_path) -> None:
 
 
 def test_attention_that_the_network_lacks_is_unused(tmp_path) -> None:
-    _write_slowfast(_random(attention=NL).state_dict(), tmp_path / "weights.pyth")
+    write_slowfast(_random(attention=NL).state_dict(), tmp_path / "weights.pyth")
     report = load_weights(_network(), tmp_path / "weights.pyth")
     assert not report.new and len(report.unused) == 2 * 12
     assert report.notes == ("attention of the file at res3.1, res4.1 is unused: the network has none there",)
@@ -443,7 +330,7 @@ def test_damaged_files_are_named(tmp_path) -> None:
     state = _random().state_dict()
     torch.save(state, tmp_path / "zip")
     torch.save(state, tmp_path / "legacy", _use_new_zipfile_serialization=False)
-    _write_caffe2(state, tmp_path / "pickle")
+    write_caffe2(state, tmp_path / "pickle")
     for whole in ("zip", "legacy", "pickle"):
         content = (tmp_path / whole).read_bytes()
         for size in (0, 20, 100, len(content) // 2, len(content) - 10):
@@ -467,7 +354,7 @@ def test_unknown_networks_are_answered_with_the_known_ones(content: object, tmp_
 
 @pytest.mark.parametrize("name", ["s1.pathway1_stem.conv.weight", "t_conv1_w", "blocks.0.multipathway_blocks.0.conv.weight"])
 def test_networks_of_two_pathways_are_refused(name: str, tmp_path) -> None:
-    state = {**_translate(_network().state_dict(), SLOWFAST), name: torch.ones(1)}
+    state = {**translate(_network().state_dict(), SLOWFAST), name: torch.ones(1)}
     with pytest.raises(UserError, match="two pathways"):
         read_weights(_save({"model_state": state}, tmp_path / "weights.pyth"))
 

@@ -396,7 +396,5 @@ def _check(channels: int, inner_channels: int, ndim: int, key_pool: tuple[int, .
     # queries of a group must find its keys: the axis that tells groups apart cannot be pooled
     apart = {"spacetime": (), "space": (0,), "time": (1, 2)}[axes]
     if key_pool is not None and any(key_pool[axis] != 1 for axis in apart):
-        raise ValueError(
-            f"key_pool {tuple(key_pool)} pools {'time' if axes == 'space' else 'space'}, which axes {axes!r} "
-            f"keeps apart; use None, or 1 there"
-        )
+        kept = "time" if axes == "space" else "space"
+        raise ValueError(f"key_pool {tuple(key_pool)} pools {kept}, which axes {axes!r} keeps apart; use None, or 1 there")
