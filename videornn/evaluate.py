@@ -114,7 +114,7 @@ def evaluate(
         UserError: bad checkpoint, override, list or label; no video can be decoded; out of memory.
         Interrupted: SIGINT, SIGTERM or SIGUSR1; the scores of finished videos are kept.
     """
-    job = _new_job(checkpoint, overrides, out)
+    job = new_test_job(checkpoint, overrides, out)
     config, device = job.trained.config, job.trained.device
     # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
     tune(device, deterministic=True, strict=False)
@@ -125,13 +125,7 @@ def evaluate(
     ):
         # torch has kernels for one thread that add in another order than those for several
         torch.set_num_threads(max(2, torch.get_num_threads()))
-        kept = KeptScores(
-            job.out / "unfinished",
-            _agreed(_fingerprint(job)),
-            num_videos=len(job.table),
-            num_views=job.num_views,
-            num_classes=len(job.trained.class_names),
-        )
+        kept = kept_scores(job)
 
         def take_up() -> tuple[list[str | None], list[int]]:
             sentences = [stack.enter_context(run_lock(job.out)), kept.take_up()]
@@ -151,7 +145,7 @@ def evaluate(
         return distributed.from_rank_0(lambda: _finish(job, kept, bad)), job.out
 
 
-def _new_job(checkpoint: str | Path, overrides: list[str], out: Path | None) -> TestJob:
+def new_test_job(checkpoint: str | Path, overrides: list[str], out: Path | None) -> TestJob:
     """Everything a test needs, checked as far as that is possible without a video."""
     trained = load_trained(checkpoint, overrides)
     data, num_classes = trained.config.data, len(trained.class_names)
@@ -164,6 +158,17 @@ def _new_job(checkpoint: str | Path, overrides: list[str], out: Path | None) -> 
     check_labels(table, num_classes)
     out = Path(checkpoint).resolve().parent.parent / "test" if out is None else out
     return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out)
+
+
+def kept_scores(job: TestJob) -> KeptScores:
+    """Where the scores of a test are kept until it is finished; collective, raises UserError if ranks test other things."""
+    return KeptScores(
+        job.out / "unfinished",
+        _agreed(_fingerprint(job)),
+        num_videos=len(job.table),
+        num_views=job.num_views,
+        num_classes=len(job.trained.class_names),
+    )
 
 
 def _score(

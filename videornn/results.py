@@ -98,8 +98,15 @@ def rescore(files: list[str], overrides: list[str], out: Path | None) -> dict[st
     if not files:
         raise UserError("--scores needs at least one scores.npz")
     make_folder(out)
-    parts = [load_scores(file) for file in files]
-    average = override_config(Config(), overrides).test.average if overrides else parts[0].average
+    average = override_config(Config(), overrides).test.average if overrides else None
+    parts: list[Scores] = []
+    for file in files:
+        scores = load_scores(file)
+        average = average or scores.average
+        if len(files) > 1:  # the views of one file are in memory at a time
+            scores = ensemble([scores], [file], average)
+        parts.append(scores)
+        del scores
     scores = replace(parts[0], average=average) if len(parts) == 1 else ensemble(parts, files, average)
     return summarize(scores) if out is None else write_results(out, scores)
 

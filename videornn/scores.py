@@ -18,7 +18,7 @@ from videornn.data.dataset import BadVideo
 from videornn.data.files import is_file, replacing
 from videornn.data.label_maps import ClassIds
 from videornn.errors import UserError
-from videornn.views import Average, video_scores
+from videornn.views import VIDEOS_AT_ONCE, Average, video_scores
 
 FORMAT = "videornn scores 1"
 ARRAYS = {"logits": ("f4", 3), "labels": ("i8", 1), "paths": ("U", 1), "class_names": ("U", 1), "bad": ("U", 2)}
@@ -96,7 +96,9 @@ def load_scores(path: str | Path) -> Scores:
         raise _not_scores(path, "its parts do not belong together")
     if not num_videos or not num_views or scores.average not in get_args(Average):
         raise _not_scores(path, "it has no views of videos, or no way to average them")
-    if not scores.logits.isfinite().all() or scores.labels.min() < 0 or scores.labels.max() >= num_classes:
+    # a part at a time: isfinite makes copies, and logits can be most of the memory
+    finite = all(bool(part.isfinite().all()) for part in scores.logits.split(VIDEOS_AT_ONCE))
+    if not finite or scores.labels.min() < 0 or scores.labels.max() >= num_classes:
         raise _not_scores(path, "it has logits that are not finite, or labels of no class")
     return scores
 
@@ -128,7 +130,8 @@ def ensemble(parts: Sequence[Scores], names: Sequence[str], average: Average) ->
     """The scores of the same videos by several networks, averaged with equal weight, in the order of the first.
 
     Args:
-        parts: at least two; videos are the same by path and classes by name, in any order, and numbers of views may differ.
+        parts: videos are the same by path and classes by name, in any order, and numbers of views may differ; of a single
+            part the views are averaged.
         names: of the parts, for errors and for members.
         average: scores: the mean of the networks' video scores; logits: the mean of their logits.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Average = Literal["scores", "logits"]
@@ -18,4 +17,8 @@ def average_views(logits: Tensor, average: Average = "scores") -> Tensor:
 
 def video_scores(logits: Tensor, average: Average) -> Tensor:
     """Scores float32 [N, K] of the logits [N, V, K] of any number of videos."""
-    return torch.cat([average_views(part, average) for part in logits.split(VIDEOS_AT_ONCE)])
+    scores = logits.new_empty(len(logits), logits.shape[-1])
+    # in place: results that lie between the large temporaries of the parts would keep their memory from being used again
+    for part, place in zip(logits.split(VIDEOS_AT_ONCE), scores.split(VIDEOS_AT_ONCE), strict=True):
+        place.copy_(average_views(part, average))
+    return scores
