@@ -22,6 +22,7 @@ from videornn.data.decoding import Decoder, read_frames
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
 from videornn.data.transforms import TrainTransform, crop_views
 from videornn.data.video import FrameVideo
+from videornn.data.video_errors import memory_of_video
 from videornn.errors import DecodeError, UserError
 
 MAX_REPLACEMENTS = 10
@@ -158,11 +159,12 @@ class TrainClips(Dataset):
             return video.on_screen(torch.cat(clips))
 
         frames = self.reader.frames(index, choose).unflatten(0, (self.clips_per_video, -1))
-        _, label = self.reader.table[index]
-        return [
-            transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
-            for clip, clip_seed in zip(frames, seeds, strict=True)
-        ]
+        path, label = self.reader.table[index]
+        with memory_of_video(path):
+            return [
+                transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
+                for clip, clip_seed in zip(frames, seeds, strict=True)
+            ]
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,8 @@ class ViewSpec:
 
 def load_views(path: str, spec: ViewSpec, *, decoder: Decoder = "auto", timeout: float = 60.0) -> Tensor:
     """Views uint8 [num_clips * num_crops, 3, T, S, S] of a video, every frame decoded once; raises DecodeError."""
-    return spec.cut(read_frames(path, spec.choose, decoder=decoder, timeout=timeout))
+    with memory_of_video(path):
+        return spec.cut(read_frames(path, spec.choose, decoder=decoder, timeout=timeout))
 
 
 class VideoViews(Dataset):
@@ -210,7 +213,8 @@ class VideoViews(Dataset):
     def __getitem__(self, index: int) -> list[Sample]:
         path, label = self.reader.table[index]
         try:
-            return [Sample(self.spec.cut(self.reader.frames(index, self.spec.choose)), label, index)]
+            with memory_of_video(path):
+                return [Sample(self.spec.cut(self.reader.frames(index, self.spec.choose)), label, index)]
         except DecodeError as error:
             spec = self.spec
             shape = (spec.num_clips * spec.num_crops, 3, spec.clip.num_frames, spec.crop_size, spec.crop_size)

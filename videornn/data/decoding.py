@@ -24,6 +24,7 @@ from torch import Tensor
 
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
+from videornn.data.video_errors import errors_of_video
 from videornn.data.video_files import FRAME_SUFFIXES, fault_of_file
 from videornn.errors import DecodeError, UserError
 
@@ -148,12 +149,13 @@ def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 
         DecodeError: the file is missing, is no video, or has no frame.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
-        return FrameFolder(path)
-    check_file(path)
-    if decoder in ("auto", "pyav") or path.lower().endswith(".avi"):
-        return PyAVVideo(path, timeout=timeout)
-    return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
+    with errors_of_video(path):
+        if os.path.isdir(path):
+            return FrameFolder(path)
+        check_file(path)
+        if decoder in ("auto", "pyav") or path.lower().endswith(".avi"):
+            return PyAVVideo(path, timeout=timeout)
+        return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
 
 
 def check_file(path: str) -> None:
@@ -181,7 +183,8 @@ def read_frames(
     """
 
     def read(name: Decoder) -> Tensor:
-        with open_video(path, name, timeout=timeout) as video:
+        # a choice, too, depends on nothing but what the file says of itself
+        with errors_of_video(os.fspath(path)), open_video(path, name, timeout=timeout) as video:
             return video.frames_at(choose(video))
 
     try:

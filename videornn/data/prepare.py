@@ -23,8 +23,9 @@ from videornn.data.files import make_folder, write_table, write_text
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.plain_lists import format_line
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
-from videornn.data.verify import Status, VideoFault, check_workers, inspect_video
-from videornn.errors import UserError
+from videornn.data.verify import Status, VideoFault, check_workers, inspect_video, status_of
+from videornn.data.video_errors import errors_of_video
+from videornn.errors import DecodeError, UserError
 
 FORMAT = 1  # raise it whenever the same parameters no longer give the same files
 
@@ -200,11 +201,13 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding) -> PreparedVideo
     torch.set_num_threads(1)  # there is a process per core
     target = out / job.output
     try:
-        encoded = _already_encoded(target) or _encode_anew(job.path, target, encoding)
-        # the source of an earlier run's file may be gone
-        quality = measure_quality(job.path, target, encoding) if job.measure and os.path.exists(job.path) else None
-    except VideoFault as fault:
-        return PreparedVideo(job.path, job.output, fault.status, str(fault), source_bytes=_size(job.path))
+        with errors_of_video(job.path):
+            encoded = _already_encoded(target) or _encode_anew(job.path, target, encoding)
+            # the source of an earlier run's file may be gone
+            quality = measure_quality(job.path, target, encoding) if job.measure and os.path.exists(job.path) else None
+    except DecodeError as error:
+        reason = str(error).removeprefix(f"{job.path}: ")
+        return PreparedVideo(job.path, job.output, status_of(error), reason, source_bytes=_size(job.path))
     sizes = {"source_bytes": _size(job.path), "output_bytes": _size(target)}
     numbers = {key: round(value, 4) for key, value in asdict(quality).items()} if quality else {}
     return PreparedVideo(job.path, job.output, "ok", **asdict(encoded), **sizes, **numbers)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from videornn.data.dataset import ViewSpec
 from videornn.data.sampling import clip_indices, in_order
-from videornn.data.stream import VideoStream
+from videornn.data.stream import VideoStream, without_secrets
+from videornn.data.video_errors import errors_of_video
 from videornn.errors import UserError
 
 MAX_WINDOW_SECONDS = 3600.0
@@ -162,7 +163,7 @@ def read_clips(
         DecodeError: the source cannot be opened or decoded, or is lost.
         UserError: of plan_windows.
     """
-    with VideoStream(source) as stream:
+    with errors_of_video(without_secrets(source)), VideoStream(source) as stream:
         yield StreamInfo(stream.fps, stream.duration)
         clips = sliding_clips(stream, plan_windows(stream.fps))
         more = True

@@ -19,6 +19,7 @@ from videornn.data.containers import open_container, shown_stream, time_base
 from videornn.data.decoding import open_video
 from videornn.data.files import write_table
 from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.video_errors import errors_of_video
 from videornn.data.video_files import fault_of_file
 from videornn.errors import DecodeError, UserError
 
@@ -129,11 +130,12 @@ def inspect_video(path: str, *, full: bool = False) -> VideoReport:
     """Look at one video; raises nothing that the video can cause."""
     known: dict = {}
     try:
-        # a folder may hold a video as single frames; only the decoder knows
-        known["codec"] = "frames" if os.path.isdir(path) else read_packets(path).codec
-        _inspect_frames(path, full, known)
-    except VideoFault as fault:
-        return VideoReport(path, fault.status, str(fault), **known)
+        with errors_of_video(path):
+            # a folder may hold a video as single frames; only the decoder knows
+            known["codec"] = "frames" if os.path.isdir(path) else read_packets(path).codec
+            _inspect_frames(path, full, known)
+    except DecodeError as error:
+        return VideoReport(path, status_of(error), _without_path(error, path), **known)
     return VideoReport(path, "ok", **known)
 
 
@@ -225,6 +227,11 @@ def _inspect_frames(path: str, full: bool, known: dict) -> None:
         num_decoded = sum(1 for _ in decode_frames(path))
         if num_decoded < video.num_frames:
             raise VideoFault("damaged", f"only {num_decoded} of {video.num_frames} frames can be decoded")
+
+
+def status_of(error: DecodeError) -> Status:
+    """The status of a video that could not be read."""
+    return error.status if isinstance(error, VideoFault) else "undecodable"
 
 
 def _without_path(error: Exception, path: str) -> str:

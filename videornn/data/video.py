@@ -11,6 +11,7 @@ import torch
 from pytorchvideo.data.video import Video
 from torch import Tensor
 
+from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError
 
 
@@ -35,15 +36,16 @@ class FrameVideo(Video):
         """RGB frames uint8 [len(indices), H, W, 3], in the order of indices (repeats allowed).
 
         Raises:
-            DecodeError: a frame cannot be decoded.
+            DecodeError: a frame cannot be decoded, or they do not fit into memory.
             ValueError: an index is outside the video.
         """
         wanted = indices.numpy()
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.num_frames:
             raise ValueError(f"{self.path}: frames {wanted.min()} to {wanted.max()} of a video of {self.num_frames} frames")
         unique, places = np.unique(wanted, return_inverse=True)
-        frames = torch.from_numpy(self._decode(unique.tolist()))
-        return frames if np.array_equal(unique, wanted) else frames[torch.from_numpy(places)]
+        with errors_of_video(self.path):
+            frames = torch.from_numpy(self._decode(unique.tolist()))
+            return frames if np.array_equal(unique, wanted) else frames[torch.from_numpy(places)]
 
     def on_screen(self, indices: Tensor) -> Tensor:
         """Where the frame rate varies, the frame that is on screen when a video of the constant rate fps shows index.

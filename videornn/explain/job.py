@@ -17,6 +17,7 @@ from videornn.data.label_maps import class_key
 from videornn.data.loader import view_spec
 from videornn.data.sampling import clip_indices
 from videornn.data.video import FrameVideo
+from videornn.data.video_errors import memory_of_video
 from videornn.engine import to_model_input
 from videornn.errors import UserError
 from videornn.explain.attention_maps import attention_blocks, block_maps, observe, over_even, strongest_points
@@ -144,7 +145,8 @@ def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
         seconds[:] = opened.times[indices.numpy()].tolist()
         return indices
 
-    return Clip(spec.cut(read_frames(video, choose, decoder=data.decoder, timeout=data.timeout)), seconds)
+    with memory_of_video(video):
+        return Clip(spec.cut(read_frames(video, choose, decoder=data.decoder, timeout=data.timeout)), seconds)
 
 
 def _explain_block(

@@ -16,6 +16,7 @@ from videornn.data.files import replacing
 from videornn.data.movie import redraw_movie
 from videornn.data.parallel import GeneratorWorker, WorkerLost
 from videornn.data.stream import is_live, is_pipe, without_secrets
+from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError
 from videornn.infer.screen import Screen
 from videornn.overlay import Overlay, redraw_whole
@@ -168,7 +169,7 @@ class Job:
         source = self._files[number]
         path = self._options.overlay / f"{self._names[number]}_overlay.mp4"
         self._worker.timeout_seconds = self._predictor.trained.config.data.timeout
-        with writing("--overlay", path), replacing(path) as temporary:
+        with errors_of_video(source), writing("--overlay", path), replacing(path) as temporary:
             try:
                 for share in self._worker.iterate(redraw, source, temporary, *how):
                     on_share(SCORING_SHARE + (1 - SCORING_SHARE) * share)
