@@ -72,7 +72,7 @@ def test_the_list_is_read_by_training_as_it_is(one_process, source_list: Path, t
     assert int(rows[0]["output_bytes"]) == (tmp_path / "out/a/one.mp4").stat().st_size
     record = json.loads((tmp_path / "out/prepare.json").read_text())
     assert record == {
-        "format": 1,
+        "format": 2,
         "short_side": 256,
         "temporal_stride": 8,
         "variant": "disposable",
@@ -204,7 +204,7 @@ def test_wrong_input_is_one_sentence(
     places = {"list": source_list, "in": source_list.parent, "out": tmp_path / "out"}
     places |= {"other": tmp_path / "other", "classes": tmp_path / "classes"}
     for name, file, text in (
-        ("other", "prepare.json", json.dumps({"format": 1, "short_side": 256, "temporal_stride": 8, "crf": 30})),
+        ("other", "prepare.json", json.dumps({"format": 2, "short_side": 256, "temporal_stride": 8, "crf": 30})),
         ("classes", "labels.txt", "run\nwalk\n"),
     ):
         places[name].mkdir()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from videornn.data.containers import LOCAL_ONLY, open_container, shown_stream
+from videornn.data.pictures import turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
 from videornn.data.video_errors import errors_of_video
@@ -140,7 +143,8 @@ class FrameFolder(FrameVideo):
 def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 60.0) -> FrameVideo:
     """Open a video file, or a folder of images, with a back end; auto is PyAV.
 
-    AVI files go to PyAV in any case: decord numbers their frames wrongly when there are B frames.
+    Some files go to PyAV in any case: of AVI decord numbers the frames wrongly when there are B frames, and neither it nor
+    torchcodec mirrors what is to be shown mirrored.
 
     Args:
         timeout: seconds that PyAV may take for opening, and for each call of frames_at.
@@ -153,9 +157,19 @@ def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 
         if os.path.isdir(path):
             return FrameFolder(path)
         check_file(path)
-        if decoder in ("auto", "pyav") or path.lower().endswith(".avi"):
+        if decoder in ("auto", "pyav") or path.lower().endswith(".avi") or _is_flipped(path):
             return PyAVVideo(path, timeout=timeout)
         return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
+
+
+def _is_flipped(path: str) -> bool:
+    """Whether the first frame is to be shown mirrored; whoever opens a file that PyAV cannot read says what is wrong."""
+    try:
+        with open_container(path, container_options=LOCAL_ONLY) as container:
+            stream = shown_stream(container)
+            return stream is not None and any(turn_of(frame).flips for frame in islice(container.decode(stream), 1))
+    except (av.FFmpegError, OSError, UnicodeError):
+        return False
 
 
 def check_file(path: str) -> None:

@@ -27,7 +27,7 @@ from videornn.data.verify import Status, VideoFault, check_workers, inspect_vide
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError, UserError
 
-FORMAT = 1  # raise it whenever the same parameters no longer give the same files
+FORMAT = 2  # raise it whenever the same parameters no longer give the same files
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, shown_stream, time_base
+from videornn.data.pictures import to_picture
 from videornn.data.video import Deadline, FrameVideo
 from videornn.errors import DecodeError
 
@@ -196,10 +197,3 @@ class PyAVVideo(FrameVideo):
         self._kept = []
         if self._container is not None:
             self._container.close()
-
-
-def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    """RGB uint8 [H, W, 3], turned as the rotation in the file's metadata (counter-clockwise degrees) says; a view."""
-    plane = converter.reformat(frame, format="rgb24").planes[0]
-    shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
-    return np.rot90(np.ndarray(shape, np.uint8, buffer=plane, strides=strides), k=frame.rotation // 90 % 4)

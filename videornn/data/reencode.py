@@ -22,6 +22,7 @@ from av.filter import Graph
 
 from videornn.data.decoding import open_video
 from videornn.data.files import replacing
+from videornn.data.pictures import Turn, turn_of
 from videornn.data.verify import VideoFault, decode_frames, read_packets
 from videornn.errors import DecodeError, UserError
 
@@ -171,19 +172,19 @@ def _scaled_frames(source: str, short_side: int) -> Iterator[tuple[int | None, a
     """(timestamp, upright yuv420p frame of the output's size) of all shown frames."""
     size, graph, fed = None, None, None
     for frame in decode_frames(source):
-        pts, turns = frame.pts, frame.rotation // 90 % 4
+        pts, turn = frame.pts, turn_of(frame)
         size = size or output_size(frame.width, frame.height, short_side)  # a later change of size is scaled away
         form = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
         if form != fed:
-            graph, fed = _graph(*form, size, turns), form
+            graph, fed = _graph(*form, size, turn), form
         graph.push(frame)
         yield pts, graph.pull()
 
 
 def _graph(
-    width: int, height: int, pix_fmt: str, colorspace: int, color_range: int, size: tuple[int, int], turns: int
+    width: int, height: int, pix_fmt: str, colorspace: int, color_range: int, size: tuple[int, int], turn: Turn
 ) -> Graph:
-    """Filters that crop odd lines, scale, turn counter-clockwise by quarters, and give 8-bit yuv420p of limited range."""
+    """Filters that crop odd lines, scale, turn, and give 8-bit yuv420p of limited range."""
     graph = Graph()
     form = f"video_size={width}x{height}:pix_fmt={pix_fmt}:colorspace={colorspace}:range={color_range}"
     nodes = [graph.add("buffer", f"{form}:time_base=1/1:pixel_aspect=1/1")]
@@ -192,7 +193,9 @@ def _graph(
     # bitexact: the same pixels on every machine
     nodes.append(graph.add("scale", f"{size[0]}:{size[1]}:flags=bicubic+accurate_rnd+bitexact:out_range=limited"))
     nodes.append(graph.add("format", "yuv420p"))
-    nodes += [graph.add("transpose", "cclock") for _ in range(turns)]
+    if turn.swapped:
+        nodes.append(graph.add("transpose", "cclock_flip"))  # which swaps rows and columns, and no more
+    nodes += [graph.add(name) for name, needed in (("hflip", turn.mirrored), ("vflip", turn.upturned)) if needed]
     nodes.append(graph.add("buffersink"))
     graph.link_nodes(*nodes).configure()
     return graph

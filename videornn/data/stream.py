@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 
 from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, shown_stream
 from videornn.data.decoding import FrameFolder, check_file
-from videornn.data.pyav_video import to_picture
+from videornn.data.pictures import to_picture
 from videornn.errors import DecodeError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)

@@ -1,0 +1,50 @@
+"""RGB pictures of decoded frames, the right way up."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+
+class Turn(NamedTuple):
+    """How a stored picture becomes what is shown: rows and columns swapped, then mirrored left to right, then up to down."""
+
+    swapped: bool = False
+    mirrored: bool = False
+    upturned: bool = False
+
+    def of(self, picture: np.ndarray) -> np.ndarray:
+        """A stored picture [H, W, ...] as it is shown; a view."""
+        picture = picture.swapaxes(0, 1) if self.swapped else picture
+        return picture[:: -1 if self.upturned else 1, :: -1 if self.mirrored else 1]
+
+    @property
+    def flips(self) -> bool:
+        """Whether text would be read backwards: this is no rotation."""
+        return (self.swapped + self.mirrored + self.upturned) % 2 == 1
+
+
+def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """RGB uint8 [H, W, 3] of a frame, turned as the display matrix in the file's metadata says; a view."""
+    plane = converter.reformat(frame, format="rgb24").planes[0]
+    shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
+    return turn_of(frame).of(np.ndarray(shape, np.uint8, buffer=plane, strides=strides))
+
+
+def turn_of(frame: av.VideoFrame) -> Turn:
+    """How a frame is to be turned: by the nearest of the eight ways that keep pixels whole."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside it is something that this version of PyAV has no name for: then no flip is seen
+        quarters = frame.rotation // 90 % 4  # counter-clockwise
+        return (Turn(), Turn(True, False, True), Turn(False, True, True), Turn(True, True, False))[quarters]
+    if matrix is None:
+        return Turn()
+    # a point (x, y) of the stored picture is shown at (a x + c y, b x + d y), with y downwards
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Turn(True, c < 0, b < 0)
+    return Turn(False, a < 0, d < 0)
