@@ -1,4 +1,4 @@
-"""Pictures of frames: the right way up with every reader."""
+"""Pictures of frames: the right way up and in the right colours with every reader and version of PyAV."""
 
 from pathlib import Path
 
@@ -6,11 +6,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import VideoReformatter
 from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
 from videornn.data.decoding import open_video, why_not
-from videornn.data.pictures import turn_of
+from videornn.data.pictures import to_picture, turn_of
 from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
 
@@ -68,3 +69,24 @@ def test_side_data_that_pyav_cannot_name_leaves_the_rotation() -> None:
     for rotation, quarters in ((-180, 2), (-90, 3), (0, 0), (90, 1)):
         Frame.rotation = rotation
         assert np.array_equal(turn_of(Frame()).of(picture), np.rot90(picture, quarters))
+
+
+MATRICES = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_colours_follow_the_matrix_and_the_range_that_a_frame_states(matrix: int, full_range: bool) -> None:
+    y, u, v = 120, 90, 200
+    frame = av.VideoFrame(64, 48, "yuv420p")
+    for plane, value in zip(frame.planes, (y, u, v), strict=True):
+        plane.update(bytes([value]) * plane.buffer_size)
+    frame.colorspace, frame.color_range = matrix, 2 if full_range else 1
+    red, blue = MATRICES[matrix]
+    luma = y / 255 if full_range else (y - 16) / 219
+    u, v = ((value - 128) / (255 if full_range else 224) for value in (u, v))
+    r, b = luma + 2 * (1 - red) * v, luma + 2 * (1 - blue) * u
+    g = (luma - red * r - blue * b) / (1 - red - blue)
+    expected = np.clip([255 * r, 255 * g, 255 * b], 0, 255)
+    shown = to_picture(frame, VideoReformatter())
+    assert np.abs(shown - expected).max() <= 2

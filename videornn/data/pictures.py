@@ -1,4 +1,4 @@
-"""RGB pictures of decoded frames, the right way up."""
+"""RGB pictures of decoded frames: with the right colours and the right way up, the same with every version of PyAV."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+# PyAV up to 16 takes every YUV for limited BT.601 unless it is told to change matrix or range
+KNOWS_COLOURS = int(av.__version__.split(".")[0]) >= 17
 
 
 class Turn(NamedTuple):
@@ -29,7 +32,7 @@ class Turn(NamedTuple):
 
 def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     """RGB uint8 [H, W, 3] of a frame, turned as the display matrix in the file's metadata says; a view."""
-    plane = converter.reformat(frame, format="rgb24").planes[0]
+    plane = converter.reformat(frame, format="rgb24", **({} if KNOWS_COLOURS else _colours(frame))).planes[0]
     shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
     return turn_of(frame).of(np.ndarray(shape, np.uint8, buffer=plane, strides=strides))
 
@@ -48,3 +51,18 @@ def turn_of(frame: av.VideoFrame) -> Turn:
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Turn(True, c < 0, b < 0)
     return Turn(False, a < 0, d < 0)
+
+
+def _colours(frame: av.VideoFrame) -> dict[str, int]:
+    """Arguments of reformat that state matrix and range of a frame.
+
+    The destination is RGB, whose own matrix does not matter; it is only there to differ from the source's.
+    """
+    source = int(frame.colorspace)
+    full = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    return {
+        "src_colorspace": source,
+        "dst_colorspace": int(Colorspace.FCC if source == Colorspace.ITU601 else Colorspace.ITU601),
+        "src_color_range": int(ColorRange.JPEG if full else ColorRange.MPEG),
+        "dst_color_range": int(ColorRange.JPEG),
+    }
