@@ -297,7 +297,7 @@ def _read_rows(
     row_splits, splits = array("b"), {}
     for row in rows(problems):
         try:
-            labels.append(-1 if row.class_name is None else labels.id(row.class_name))
+            labels.append(-1 if row.class_name is None else labels.place(row.class_name))
         except ValueError as error:
             problems.add(*row.place, error)
             continue
@@ -308,7 +308,10 @@ def _read_rows(
     problems.check()
     if not first:
         raise UserError(f"{source} lists no video")
-    ids, class_names = labels.finish()
+    try:
+        ids, class_names = labels.finish()
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
     keys = _Keys(np.frombuffer(first, np.int64), np.frombuffer(other, np.int64) if other else None)
     if split is None or len(splits) == 1:
         return keys, ids, class_names, None

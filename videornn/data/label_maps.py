@@ -7,6 +7,7 @@ import json
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from videornn.errors import UserError
 
 ID_COLUMNS = ("id", "label_id", "class_id", "label", "index")
 NAME_COLUMNS = ("name", "class_name", "class", "label_name", "label")
+NumbersAre = Literal["names", "ids"]  # what labels that are numbers mean, where a list says it
 
 
 def load_labels(path: str | Path) -> tuple[str, ...]:
@@ -59,15 +61,22 @@ def _parse(path: Path, text: str) -> tuple[str, ...]:
 
 
 def class_key(name: str) -> str:
-    """What spellings of one class have in common: `Air_Drumming`, `"air drumming"`; `[something]`, `something`."""
+    """What spellings of one class have in common: `Air_Drumming`, `"air drumming"`; `[something]`; `class 3`, `03`, `3`."""
     for mark, blank in (("_", " "), ('"', ""), ("[", ""), ("]", "")):
         name = name.replace(mark, blank)
-    return " ".join(name.casefold().split())
+    key = " ".join(name.casefold().split())
+    number = key.removeprefix("class ")
+    return (number.lstrip("0") or "0") if _is_id(number) else key
 
 
 def is_numbered(class_names: Sequence[str]) -> bool:
     """Whether these are numbers in the place of names, as classes that nobody named have."""
-    return all(name in (str(index), f"class {index}") for index, name in enumerate(class_names))
+    return all(class_key(name) == str(index) for index, name in enumerate(class_names))
+
+
+def are_numbers(class_names: Sequence[str]) -> bool:
+    """Whether all names are numbers, in any order."""
+    return all(_is_id(class_key(name)) for name in class_names)
 
 
 class ClassIds:
@@ -86,67 +95,111 @@ class ClassIds:
         return self._similar.get(class_key(name)) if index is None else index
 
 
+def find_labels(texts: Sequence[str], class_names: Sequence[str], numbers_are: NumbersAre | None = None) -> list[int | None]:
+    """Ids of the labels of a list; one that is a number is the class of that name, or the one with that id.
+
+    All numbers of a list are read alike: in the way that finds a class for each of them.
+
+    Args:
+        numbers_are: which way it is where both do, if the list says so.
+
+    Returns:
+        An id for every text, or None where there is none.
+
+    Raises:
+        ValueError: both ways find a class for every number, and not the same.
+    """
+    ids = ClassIds(class_names)
+    by_name = [ids.get(text) for text in texts]
+    by_id = [_id(text, len(class_names)) if _is_id(text) else index for text, index in zip(texts, by_name, strict=True)]
+    if None in by_name:
+        return by_id
+    if None in by_id or not all(map(_is_id, texts)):
+        return by_name
+    if by_name != by_id and numbers_are is None:
+        text, name, index = next(row for row in zip(texts, by_name, by_id, strict=True) if row[1] != row[2])
+        raise ValueError(
+            f"label {text} can be the class named {class_names[name]!r} or the class with id {index}, which is named "
+            f"{class_names[index]!r}: say which by a first line `path class_name` or `path class_id`, with commas or tabs "
+            f"if the list has them"
+        )
+    return by_id if numbers_are == "ids" else by_name
+
+
 class LabelReader:
     """Collects the labels of a list, row by row: ids, or names of classes.
 
     Args:
         class_names: names by id; if empty, the classes are the names met, sorted, or unnamed numbers.
+        numbers_are: what labels that are numbers mean, if the list says so.
     """
 
-    def __init__(self, class_names: tuple[str, ...]) -> None:
+    def __init__(self, class_names: tuple[str, ...], numbers_are: NumbersAre | None = None) -> None:
         self._class_names = class_names
         self._class_ids = ClassIds(class_names)
-        self._ids: dict[str, int] = {}  # of every label text met
-        self._met: list[str] = []  # names met, where class_names is empty
-        self._numbers = False
+        self._numbers_are = numbers_are
+        self._places: dict[str, int] = {}  # of every label text met, in the order met
+        self._number = self._name = ""  # the first ones met
         self._labels = array("i")
 
-    def id(self, text: str) -> int:
-        """The id of a label; raises ValueError that says what is wrong with it."""
-        index = self._ids.get(text)
-        if index is None:
-            index = self._ids[text] = self._find(text)
-        return index
+    def place(self, text: str) -> int:
+        """The place of a label among those met, for append; raises ValueError that says what is wrong with it."""
+        place = self._places.get(text)
+        if place is None:
+            self._check(text)
+            place = self._places[text] = len(self._places)
+        return place
 
-    def append(self, index: int) -> None:
-        """Add the label of the next row, an answer of id()."""
-        self._labels.append(index)
+    def append(self, place: int) -> None:
+        """Add the label of the next row, an answer of place(), or -1 for a row without a label."""
+        self._labels.append(place)
 
     def finish(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Labels int32 [N] and the class names by id, empty if unknown."""
-        labels = np.frombuffer(self._labels, np.int32) if self._labels else np.empty(0, np.int32)
-        if not self._met:
-            return labels, self._class_names
-        class_names = tuple(sorted(self._met))
+        """Labels int32 [N] and the class names by id, empty if unknown; raises ValueError if labels have two meanings."""
+        texts, class_names = list(self._places), self._class_names
+        if class_names:
+            ids = find_labels(texts, class_names, self._numbers_are)
+            if None in ids:
+                raise ValueError(f"label {texts[ids.index(None)]} is no class id, and other labels are no class names")
+        elif self._name:
+            class_names = tuple(sorted(texts))
+            ids = [*map(class_names.index, texts)]
+        else:
+            ids = [_id(text, 2**31) for text in texts]
         # one more entry, so that the label -1 of a row without one stays -1
-        return np.array([*map(class_names.index, self._met), -1], np.int32)[labels], class_names
+        labels = np.frombuffer(self._labels, np.int32) if self._labels else np.empty(0, np.int32)
+        return np.array([*ids, -1], np.int32)[labels], class_names
 
-    def _find(self, text: str) -> int:
-        if text.isascii() and text.isdecimal():
-            return self._check_number(text)
+    def _check(self, text: str) -> None:
+        number = _is_id(text)
         if self._class_names:
-            index = self._class_ids.get(text)
-            if index is None:
-                raise ValueError(f"label {text!r} is neither a whole number from 0 on nor one of the {self._names()}")
-            return index
-        if self._numbers or _is_number(text):
-            raise ValueError(f"label {text!r} is not a whole number from 0 on")
-        self._met.append(text)
-        return len(self._met) - 1
-
-    def _check_number(self, text: str) -> int:
-        if self._met:
-            raise ValueError(f"label {text!r} is a number where lines before it have class names such as {self._met[0]!r}")
-        self._numbers = True
-        if self._class_names and int(text) >= len(self._class_names):
-            last = len(self._class_names) - 1
-            raise ValueError(f"label {text} is out of range: there are {self._names()}, so labels are 0 to {last}")
-        if int(text) >= 2**31:
+            count = len(self._class_names)
+            if self._class_ids.get(text) is None and not number:
+                raise ValueError(f"label {text!r} is neither a whole number from 0 on nor one of the {count} class names")
+            if self._class_ids.get(text) is None and _id(text, count) is None:
+                raise ValueError(
+                    f"label {text} is out of range: there are {count} class names, so labels are 0 to {count - 1}"
+                )
+        elif number and self._name:
+            raise ValueError(f"label {text!r} is a number where lines before it have class names such as {self._name!r}")
+        elif number and _id(text, 2**31) is None:
             raise ValueError(f"label {text} is no class id")
-        return int(text)
+        elif not number and (self._number or _is_number(text)):
+            raise ValueError(f"label {text!r} is not a whole number from 0 on")
+        if number:
+            self._number = self._number or text
+        else:
+            self._name = self._name or text
 
-    def _names(self) -> str:
-        return f"{len(self._class_names)} class names"
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _id(text: str, count: int) -> int | None:
+    """The number, if it is below count."""
+    digits = text.lstrip("0") or "0"
+    return int(digits) if len(digits) < 12 and int(digits) < count else None
 
 
 def _is_number(text: str) -> bool:

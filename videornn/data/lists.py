@@ -14,7 +14,7 @@ from rich.table import Table
 from videornn.data.annotations import VideoTable, load_videos, needs_split
 from videornn.data.files import make_folder
 from videornn.data.label_maps import format_labels
-from videornn.data.plain_lists import format_line
+from videornn.data.plain_lists import format_list
 from videornn.errors import UserError
 
 MAX_CLASSES_SHOWN = 15
@@ -84,7 +84,9 @@ def make_lists(
     contents: dict[str, str] = {}
     for name, table in tables.items():
         parts = {name: np.arange(len(table))} if val_share is None else split_by_class(table, val_share)
-        contents |= {f"{part}.txt": "".join(_lines(table, rows, out)) for part, rows in parts.items()}
+        contents |= {
+            f"{part}.txt": "".join(format_list(_rows(table, rows, out), table.class_names)) for part, rows in parts.items()
+        }
         if len(table.missing):
             contents[f"{name}_missing.txt"] = "".join(f"{video}\n" for video in table.missing)
     class_names = next(iter(tables.values())).class_names
@@ -133,14 +135,14 @@ def _name(source: str) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def _lines(table: VideoTable, rows: np.ndarray, out: Path) -> Iterator[str]:
+def _rows(table: VideoTable, rows: np.ndarray, out: Path) -> Iterator[tuple[str, int]]:
     base = os.path.abspath(out)
     labels = table.labels
     for row in rows.tolist():
         path = os.path.abspath(table.path(row))
         if path.startswith(base + os.sep):
             path = os.path.relpath(path, base)
-        yield format_line(path, int(labels[row])) + "\n"
+        yield path, int(labels[row])
 
 
 def _write_all(out: Path, contents: dict[str, str]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from videornn.data.annotation_formats import Problems, numbered_lines
-from videornn.data.label_maps import LabelReader
+from videornn.data.label_maps import ClassIds, LabelReader, NumbersAre
 from videornn.data.packed_paths import PathPacker
 from videornn.data.video_files import VIDEO_SUFFIXES
 from videornn.data.video_table import VideoTable
@@ -21,6 +21,7 @@ from videornn.errors import UserError
 
 PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "filename", "file_name", "video", "video_name", "file")
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "action", "label_id", "class_id", "target")
+NAME_COLUMNS, ID_COLUMNS = ("class_name", "label_name"), ("label_id", "class_id")  # where a number, too, is a name; an id
 NUM_SAMPLE_LINES = 50  # that say how a list is written
 
 _SUFFIX = rf"\.(?:{'|'.join(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))})"
@@ -48,19 +49,37 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
     """
     layout = _layout(path, root)
     split = _splitter(layout)
-    packer, labels, problems = PathPacker(), LabelReader(class_names), Problems()
+    numbers_are = _numbers_are(layout.header)
+    packer, labels, problems = PathPacker(), LabelReader(class_names, numbers_are), Problems()
     for number, line in islice(numbered_lines(path), int(layout.header is not None), None):
         try:
             video, label = split(line)
-            index = -1 if label is None else labels.id(label)
+            place = -1 if label is None else labels.place(label)
         except ValueError as error:
             problems.add(path, number, line, error)
             continue
         packer.append(video)
-        labels.append(index)
+        labels.append(place)
     problems.check()
-    ids, class_names = labels.finish()
-    return VideoTable(str(path), root, packer.pack(), torch.from_numpy(ids), class_names, files_seen=False)
+    try:
+        ids, class_names = labels.finish()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return VideoTable(
+        str(path), root, packer.pack(), torch.from_numpy(ids), class_names, files_seen=False, numbers_are=numbers_are
+    )
+
+
+def format_list(rows: Iterable[tuple[str, int]], class_names: Sequence[str]) -> Iterator[str]:
+    """The lines, ends included, of a list of paths and labels that read_list takes for these; raises as format_line does.
+
+    Its header says that labels are ids where they could be taken for names: of the classes 0, 1, 10, 2, say.
+    """
+    ids = ClassIds(class_names)
+    if any(ids.get(str(index)) not in (None, index) for index in range(len(class_names))):
+        yield f"{PATH_COLUMNS[0]} {ID_COLUMNS[1]}\n"
+    for path, label in rows:
+        yield format_line(path, label) + "\n"
 
 
 def format_line(path: str, label: int) -> str:
@@ -107,6 +126,12 @@ def _header(line: str) -> tuple[tuple[str, ...] | None, str | None]:
         if len(fields) > 1 and set(fields) & set(PATH_COLUMNS) and set(fields) & set(LABEL_COLUMNS):
             return fields, separator
     return None, None
+
+
+def _numbers_are(header: tuple[str, ...] | None) -> NumbersAre | None:
+    """What a header says of labels that are numbers."""
+    column = next(name for name in LABEL_COLUMNS if name in header) if header else ""
+    return "ids" if column in ID_COLUMNS else "names" if column in NAME_COLUMNS else None
 
 
 def _separates(mark: str, line: str) -> bool:

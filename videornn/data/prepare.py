@@ -21,7 +21,7 @@ import torch
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.files import make_folder, write_table, write_text
 from videornn.data.parallel import Lost, num_cores, run_parallel
-from videornn.data.plain_lists import format_line
+from videornn.data.plain_lists import format_list
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
 from videornn.data.verify import Status, VideoFault, check_workers, inspect_video, status_of
 from videornn.data.video_errors import errors_of_video
@@ -246,8 +246,8 @@ def _write_list(out: Path, name: str, num_parts: int, table: VideoTable, outputs
         with open(_report_path(out, name, part, num_parts), newline="", encoding="utf-8", errors="surrogateescape") as file:
             sound |= {row["output"] for row in csv.DictReader(file) if row["status"] == "ok"}
     rows = ((outputs[table.path(index)], label) for index, label in enumerate(table.labels.tolist()))
-    lines = [format_line(output, label) + "\n" for output, label in rows if output in sound]
-    if not lines:
+    rows = [(output, label) for output, label in rows if output in sound]
+    if not rows:
         return None
-    write_text(out / f"{name}.txt", "".join(lines))
+    write_text(out / f"{name}.txt", "".join(format_list(rows, table.class_names)))
     return out / f"{name}.txt"

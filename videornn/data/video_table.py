@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.data.label_maps import ClassIds, is_numbered
+from videornn.data.label_maps import ClassIds, NumbersAre, are_numbers, find_labels, is_numbered
 from videornn.data.packed_paths import PackedPaths, PathPacker
 from videornn.errors import UserError
 
@@ -21,7 +21,7 @@ class VideoTable:
     source: the list or folder it came from; root: what paths are relative to; label_ids: int32 [N], -1 where the source has
     none; class_names: by id, empty if unknown; missing, missing_labels (int32): names and labels of listed videos that have
     no file and are no rows; num_ambiguous: videos with several files, of which one was taken; files_seen: False where nobody
-    looked for the files.
+    looked for the files; numbers_are: what the source says that labels are which are numbers.
     """
 
     source: str
@@ -33,6 +33,7 @@ class VideoTable:
     missing_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     num_ambiguous: int = 0
     files_seen: bool = True
+    numbers_are: NumbersAre | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,14 +79,18 @@ class VideoTable:
     def with_classes(self, class_names: tuple[str, ...]) -> VideoTable:
         """The same videos with labels that mean these classes, found by name; the order of the names may differ.
 
-        Where one of the two sides has numbers in the place of names, a label is the same class on both.
+        Where one of the two sides has numbers in the place of names, a label is the same class on both; so is a number that
+        is a name on both. Numbers in a list without names may be names: see find_labels.
 
         Raises:
-            UserError: a class that has videos is not among these.
+            UserError: a class that has videos is not among these, or labels can be read in two ways.
         """
-        if not self.class_names or self.class_names == class_names:
+        if self.class_names == class_names:
             return self
-        if len(self.class_names) == len(class_names) and (is_numbered(class_names) or is_numbered(self.class_names)):
+        if not self.class_names:
+            return self._numbers_as(class_names)
+        numbered = is_numbered(class_names) or is_numbered(self.class_names)
+        if numbered and len(self.class_names) == len(class_names) and not are_numbers(class_names + self.class_names):
             return replace(self, class_names=class_names)
         ids = ClassIds(class_names)
         there = [ids.get(name) for name in self.class_names]
@@ -101,6 +106,24 @@ class VideoTable:
         new = np.array([-1 if index is None else index for index in there] + [-1], np.int32)
         label_ids, missing_labels = torch.from_numpy(new[self.labels]), new[self.missing_labels]
         return replace(self, label_ids=label_ids, missing_labels=missing_labels, class_names=class_names)
+
+    def _numbers_as(self, class_names: tuple[str, ...]) -> VideoTable:
+        """The same videos with labels, which are numbers, that mean these classes; itself if they are ids already."""
+        numbers = np.unique(np.concatenate([self.labels, self.missing_labels]))
+        numbers = numbers[numbers >= 0]
+        try:
+            ids = find_labels(list(map(str, numbers.tolist())), class_names, self.numbers_are)
+        except ValueError as error:
+            raise UserError(f"{self.source}: {error}") from None
+        if None in ids or ids == numbers.tolist():  # check_labels tells which label is out of range
+            return self
+        # one more entry, for the label -1
+        ids, numbers = np.array([*ids, -1], np.int32), np.append(numbers, np.iinfo(np.int32).max)
+        found, missing = (
+            np.where(labels < 0, -1, ids[np.searchsorted(numbers, labels)]).astype(np.int32)
+            for labels in (self.labels, self.missing_labels)
+        )
+        return replace(self, label_ids=torch.from_numpy(found), missing_labels=missing, class_names=class_names)
 
     def without_missing(self, there: np.ndarray) -> VideoTable:
         """The rows, bool [N], whose files are there; the others become missing ones."""
