@@ -9,6 +9,7 @@ import pytest
 
 from videornn.cli import main
 from videornn.data.annotations import VideoTable, load_labels, load_videos
+from videornn.data.files import write_text
 from videornn.data.label_maps import format_labels
 from videornn.data.lists import make_lists
 from videornn.data.plain_lists import format_line
@@ -60,22 +61,60 @@ def test_lines_come_back_as_they_were_alone_and_together(tmp_path: Path) -> None
             format_line(name, 1)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("a b", "c"),
-        ("0", "1"),
-        ("1 hand", "2 hands"),
-        ("[x]", "y"),
-        ("id,name", "0,x"),
-        ("2 b", "3 c"),
-        ("a,0",),
-    ],
-)
-def test_label_maps_come_back_as_they_were(tmp_path: Path, names: tuple[str, ...]) -> None:
-    (tmp_path / "labels.txt").write_text(format_labels(names))
-    assert load_labels(tmp_path / "labels.txt") == names
+AWKWARD_CLASSES = [
+    ("a b", "c"),
+    ("0", "1"),
+    ("1 hand", "2 hands"),
+    ("1 person",),
+    ("10 m dash", "100 m sprint"),
+    ("0 x", "1 y"),
+    ("0, x", "1, y"),
+    ("0: x",),
+    ("[x]", "y"),
+    ("[x",),
+    ("{",),
+    ("id,name", "0,x"),
+    ("label,index", "a,0"),
+    ("2 b", "3 c"),
+    ("a,0",),
+    ('"quoted"', 'in"side', '"'),
+    ("blank ", " blank", "blank"),
+    ("\ufeffmark", "é ü", "\u2028", "line\nbreak", "\x85", " "),
+    ("not \udcff UTF-8",),
+    ("wave", "Wave", "_", "[]"),
+]
+
+
+def test_label_maps_come_back_as_they_were(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    alphabet = [
+        "a",
+        "0",
+        "1",
+        " ",
+        " ",
+        ",",
+        ":",
+        '"',
+        "\t",
+        "[",
+        "{",
+        "]",
+        "é",
+        "#",
+        "\\",
+        "\n",
+        "\r",
+        "id",
+        "name",
+        "\ufeff",
+    ]
+    drawn = [{"".join(generator.choices(alphabet, k=generator.randrange(1, 6))) for _ in range(5)} for _ in range(500)]
+    for names in [*AWKWARD_CLASSES, *map(tuple, drawn)]:
+        write_text(tmp_path / "labels.txt", format_labels(names))
+        assert load_labels(tmp_path / "labels.txt") == names
     assert format_labels(("air drumming", "zumba")) == "air drumming\nzumba\n"
+    assert format_labels(("10 m dash", "100 m sprint")) == "0 10 m dash\n1 100 m sprint\n"
 
 
 def test_class_folders_are_divided_class_by_class_and_always_alike(tmp_path: Path) -> None:

@@ -58,6 +58,16 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_class_names_that_begin_with_numbers_come_back(one_process, make_video, tmp_path: Path) -> None:
+    names = ("1 person", "10 m dash")
+    for name in names:
+        make_video(tmp_path / "in" / name / "a.mp4", 8)
+    for _ in range(2):  # the second time they are there already
+        prepared = prepare_videos(str(tmp_path / "in"), tmp_path / "out", Encoding(), num_measured=0)
+    table = load_videos(str(prepared.list_file))
+    assert table.class_names == names and table.labels.tolist() == [0, 1]
+
+
 def test_the_list_is_read_by_training_as_it_is(one_process, source_list: Path, tmp_path: Path) -> None:
     prepared = prepare_videos(str(source_list), tmp_path / "out", Encoding(), num_measured=2)
     assert prepared.list_file == tmp_path / "out/train.txt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -34,25 +35,29 @@ def load_labels(path: str | Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"labels {path} is not a text file in UTF-8; it holds one class name a line, by id") from error
-    if not text.strip():
-        raise UserError(f"labels {path} is empty; it holds one class name a line, by id")
     return _parse(path, text)
 
 
 def format_labels(class_names: Sequence[str]) -> str:
-    """The text of a label map that load_labels takes for these names: one a line, numbered only where that is needed."""
-    text = "".join(f"{name}\n" for name in class_names)
+    """The text of a label map that load_labels takes for these names: one a line, where need be numbered, or JSON."""
+    lines = "".join(f"{name}\n" for name in class_names)
+    numbered = "".join(f"{index} {name}\n" for index, name in enumerate(class_names))
+    return next((text for text in (lines, numbered) if _means(text, class_names)), json.dumps(list(class_names), indent=0))
+
+
+def _means(text: str, class_names: Sequence[str]) -> bool:
     try:
-        clear = _parse(Path("labels.txt"), text) == tuple(class_names)
-    except UserError:
-        clear = False
-    return text if clear else "".join(f"{index} {name}\n" for index, name in enumerate(class_names))
+        return _parse(Path("labels.txt"), text.encode().decode("utf-8-sig")) == tuple(class_names)
+    except (UnicodeError, UserError):
+        return False
 
 
 def _parse(path: Path, text: str) -> tuple[str, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"labels {path} is empty; it holds one class name a line, by id")
     names = _json_names(path, text) if text.lstrip()[0] in "{[" else _table_names(path, lines) or _numbered(path, lines)
-    twice = [name for name, key in zip(names, map(class_key, names), strict=True) if not key or names.count(name) > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1 or not name]
     if twice:
         raise UserError(
             f"labels {path}: the name {twice[0]!r} is there more than once or empty; every class has its own name"
@@ -216,7 +221,7 @@ def _json_names(path: Path, text: str) -> tuple[str, ...]:
     except json.JSONDecodeError as error:
         raise UserError(f"labels {path}:{error.lineno}: this is not valid JSON ({error.msg})") from None
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return tuple(map(_unquoted, content))
+        return tuple(content)
     if isinstance(content, dict) and all(str(index).isdecimal() for index in content.values()):
         return _by_id(path, [(int(index), name) for name, index in content.items()])
     if isinstance(content, dict) and all(index.isdecimal() and isinstance(content[index], str) for index in content):
@@ -253,7 +258,10 @@ def _by_id(path: Path, rows: list[tuple[int, str]]) -> tuple[str, ...]:
     first = ids[0] if ids else 0
     if first not in (0, 1) or ids != list(range(first, first + len(ids))):
         odd = next((index for place, index in enumerate(ids) if index != first + place), first)
-        raise UserError(f"labels {path}: ids must be 0 to {len(ids) - 1} or 1 to {len(ids)}, each once; {odd} does not fit")
+        raise UserError(
+            f"labels {path}: ids must be 0 to {len(ids) - 1} or 1 to {len(ids)}, each once; {odd} does not fit (a name that "
+            f"begins with a number needs its id before it, as in `0 10 m dash`)"
+        )
     return tuple(_unquoted(name) for _, name in sorted(rows))
 
 

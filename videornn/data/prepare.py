@@ -20,6 +20,7 @@ import torch
 
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.files import make_folder, write_table, write_text
+from videornn.data.label_maps import format_labels, load_labels
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.plain_lists import format_list
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
@@ -183,15 +184,14 @@ def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
         if differing:
             described = ", ".join(f"{key} {found.get(key)} instead of {parameters[key]}" for key in differing)
             raise UserError(f"{out} holds videos prepared with {described}: choose another folder or remove this one")
-    text = "".join(f"{name}\n" for name in table.class_names)
-    if text and names.exists() and names.read_text(encoding="utf-8") != text:
+    if table.class_names and names.exists() and load_labels(names) != table.class_names:
         raise UserError(f"{names} has other classes than {table.source}: choose another folder")
     make_folder(out, "OUT")
     try:
         if not record.exists():
             write_text(record, json.dumps(parameters, indent=2) + "\n")
-        if text and not names.exists():
-            write_text(names, text)
+        if table.class_names and not names.exists():
+            write_text(names, format_labels(table.class_names))
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror})") from error
 

@@ -15,9 +15,11 @@ import numpy as np
 from PIL import Image
 
 from videornn.data.files import make_folder, replacing, write_text
+from videornn.data.label_maps import format_labels
 from videornn.data.movie import write_movie
 from videornn.data.moving_shapes import CLASSES, draw_scene, render
 from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.plain_lists import format_list
 from videornn.errors import UserError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
@@ -159,9 +161,9 @@ def _write_masks(path: Path, masks: np.ndarray) -> None:
 def _write_lists(out: Path, seed: int, counts: dict[str, int]) -> None:
     jobs = _jobs(counts)
     for split in SPLITS:
-        lines = [f"{_video_name(*job)} {CLASSES.index(job[1])}\n" for job in jobs if job[0] == split]
-        write_text(out / f"{split}.txt", "".join(lines))
-    write_text(out / "labels.txt", "".join(f"{name}\n" for name in CLASSES))
+        rows = ((_video_name(*job), CLASSES.index(job[1])) for job in jobs if job[0] == split)
+        write_text(out / f"{split}.txt", "".join(format_list(rows, CLASSES)))
+    write_text(out / "labels.txt", format_labels(CLASSES))
     write_text(out / "README.txt", _readme(seed, counts))
 
 
