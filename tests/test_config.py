@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from videornn.config import Config, config_to_yaml, load_config
+from videornn.config import Config, config_from_dict, config_to_yaml, load_config, override_config
 from videornn.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -68,6 +68,83 @@ def test_a_mistake_is_one_sentence_with_value_place_and_way_out(
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+def _laughs() -> str:
+    """Ten lines that are a hundred million values, written out."""
+    first, *others = ("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]", *range(1, 9))
+    return "\n".join([first, *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in others)])
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("train:\n  lr: " + "[" * 100_000, 2, "nested too deep"),
+        ("".join(f"{' ' * depth}a:\n" for depth in range(1000)), 20, "nested too deep"),
+        ("train: &a\n  lr: *a\n", 2, "*a stands inside of what it repeats"),
+        ("train:\n  betas: &a [*a]\n", 2, "*a stands inside of what it repeats"),
+        (_laughs(), 4, "these are too many values"),
+        ("".join(f"key{number}: 1\n" for number in range(6000)), 5000, "these are too many values"),
+        ("\nseed: " + "9" * 5000, 2, "a number of 5,000 digits is too long"),
+        ("\nseed: 0x" + "9" * 5000, 2, "a number of 5,002 digits is too long"),
+        ("train:\n  lr: 1" + ":20" * 4000, 2, "a number of 12,001 digits is too long"),
+        ("train:\n  1: 2\n", 2, "a key is text, not '1' as here"),
+        ("train:\n  on: 2\n", 2, "a key is text, not 'on' as here"),
+        ("? [a, b]\n: c\n", 1, "a key is text, not a sequence as here"),
+        ("? {a: b}\n: c\n", 1, "a key is text, not a mapping as here"),
+        ("seed: !!int one\n", 1, "this is not what the tag before it, tag:yaml.org,2002:int, says"),
+        ("seed: !!timestamp now\n", 1, "this is not what the tag before it, tag:yaml.org,2002:timestamp, says"),
+        ("train: !!set {a, b}\n", 1, "this is not what the tag before it, tag:yaml.org,2002:set, says"),
+        ("\nseed: \x01\n", 2, "the character 0x1 is no text"),
+        ('data: {train: "\\ud800"}\n', 1, "has half a character"),
+    ],
+)
+def test_what_yaml_could_choke_on_is_one_sentence_with_the_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        _load(tmp_path, text)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path}/run.yaml:{line}: not valid YAML: ") and problem in message
+    assert "\n" not in message and len(message) < len(str(tmp_path)) + 300
+
+
+def test_parts_of_a_config_may_be_repeated_by_aliases_and_a_date_is_text(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path, "train: &train\n  betas: &betas [0.5, 0.5]\ndata:\n  mean: [0.5, 0.5, 0.5]\n  train: 2020-13-45\n"
+    )
+    assert config.train.betas == (0.5, 0.5) and config.data.train == "2020-13-45"
+    text = "data:\n  mean: &half [0.5, 0.5, 0.5]\n  std: *half\ntest: &views {num_clips: 3}\n"
+    config = _load(tmp_path, text)
+    assert config.data.std == config.data.mean == (0.5, 0.5, 0.5) and config.test.num_clips == 3
+
+
+def test_a_config_is_text_in_utf_8_with_a_byte_order_mark_or_without(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data:\n  train: größer\n", encoding="utf-8-sig")
+    assert load_config(path).data.train == "größer"
+    for encoding, problem in (
+        ("utf-16", "is written in UTF-16: save it in UTF-8"),
+        ("latin-1", "yaml:2: byte 0xf6 is not UTF-8"),
+    ):
+        path.write_text("data:\n  train: größer\n", encoding=encoding)
+        with pytest.raises(UserError, match=problem):
+            load_config(path)
+
+
+def test_what_a_checkpoint_holds_in_the_place_of_a_config_is_one_sentence() -> None:
+    loop: dict[str, object] = {}
+    loop["train"] = loop
+    for value in (None, 5, [1], [["seed", 2]], {(1, 2): 3}, loop):
+        with pytest.raises(UserError, match=r"^a\.pt: there is no config in it that could be read$"):
+            config_from_dict(value, "a.pt")
+    with pytest.raises(UserError, match=r"^a\.pt: unknown key '1'; known keys are seed"):
+        config_from_dict({1: 2}, "a.pt")
+
+
+def test_an_override_that_is_long_or_deep_is_one_short_sentence() -> None:
+    for override in ("train.lr=" + "[" * 50_000, ".".join("a" * 50_000) + "=1", "seed=" + "9" * 50_000):
+        with pytest.raises(UserError) as error:
+            override_config(Config(), [override])
+        assert str(error.value).startswith(f"override '{override[:20]}") and len(str(error.value)) < 500
 
 
 def test_a_missing_config_names_the_nearest_one(tmp_path: Path) -> None:

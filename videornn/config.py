@@ -22,6 +22,7 @@ from videornn.schema import (
     TestConfig,
     TrainConfig,
 )
+from videornn.text_files import NoFile, read_text
 
 __all__ = [
     "AttentionConfig",
@@ -37,6 +38,14 @@ __all__ = [
     "override_config",
 ]
 
+# no config comes near these, but PyYAML takes minutes, or any memory, for what is far beyond them
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 20
+MAX_NODES = 10_000
+MAX_DIGITS = 100
+MAX_SHOWN = 200  # characters of a value in a message
+TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """The config of a YAML file with overrides applied.
@@ -51,20 +60,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"config {path} is a folder; give a file, such as {path / 'config.yaml'}")
-    if not path.is_file():
-        raise UserError(f"config {path} does not exist{_nearest_config(path)}")
-    text = path.read_text(encoding="utf-8")
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        values = yaml.load(text, Loader=_Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        text = read_text(path, max_bytes=MAX_BYTES)
+    except NoFile:
+        raise UserError(f"config {path} does not exist{_nearest_config(path)}") from None
+    values, lines = _parse(text, str(path))
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of sections such as `model:` and `data:`, not a {_kind(values)}")
-    places = {key: f"{path}:{line}" for key, line in _key_lines(node).items()}
-    return _validate(values, overrides or [], places, str(path))
+    return _validate(values, overrides or [], {key: f"{path}:{line}" for key, line in lines.items()}, str(path))
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:
@@ -83,29 +87,98 @@ def config_to_yaml(config: Config, *, comments: bool = False) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number (YAML 1.2) and refuses a key given twice."""
+    """SafeLoader of what JSON has too: 1e-3 is a number (YAML 1.2), a date is text; a key is text, and there once.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+    Aliases (*name) may repeat parts of a file, but only as far as the whole, written out, stays of a size to be read.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._num_nodes = 0
+        self._sizes: dict[yaml.Node, int] = {}  # nodes of every part that is read to its end, aliases written out
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        self._depth += 1
+        self._num_nodes += 1
+        if self._depth > MAX_DEPTH or self._num_nodes > MAX_NODES:
+            raise _mistake(event, "this is nested too deep" if self._depth > MAX_DEPTH else "these are too many values")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            if node not in self._sizes:
+                raise _mistake(event, f"*{event.anchor} stands inside of what it repeats")
+            self._num_nodes += self._sizes[node] - 1
+            return node
+        _check_value(node, self.resolve(type(node), node.value, (True, False)))
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            parts = [part for pair in parts for part in pair]
+        self._sizes[node] = 1 + sum(self._sizes[part] for part in parts)
+        return node
 
 
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
 
 
+def _check_value(node: yaml.Node, tag: str) -> None:
+    """Raises YAMLError for what its constructor would not take; tag: what the value is by its looks."""
+    if node.tag not in (TEXT, tag):
+        raise _mistake(node, f"this is not what the tag before it, {node.tag}, says")
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
+        raise _mistake(node, f"a number of {len(node.value):,} digits is too long")
+    if isinstance(node, yaml.ScalarNode) and re.search("[\ud800-\udfff]", node.value):
+        raise _mistake(node, f"{_shortened(node.value)!r} has half a character")
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Raises YAMLError for a key that is no text, or that is there twice."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.tag not in (TEXT, MERGE):
+            what = repr(_shortened(key.value)) if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+            raise _mistake(key, f"a key is text, not {what} as here")
+        if key.value in seen:
+            raise _mistake(key, f"key {_shortened(key.value)!r} is given twice")
+        seen.add(key.value)
+
+
+def _mistake(place: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
+def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[str, int]]:
+    """The value of a YAML text, and the line (from 1) of every dotted key of it; numbered: whether errors name lines."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(node), _key_lines(node)
+    except yaml.reader.ReaderError as error:
+        line, problem = text.count("\n", 0, error.position), f"the character {error.character:#x} is no text"
+    except yaml.MarkedYAMLError as error:
+        line, problem = error.problem_mark.line, error.problem
+    raise UserError(f"{source}{f':{line + 1}' if numbered else ''}: not valid YAML: {problem}")
+
+
 def _validate(values: dict, overrides: list[str], places: dict[str, str], source: str) -> Config:
-    values = json.loads(json.dumps(values, default=str))  # a deep copy, of plain JSON types
+    try:
+        values = json.loads(json.dumps(values, default=str))  # a deep copy, of plain JSON types
+    except (TypeError, ValueError, RecursionError):  # keys of another type; a mapping in itself, or in too many
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: there is no config in it that could be read")
     for override in overrides:
         key, value = _parse_override(override)
         _set_dotted(values, key, value, override)
         places = {old: place for old, place in places.items() if not old.startswith(f"{key}.")}  # replaced as a whole
-        places[key] = f"override {override!r}"
+        places[key] = f"override {_shortened(override)!r}"
     try:
         # JSON mode is as strict as Python mode but takes a list for a tuple, which is all that YAML has
         return Config.model_validate_json(json.dumps(values))
@@ -116,11 +189,10 @@ def _validate(values: dict, overrides: list[str], places: dict[str, str], source
 def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"override {override!r} is not of the form section.key=value")
-    try:
-        return key, yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+        raise UserError(f"override {_shortened(override)!r} is not of the form section.key=value")
+    if key.count(".") > MAX_DEPTH:
+        raise UserError(f"override {_shortened(override)!r}: there is no such key")
+    return key, _parse(text, f"override {_shortened(override)!r}", numbered=False)[0]
 
 
 def _set_dotted(values: dict, key: str, value: Any, override: str) -> None:
@@ -128,7 +200,7 @@ def _set_dotted(values: dict, key: str, value: Any, override: str) -> None:
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise UserError(f"override {override!r}: {section} is a value, not a section")
+            raise UserError(f"override {_shortened(override)!r}: {section} is a value, not a section")
     values[name] = value
 
 
@@ -140,9 +212,10 @@ def _sentence(error: ValidationError, places: dict[str, str], source: str) -> st
     key = ".".join(keys).removesuffix(".[key]")
     place = places.get(".".join(keys[:known]), source)
     if first["type"] == "extra_forbidden":
-        problem = f"unknown key {key!r}; {_nearest_key(key)}"
+        problem = f"unknown key {_shortened(key)!r}; {_nearest_key(key)}"
     else:
-        got = "" if isinstance(first["input"], dict) else f", got {json.dumps(first['input'])} ({_kind(first['input'])})"
+        given = first["input"]
+        got = "" if isinstance(given, dict) else f", got {_shortened(json.dumps(given))} ({_kind(given)})"
         problem = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{got}".replace("value error, ", "")
     more = f" (and {len(others)} more)" if others else ""
     return f"{place}: {problem}{more}"
@@ -178,6 +251,10 @@ def _key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
         lines[prefix + key.value] = key.start_mark.line + 1
         lines |= _key_lines(value, f"{prefix}{key.value}.")
     return lines
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _kind(value: Any) -> str:

@@ -1,0 +1,107 @@
+"""Files of text that commands read: regular files of a size that they can have, in UTF-8, or one sentence why not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from videornn.errors import UserError
+
+MAX_BYTES = 1 << 30  # a row of 300 bytes for three million videos, or for as many steps
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class NoFile(UserError):
+    """There is no file at a path."""
+
+
+def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The content of a file that somebody may have put something else in the place of.
+
+    Raises:
+        NoFile: there is none.
+        UserError: it is a folder, a pipe or a device, or larger than its kind can be.
+        OSError: it may not be read, as cli.py says in one sentence.
+    """
+    try:
+        status = os.stat(path)  # first, for opening a pipe waits for its writer
+    except FileNotFoundError:
+        raise NoFile(f"{path} does not exist") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'a pipe or a device'}, not a file")
+    with open(path, "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        size = f"{max(status.st_size, len(content)) / 1e6:,.1f} MB"
+        raise UserError(f"{path} is too large for what it should be ({size}, of at most {max_bytes / 1e6:,.1f} MB)")
+    return content
+
+
+def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, errors: str = "strict") -> str:
+    """The text of a file, without the byte order mark that some editors begin it with.
+
+    Args:
+        errors: surrogateescape where a file holds names of other files, which need not be UTF-8.
+
+    Raises:
+        UserError: as read_bytes, and where it is no text in UTF-8.
+        OSError: as read_bytes.
+    """
+    content = read_bytes(path, max_bytes=max_bytes)
+    if content.startswith(UTF16_MARKS):
+        raise UserError(f"{path} is written in UTF-16: save it in UTF-8")
+    if b"\0" in content:
+        raise UserError(f"{path} is no text: it has a zero byte in line {_line_of(content, content.index(0))}")
+    try:
+        return content.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        line = _line_of(content, error.start)
+        raise UserError(f"{path}:{line}: byte {content[error.start]:#04x} is not UTF-8: save the file in UTF-8") from None
+
+
+def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
+    """The value in a JSON file; raises UserError as read_text, and where it is no JSON, and OSError as read_bytes."""
+    return parse_json(read_text(path, max_bytes=max_bytes), str(path))
+
+
+def parse_json(text: str | bytes, place: str) -> Any:
+    """The value of a JSON text; raises UserError, which begins with its place, where it is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UserError(f"{place} is not valid JSON: it is nested too deep") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place} is not valid JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{place} is not valid JSON: it is no text in UTF-8") from None
+    except ValueError:  # of whole numbers with thousands of digits
+        raise UserError(f"{place} is not valid JSON: it has a number with thousands of digits") from None
+
+
+def read_rows(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header, by column; what a short row lacks is "", what a long one has more is left out.
+
+    Args:
+        columns: those that the file must have.
+
+    Raises:
+        UserError: as read_text, and where it is no such table.
+        OSError: as read_bytes.
+    """
+    reader = csv.reader(StringIO(read_text(path, errors="surrogateescape"), newline=""))
+    try:
+        header = next(reader, [])
+        if lacking := [name for name in columns if name not in header]:
+            raise UserError(f"{path} is no table with a column {lacking[0]!r}")
+        return [dict.fromkeys(header, "") | dict(zip(header, row, strict=False)) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: this is no CSV ({error})") from None
+
+
+def _line_of(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
