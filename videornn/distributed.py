@@ -145,6 +145,18 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def agreed(values: dict[str, Any], *, doing: str, needs: str) -> dict[str, Any]:
+    """The values, plain ones by name, which must be the same on all ranks; raises UserError with the names of the others."""
+    first, *others = gather_objects(values)
+    for number, other in enumerate(others, start=1):
+        if different := [name for name in first if other[name] != first[name]]:
+            raise UserError(
+                f"rank {number} does not {doing} the same as rank 0 (different: {', '.join(different)}); every node needs "
+                f"the same {needs}"
+            )
+    return values
+
+
 def share(tensors: Iterable[Tensor]) -> None:
     """Give tensors on every rank the values that they have on rank 0, in place."""
     if dist.is_initialized():

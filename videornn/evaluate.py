@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -164,7 +163,7 @@ def kept_scores(job: TestJob) -> KeptScores:
     """Where the scores of a test are kept until it is finished; collective, raises UserError if ranks test other things."""
     return KeptScores(
         job.out / "unfinished",
-        _agreed(_fingerprint(job)),
+        distributed.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos"),
         num_videos=len(job.table),
         num_views=job.num_views,
         num_classes=len(job.trained.class_names),
@@ -252,12 +251,12 @@ def _fingerprint(job: TestJob) -> dict[str, Any]:
     """All that the logits and their labels depend on but for the last bits (test.batch_size), in plain JSON values."""
     trained, table = job.trained, job.table
     config = trained.config
-    weights, videos = hashlib.sha256(), hashlib.sha256(np.ascontiguousarray(table.labels).tobytes())
+    weights, videos = hashlib.sha256(), hashlib.sha256()
     for name, value in sorted(trained.model.state_dict().items()):
         weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         weights.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    for index in range(len(table)):
-        videos.update(table.path(index).encode("utf-8", "surrogateescape") + b"\0")
+    for values in table.fingerprint().values():
+        videos.update(values.numpy())
     return {
         "weights": weights.hexdigest(),
         "network": config.model.model_dump(mode="json"),
@@ -270,18 +269,6 @@ def _fingerprint(job: TestJob) -> dict[str, Any]:
         "decoder": choose_decoder(config.data.decoder)[0],
         "torch": str(torch.__version__),
     }
-
-
-def _agreed(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """The fingerprint, which must be the same on all ranks: an index means the same video, and scores the same network."""
-    first, *others = distributed.gather_objects(fingerprint)
-    for rank, other in enumerate(others, start=1):
-        if different := [name for name in first if other[name] != first[name]]:
-            raise UserError(
-                f"rank {rank} does not test the same as rank 0 (different: {', '.join(different)}); every node needs "
-                f"the same checkpoint, list and videos"
-            )
-    return fingerprint
 
 
 def _check_finite(job: TestJob, batch: ScoredBatch) -> None:

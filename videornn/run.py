@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from videornn.multigrid import multigrid_phases, norm_clips
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, warmed_up
 from videornn.preflight import TrainingData, empty_classes
+from videornn.resume import describe_data
 from videornn.run_folder import save_best, save_last
 
 
@@ -89,6 +91,11 @@ class Run:
             warmup_start=section.warmup_start,
         )
 
+    @cached_property
+    def data_fingerprint(self) -> dict[str, Any]:
+        """What checkpoints keep of the data, for a resumed run to compare with its own."""
+        return describe_data(self.data.train, self.data.val, self.config.test)
+
     @property
     def clip_size(self) -> float:
         """Frames times pixels of the clips of the step just done, as a share of the full ones (multigrid has smaller)."""
@@ -113,6 +120,7 @@ class Run:
             "bad": [row for _, rows in progress for row in rows],
             "num_ranks": distributed.num_ranks(),
             "num_videos": len(self.data.train),
+            "data": self.data_fingerprint,
             "config": self.config.model_dump(mode="json"),
             "class_names": list(self.data.class_names),
         }
@@ -129,7 +137,9 @@ class Run:
             load_model(self.model, {"model": saved["unaveraged"]}, path)
         load_optimizer_(self.optimizer, saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.step, self.best_top1 = saved["step"], saved["best_top1"]
+        self.step = saved["step"]
+        if saved.get("data", self.data_fingerprint)["val"] == self.data_fingerprint["val"]:
+            self.best_top1 = saved["best_top1"]
         self.guard.num_skipped = saved["num_skipped"]
         if len(saved["meters"]) == distributed.num_ranks():
             self.meter.load(saved["meters"][distributed.rank()])

@@ -251,6 +251,8 @@ class TrainConfig(Section):
     """Seconds that a rank waits for another before the run ends and names it."""
     elastic: bool = False
     """Let a resumed run have another number of ranks: the same samples, but other statistics of batch norm."""
+    accept_other_data: bool = False
+    """Let a resumed run have as many other videos, in another order, with other labels, or classes that were renamed."""
     keep: Count = 2
     """Checkpoints kept beside best.pt: the last one, and older ones that stand in if it is damaged."""
     log_every: Count = 10

@@ -34,7 +34,7 @@ from videornn.precise_bn import update_batch_norm
 from videornn.preflight import TrainingData, check_batch_norm, load_training_data, remarks
 from videornn.rank_watch import RankWatch
 from videornn.results import write_bad_videos
-from videornn.resume import check_resumable
+from videornn.resume import check_resumable, check_same_data, describe_run
 from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
 from videornn.run_folder import load_newest
 from videornn.run_lock import run_lock
@@ -73,6 +73,8 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
             raise UserError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
         data, config = load_training_data(config)
         run = _new_run(config, out, data, device, load_init=not files - {"best.pt"})
+        described = describe_run(config, run.data_fingerprint, data.class_names)
+        distributed.agreed(described, doing="train", needs="config, lists and videos")
         sentences = remarks(config, data, run.clips_at_once)
 
         def take_up() -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
@@ -85,6 +87,14 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
             content, path, damaged = saved
             num_videos, num_ranks = len(data.train), distributed.num_ranks()
             sentences += [*damaged, *check_resumable(config, content, path, num_videos=num_videos, num_ranks=num_ranks)]
+            sentences += check_same_data(
+                content,
+                path,
+                train=data.train,
+                class_names=data.class_names,
+                data=run.data_fingerprint,
+                accept=config.train.accept_other_data,
+            )
             run.load(content, path)
         _train(run, watch, received, sentences, path if saved else None)
     return out / "checkpoints/last.pt"

@@ -61,6 +61,13 @@ class VideoTable:
         """Memory of the tensors."""
         return self.paths.num_bytes + self.label_ids.nbytes
 
+    def fingerprint(self) -> dict[str, Tensor]:
+        """By what other videos, another order and other labels are found later: 12 bytes a video.
+
+        paths: int64 [N], a number for each path relative to root, so that a set may move; labels: int32 [N].
+        """
+        return {"paths": self.paths.hashes(self.root), "labels": self.label_ids.clone()}
+
     def remarks(self) -> list[str]:
         """A sentence for each thing about the source that its user should know: missing videos, videos there twice."""
         sentences = []
