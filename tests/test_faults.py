@@ -42,6 +42,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_videos(
     assert all(Path(row["path"]).is_file() for row in rows)
     saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
     assert saved["step"] == 2 and all(value.isfinite().all() for value in saved["model"].values())
+    _poison(monkeypatch, {1})  # the same step again, now with what the sentence advises
+    job.train(load_config(CONFIG, [*settings, "train.nonfinite=skip"]), tmp_path / "run", resume=True)
+    saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert saved["step"] == 4 and saved["num_skipped"] == 1
 
 
 def test_steps_that_are_not_finite_can_be_skipped_up_to_a_number(

@@ -73,7 +73,7 @@ def test_a_run_goes_on_only_with_the_settings_videos_and_ranks_it_began_with() -
     assert check_resumable(free, saved, path, num_videos=20, num_ranks=2) == []
     for settings, num_videos, num_ranks, message in [
         (["train.lr=0.1"], 20, 2, r"train\.lr is 0\.1 now and was 0\.05 in run/checkpoints/last\.pt"),
-        (["train.accumulate=2"], 20, 2, r"train\.accumulate is 2 now and was 1"),
+        (["train.batch_size=4"], 20, 2, r"train\.batch_size is 4 now and was 16"),
         (["train.multigrid.short_cycle=true"], 20, 2, r"train\.multigrid\.short_cycle is True now"),
         ([], 21, 2, r"has 21 videos now and had 20"),
         ([], 20, 4, r"4 ranks now and were 2 .*use 2, or train\.elastic=true"),

@@ -288,10 +288,14 @@ def _memory_errors(job: TestJob) -> Iterator[None]:
             raise
         test, clip = job.trained.config.test, job.spec.clip
         views = min(test.batch_size, job.num_views)
-        advice = f"lower test.batch_size, such as test.batch_size={views // 2}" if views > 1 else "lower test.crop_size"
+        advice = (
+            f"lower test.batch_size, such as test.batch_size={views // 2}; videos that are scored are kept"
+            if views > 1
+            else "lower test.crop_size, which is another test"
+        )
         raise UserError(
             f"rank {distributed.rank()} is out of memory with {views} views of {clip.num_frames} x {test.crop_size} x "
-            f"{test.crop_size} at once: {advice}; videos that are scored are kept"
+            f"{test.crop_size} at once: {advice}"
         ) from error
 
 

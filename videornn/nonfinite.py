@@ -64,13 +64,14 @@ class NonfiniteGuard:
             append_table(self.path, COLUMNS, rows)
 
     def _sentence(self, record: StepRecord) -> str:
-        ways = "a lower train.lr, train.clip_norm, a longer warm-up or train.precision=fp32 may help"
+        ways = "train.clip_norm and train.precision=fp32 may help; a lower train.lr or a longer warm-up take a new run"
         if self.action == "skip":
             return (
                 f"{self.num_skipped} steps had a gradient that is not finite, more than train.max_skipped="
-                f"{self.max_skipped}, the last step {record.step}; their videos are in {self.path}; {ways}"
+                f"{self.max_skipped}, the last step {record.step}; their videos are in {self.path}. With --resume a larger "
+                f"train.max_skipped, {ways}"
             )
         return (
             f"the gradient of step {record.step} is not finite (loss {record.loss:.6g}); the videos of its batch are in "
-            f"{self.path}; {ways}, and train.nonfinite=skip leaves such steps out; no checkpoint has it in"
+            f"{self.path}, and no checkpoint has it in. With --resume train.nonfinite=skip leaves such steps out, {ways}"
         )

@@ -15,16 +15,18 @@ from videornn.data.label_maps import class_key
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
-# settings that may differ when a run is resumed: they change speed or output, not the weights
+# settings that may differ when a run is resumed: they change speed, memory or output, not the weights
 FREE_ON_RESUME = (
     "device",
     "data.labels",
+    "data.max_bad_share",
     "data.num_workers",
     "data.root",
     "data.test",
     "data.timeout",
     "data.train",
     "data.val",
+    "model.recompute_blocks",
     "train.accept_other_data",
     "train.elastic",
     "train.keep",
@@ -35,6 +37,16 @@ FREE_ON_RESUME = (
     "train.timeout",
     "train.val_every",
     "test.",
+)
+# what sentences of ours advise for a run that cannot go on as it is: the same training, but for bits or statistics
+REMEDIES = (
+    "data.decoder",
+    "train.accumulate",
+    "train.bn_clips",
+    "train.clip_norm",
+    "train.compile",
+    "train.deterministic",
+    "train.precision",
 )
 
 
@@ -55,25 +67,34 @@ def check_resumable(config: Config, saved: dict[str, Any], path: Path, *, num_vi
         )
     before = _flatten(config_from_dict(saved["config"], str(path)).model_dump(mode="json"))
     now = _flatten(config.model_dump(mode="json"))
-    changed = [key for key in now if now[key] != before.get(key) and not key.startswith(FREE_ON_RESUME)]
-    if changed:
-        raise UserError(
-            f"--resume: {changed[0]} is {now[changed[0]]!r} now and was {before.get(changed[0])!r} in {path}; use the same "
-            f"value, or another --out for a new run"
-        )
+    changed = {
+        key: f"{key} is {now[key]!r} now and was {before.get(key)!r}"
+        for key in now
+        if now[key] != before.get(key) and not key.startswith(FREE_ON_RESUME)
+    }
+    for key, difference in changed.items():
+        if key not in REMEDIES:
+            raise UserError(
+                f"--resume: {difference} in {path}; use the same value, or another --out for a new run, which can "
+                f"start from these weights: model.init={path}"
+            )
+    remarks = [f"{difference}: the weights will not be, bit for bit, those without this" for difference in changed.values()]
     if num_videos != saved["num_videos"]:
         raise UserError(
             f"--resume: {config.data.train} has {num_videos} videos now and had {saved['num_videos']} in {path}; bring back "
             f"the others, or use another --out for a new run, which can start from these weights: model.init={path}"
         )
     if num_ranks == saved["num_ranks"]:
-        return []
+        return remarks
     if not config.train.elastic:
         raise UserError(
             f"--resume: there are {num_ranks} ranks now and were {saved['num_ranks']} in {path}, and batch norm takes its "
             f"statistics of each rank's clips; use {saved['num_ranks']}, or train.elastic=true to go on with others"
         )
-    return [f"{num_ranks} ranks now, {saved['num_ranks']} before: the same samples, other statistics of batch norm"]
+    return [
+        *remarks,
+        f"{num_ranks} ranks now, {saved['num_ranks']} before: the same samples, other statistics of batch norm",
+    ]
 
 
 def describe_run(config: Config, data: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:

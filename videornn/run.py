@@ -136,7 +136,9 @@ class Run:
         if self.ema is not None:
             load_model(self.model, {"model": saved["unaveraged"]}, path)
         load_optimizer_(self.optimizer, saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        was_fp16, is_fp16 = saved["config"]["train"]["precision"] == "fp16", self.config.train.precision == "fp16"
+        if saved["scaler"] and was_fp16 == is_fp16:  # else train.nonfinite or train.precision has changed: it begins anew
+            self.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]
         if saved.get("data", self.data_fingerprint)["val"] == self.data_fingerprint["val"]:
             self.best_top1 = saved["best_top1"]

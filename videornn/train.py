@@ -250,12 +250,20 @@ def _what_is_lacking(run: Run, error: Exception) -> str | None:
         return "train.compile needs a C++ compiler, and torch finds none: install g++ (or name one in CXX), or leave it out"
     if not is_lack_of_memory(error):
         return None
-    recompute = "" if run.config.model.recompute_blocks else "model.recompute_blocks=true, "
     return (
         f"rank {distributed.rank()} is out of memory in step {run.step + 1} with {run.clips_at_once} clips at once; "
-        f"train.accumulate={2 * run.config.train.accumulate} halves them without another result but for batch norm, "
-        f"{recompute}a smaller data.crop_size or data.num_frames need less too"
+        f"{_ways_to_need_less(run)}a smaller data.crop_size or data.num_frames needs less in a new run"
     )
+
+
+def _ways_to_need_less(run: Run) -> str:
+    """What a run may be resumed with to take less memory, as far as something is left; with what follows it."""
+    num_parts, ways = 2 * run.config.train.accumulate, []
+    if all(shape.num_videos % (distributed.num_ranks() * num_parts) == 0 for shape in run.plan.shapes):
+        ways.append(f"train.accumulate={num_parts} (half as many at once, no other result but for batch norm)")
+    if not run.config.model.recompute_blocks:
+        ways.append("model.recompute_blocks=true")
+    return f"{' or '.join(ways)} needs less, also with --resume; " if ways else ""
 
 
 def _parts(run: Run, watch: RankWatch, batches: Iterator[Batch], indices: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
