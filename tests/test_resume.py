@@ -3,16 +3,22 @@
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from videornn import distributed
+from videornn import train as job
+from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
+from videornn.data.dataset import BadVideo
 from videornn.data.packed_paths import PathPacker
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
+from videornn.preflight import load_training_data
 from videornn.resume import check_same_data, describe_data, describe_run
 from videornn.schema import TestConfig as Views
 from videornn.train import train
@@ -173,3 +179,59 @@ def test_a_run_whose_set_has_moved_goes_on_and_one_whose_list_changed_does_not(
     (tmp_path / "moved/train.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]))
     with pytest.raises(UserError, match=rf"20 videos are in another order, from {lines[1].rsplit(' ', 1)[0]} on"):
         train(load_config(CONFIG, settings), tmp_path / "run", resume=True)
+
+
+def test_a_run_that_another_process_began_while_this_one_waited_is_not_joined(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    @contextmanager
+    def taken(folder: Path) -> Iterator[None]:
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/last.pt").write_text("of the other process")
+        yield None
+
+    monkeypatch.setattr(job, "run_lock", taken)
+    with pytest.raises(UserError, match=r"run already holds a run; add --resume to go on with it, or choose another --out"):
+        train(load_config(CONFIG, tiny_settings), out)
+    assert [file.name for file in out.iterdir()] == ["checkpoints"]
+
+
+def test_a_checkpoint_that_went_away_meanwhile_is_no_reason_to_begin_without_model_init(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints/last.pt").write_text("soon gone")
+
+    @contextmanager
+    def emptied(folder: Path) -> Iterator[None]:
+        (folder / "checkpoints/last.pt").unlink()
+        yield None
+
+    monkeypatch.setattr(job, "run_lock", emptied)
+    with pytest.raises(UserError, match="its checkpoints are gone since a moment ago; give the same command again"):
+        train(load_config(CONFIG, [*tiny_settings, "model.init=weights.pt"]), out, resume=True)
+
+
+def test_bad_videos_are_saved_once_by_their_place_in_the_set(
+    tiny_settings: list[str], motion_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(motion_set, tmp_path / "moved")
+    runs = []
+    for root in (motion_set, tmp_path / "moved"):
+        settings = [setting.replace(str(motion_set), str(root)) for setting in tiny_settings]
+        data, config = load_training_data(load_config(CONFIG, settings))
+        runs.append(job._new_run(config, tmp_path / "run", data, torch.device("cpu"), load_init=False))
+    first, moved = runs
+    (tmp_path / "run").mkdir()
+    path = first.data.train.path(3)
+    first.bad = {path: BadVideo(path, "it is broken"), "/elsewhere/a.mp4": BadVideo("/elsewhere/a.mp4", "so is it")}
+    monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, value])  # a second rank knows the same
+    first.save(last=True, best=False)
+    saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert saved["bad"] == [[first.data.train.paths[3], "it is broken"], ["/elsewhere/a.mp4", "so is it"]]
+    moved.load(saved, tmp_path / "run/checkpoints/last.pt")
+    there = moved.data.train.path(3)
+    assert moved.bad == {there: BadVideo(there, "it is broken"), "/elsewhere/a.mp4": first.bad["/elsewhere/a.mp4"]}

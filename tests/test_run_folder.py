@@ -14,7 +14,7 @@ import torch
 
 from videornn.checkpoint import save_checkpoint
 from videornn.errors import UserError
-from videornn.run_folder import load_newest, save_best, save_last
+from videornn.run_folder import load_newest, results_folder, save_best, save_last
 
 
 def _names(folder: Path) -> list[str]:
@@ -216,3 +216,24 @@ def test_a_full_disk_leaves_last_as_it_was_also_where_it_is_a_copy(
     with pytest.raises(UserError, match=r"last\.pt cannot be written: File too large.*last\.pt stands as it was"):
         save_last(tmp_path, {"step": 2}, 2, keep=1)
     assert load_newest(tmp_path)[0]["step"] == 1
+
+
+def test_results_go_into_the_run_of_a_checkpoint_or_beside_a_file_that_is_of_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").touch()
+    (tmp_path / "run/checkpoints/best.pt").touch()
+    (tmp_path / "mine.pt").symlink_to(tmp_path / "run/checkpoints/best.pt")
+    (tmp_path / "latest").symlink_to(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for given, folder in {
+        "run/checkpoints/best.pt": "run/test",
+        "latest/checkpoints/best.pt": "latest/test",
+        "c2d.pt": "c2d_test",  # as convert wrote it, and not ../test
+        "mine.pt": "mine_test",
+        "checkpoints/c2d.pt": "checkpoints/c2d_test",  # a folder of this name, but of no run
+    }.items():
+        assert results_folder(given) == tmp_path / folder == results_folder(tmp_path / given)
+    monkeypatch.chdir(tmp_path / "run/checkpoints")
+    assert results_folder("best.pt") == tmp_path / "run/test" == results_folder("../checkpoints/best.pt")

@@ -70,7 +70,7 @@ def test(
         bool, typer.Option("--scores", help="Take scores.npz of tests, average several, and need no network.")
     ] = False,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for the results; by default RUN/test, with --scores none are written.")
+        Optional[Path], typer.Option(help="Folder for the results; by default RUN/test or NAME_test, with --scores none.")
     ] = None,
 ) -> None:
     """Evaluate a checkpoint over several views of every video; stopped or killed, the same command goes on."""

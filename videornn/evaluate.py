@@ -24,6 +24,7 @@ from videornn.errors import UserError
 from videornn.kept_scores import KeptScores
 from videornn.rank_watch import RankWatch
 from videornn.results import write_bad_videos, write_results
+from videornn.run_folder import results_folder
 from videornn.run_lock import run_lock
 from videornn.scores import Scores
 from videornn.signals import Interrupted, caught_signals
@@ -103,7 +104,7 @@ def evaluate(
     the same files (those of results.write_results).
 
     Args:
-        out: folder for the results; by default `test` in the run folder.
+        out: folder for the results; by default that of run_folder.results_folder.
         on_progress: told how many videos of how many are done.
 
     Returns:
@@ -155,7 +156,7 @@ def new_test_job(checkpoint: str | Path, overrides: list[str], out: Path | None)
     table = load_videos(source, root=data.root, labels=data.labels, split=split, fold=data.fold)
     table = table.with_classes(trained.class_names)
     check_labels(table, num_classes)
-    out = Path(checkpoint).resolve().parent.parent / "test" if out is None else out
+    out = results_folder(checkpoint) if out is None else out
     return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out)
 
 

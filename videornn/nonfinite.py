@@ -68,10 +68,10 @@ class NonfiniteGuard:
         if self.action == "skip":
             return (
                 f"{self.num_skipped} steps had a gradient that is not finite, more than train.max_skipped="
-                f"{self.max_skipped}, the last step {record.step}; their videos are in {self.path}. With --resume a larger "
+                f"{self.max_skipped}, the last step {record.step}; their videos are in {self.path}; with --resume a larger "
                 f"train.max_skipped, {ways}"
             )
         return (
             f"the gradient of step {record.step} is not finite (loss {record.loss:.6g}); the videos of its batch are in "
-            f"{self.path}, and no checkpoint has it in. With --resume train.nonfinite=skip leaves such steps out, {ways}"
+            f"{self.path}, and no checkpoint has it in; with --resume train.nonfinite=skip leaves such steps out, {ways}"
         )

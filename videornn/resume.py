@@ -139,7 +139,7 @@ def check_same_data(
     differences = [*_renamed(class_names, names_before), *_other_videos(train, data, before, class_names)]
     if differences and not accept:
         raise UserError(
-            f"--resume: {train.source} is not what {path} was trained on: {'; '.join(differences)}. Bring back what was, or "
+            f"--resume: {train.source} is not what {path} was trained on: {'; '.join(differences)}; bring back what was, or "
             f"give train.accept_other_data=true to go on with what is there now"
         )
     remarks = [f"other data than {path} was trained on, as accepted: {'; '.join(differences)}"] if differences else []

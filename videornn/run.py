@@ -102,12 +102,18 @@ class Run:
         shape, data = self.plan.place_of(self.step - 1).shape, self.config.data
         return shape.num_frames * shape.crop_size**2 / (data.num_frames * data.crop_size**2)
 
+    @property
+    def _root(self) -> str:
+        """What comes before the paths of bad videos in a checkpoint, for the set may move."""
+        return os.path.join(self.data.train.root, "")
+
     def save(self, *, last: bool, best: bool) -> None:
         """Write checkpoints/last.pt, best.pt or both, with all that a resume, a test or an inference needs; collective."""
         self.check_finite()
-        progress = distributed.gather_objects((self.meter.state(), [[v.path, v.reason] for v in self.bad.values()]))
+        progress = distributed.gather_objects((self.meter.state(), self.bad))
         if distributed.rank() > 0:
             return
+        bad = {path: video for _, part in progress for path, video in part.items()}  # several ranks may know the same
         content = {
             "model": self.trained.state_dict(),
             "unaveraged": None if self.ema is None else self.model.state_dict(),
@@ -117,7 +123,7 @@ class Run:
             "best_top1": self.best_top1,
             "num_skipped": self.guard.num_skipped,
             "meters": [meter for meter, _ in progress],
-            "bad": [row for _, rows in progress for row in rows],
+            "bad": [[path.removeprefix(self._root), video.reason] for path, video in bad.items()],
             "num_ranks": distributed.num_ranks(),
             "num_videos": len(self.data.train),
             "data": self.data_fingerprint,
@@ -147,8 +153,10 @@ class Run:
             self.meter.load(saved["meters"][distributed.rank()])
         elif distributed.rank() == 0:
             self.meter.load([record for meter in saved["meters"] for record in meter])
-        if distributed.rank() == 0:
-            self.bad = {path: BadVideo(path, reason) for path, reason in saved["bad"]}
+        same_videos = saved.get("data", self.data_fingerprint)["paths"].equal(self.data_fingerprint["paths"])
+        if distributed.rank() == 0 and same_videos:
+            bad = [BadVideo(os.path.join(self._root, name), reason) for name, reason in saved["bad"]]
+            self.bad = {video.path: video for video in bad}
 
     def check_finite(self) -> None:
         """Read the steps since the last time, and stop if one was not finite; waits for the device; collective."""

@@ -53,7 +53,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
         UserError: there are such files, but none is sound; or the sound one is not a checkpoint of videornn.
     """
     last, damaged = folder / "last.pt", dict[Path, str]()
-    candidates = [path for path in (last, *reversed(_step_files(folder))) if path.exists()]
+    candidates = _candidates(folder)
     for path in candidates:
         if any(path.samefile(other) for other in damaged):  # last.pt is another name of a step file
             continue
@@ -67,6 +67,27 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
         return None
     reasons = ", ".join(f"{path.name} ({reason})" for path, reason in damaged.items())
     raise UserError(f"no checkpoint in {folder} is sound: {reasons}; start anew in another --out")
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a file, sound or not, that load_newest would look at."""
+    return bool(_candidates(folder))
+
+
+def results_folder(checkpoint: str | Path) -> Path:
+    """Where the results of testing a checkpoint go by default: RUN/test, or NAME_test beside a file that is in no run.
+
+    A link is where it lies, not where it leads.
+    """
+    path = Path(os.path.abspath(checkpoint))
+    run = path.parent.parent
+    if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
+        return run / "test"
+    return path.with_name(f"{path.stem}_test")
+
+
+def _candidates(folder: Path) -> list[Path]:
+    return [path for path in (folder / "last.pt", *reversed(_step_files(folder))) if path.exists()]
 
 
 def _step_files(folder: Path, up_to: int | None = None) -> list[Path]:

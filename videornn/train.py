@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from videornn.rank_watch import RankWatch
 from videornn.results import write_bad_videos
 from videornn.resume import check_resumable, check_same_data, describe_run
 from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
-from videornn.run_folder import load_newest
+from videornn.run_folder import has_checkpoint, load_newest
 from videornn.run_lock import run_lock
 from videornn.signals import Interrupted, caught_signals
 from videornn.speed import matrix_rate, peak_memory, training_flops, tune
@@ -68,17 +69,18 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         caught_signals() as received,
         ExitStack() as stack,
     ):
-        files = distributed.from_rank_0(lambda: {file.name for file in (out / "checkpoints").glob("*.pt")})
-        if files and not resume:
-            raise UserError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+        goes_on = distributed.from_rank_0(partial(_goes_on, out, resume))
         data, config = load_training_data(config)
-        run = _new_run(config, out, data, device, load_init=not files - {"best.pt"})
+        run = _new_run(config, out, data, device, load_init=not goes_on)
         described = describe_run(config, run.data_fingerprint, data.class_names)
         distributed.agreed(described, doing="train", needs="config, lists and videos")
         sentences = remarks(config, data, run.clips_at_once)
 
         def take_up() -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
-            return stack.enter_context(run_lock(out)), load_newest(out / "checkpoints")
+            unlocked = stack.enter_context(run_lock(out))
+            if not _goes_on(out, resume) and goes_on:  # looked at again, for another process may have been at work
+                raise UserError(f"{out}: its checkpoints are gone since a moment ago; give the same command again")
+            return unlocked, load_newest(out / "checkpoints")
 
         unlocked, saved = distributed.from_rank_0(take_up)
         if unlocked:
@@ -98,6 +100,13 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
             run.load(content, path)
         _train(run, watch, received, sentences, path if saved else None)
     return out / "checkpoints/last.pt"
+
+
+def _goes_on(out: Path, resume: bool) -> bool:
+    """Whether a run folder has a checkpoint to go on from; raises UserError if it has any and shall not go on."""
+    if not resume and any((out / "checkpoints").glob("*.pt")):
+        raise UserError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+    return has_checkpoint(out / "checkpoints")
 
 
 def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device, *, load_init: bool) -> Run:
