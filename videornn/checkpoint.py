@@ -1,4 +1,4 @@
-"""Checkpoints: dictionaries of tensors and plain Python types, written atomically with a checksum, read with weights_only.
+"""Checkpoints: dictionaries of tensors and plain Python types, written atomically with a checksum, read without running any.
 
 The file is the zip archive that torch.save writes, with a SHA-256 of all its bytes as the archive's comment. torch.load
 itself compares no checksum: 22 % of the bits of a small checkpoint can flip and it loads something else without a word. The
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import pickle
 import platform
 import shutil
 import zipfile
@@ -25,7 +24,8 @@ from torch import nn
 
 from videornn.data.files import is_file, replacing
 from videornn.errors import UserError
-from videornn.models.tensor_files import damaged_record
+from videornn.models.pickles import Refused
+from videornn.models.tensor_files import Repacked, damaged_record, read_archive
 
 FORMAT = "videornn-1"
 SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
@@ -69,9 +69,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of videornn, or no longer as it was written: {reason}; nothing of it was loaded"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of videornn; nothing of it was loaded") from error
+        content = read_archive(path)
+    except OSError:
+        raise
+    except Exception as error:  # damage is met with nearly any exception
+        reason = f" ({error})" if isinstance(error, (Refused, Repacked)) else ""
+        raise UserError(f"{path} is not a checkpoint of videornn{reason}; nothing of it was loaded") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a checkpoint of videornn (no format {FORMAT!r}); `videornn convert` makes one of public weights"
@@ -171,6 +174,8 @@ def _damage_of_archive(path: Path, *, no_seal: bool) -> str | None:
         if not zipfile.is_zipfile(path):
             return "it is cut short, or no checkpoint at all"
         record = damaged_record(path)
+    except Repacked as error:
+        return str(error)
     except Exception:  # zipfile meets damage with nearly any exception
         return "its list of records is damaged"
     if record is not None:

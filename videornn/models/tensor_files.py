@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
-import pickle
+import io
 import re
 import zipfile
-from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor
 
 from videornn.errors import UserError
+from videornn.models.pickles import Array, Refused, Unpickler
 
 # where projects keep the state dict
 WRAPPERS = ("state_dict", "model_state", "model", "blobs")
 # what caffe2 keeps for its optimiser
 NO_WEIGHTS = r".*_momentum|lr|model_iter"
+OLD_TORCH = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # that torch before 1.6 began its files with
+LOCAL_HEADER_BYTES = 30  # of a record of a zip archive, at least
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -38,8 +42,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             continue
         if isinstance(value, Tensor):
             found[name] = value.detach()
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            found[name] = torch.from_numpy(value.astype(np.float32))
+        elif isinstance(value, Array) and value.values is not None and value.values.dtype.kind in "fiu":
+            found[name] = torch.from_numpy(value.values.astype(np.float32))
     return found
 
 
@@ -49,59 +53,98 @@ def _read(path: Path) -> object:
     with path.open("rb") as file:
         head = file.read(64)
     try:
-        # zip, or the number that torch before 1.6 began its files with
-        if head.startswith(b"PK") and (record := damaged_record(path)):
-            raise UserError(f"{path} is damaged: its record {record} fails its checksum; nothing of it was loaded")
-        if head.startswith(b"PK") or torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") in head:
-            return _read_torch(path)
-        with path.open("rb") as file:
-            return _NumpyUnpickler(file, encoding="latin1").load()
-    except UserError:
+        if head.startswith(b"PK"):
+            if record := damaged_record(path):
+                raise UserError(f"{path} is damaged: its record {record} fails its checksum; nothing of it was loaded")
+            return read_archive(path)
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return _read_old_torch(content) if OLD_TORCH in head else Unpickler(content, len(content)).load()
+    except (UserError, OSError):
         raise
-    except _Refused as error:
+    except Refused as error:
         raise UserError(
             f"{path} holds more than tensors and plain types ({error}); nothing of it was run. If you trust it, load it "
             f"where it was made and save the bare state dict: torch.save(model.state_dict(), ...)"
         ) from error
-    except Exception as error:  # unpicklers meet damage with nearly any exception
+    except Repacked as error:
+        raise UserError(f"{path}: {error}; nothing of it was loaded") from error
+    except Exception as error:  # damage is met with nearly any exception
         raise UserError(f"{path} is damaged, cut short, or neither a file of torch.save nor a pickle of arrays") from error
 
 
-def damaged_record(path: Path) -> str | None:
-    """The first record of a torch.save archive whose bytes are not as they were written; torch.load does not look."""
+class Repacked(ValueError):
+    """A zip archive is none that torch.save or np.savez wrote; the message says why."""
+
+
+@contextmanager
+def stored_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive as torch.save and np.savez write it: no record is compressed, twice there, or part of another one.
+
+    A few bytes of any other can stand for more than fits into memory.
+
+    Raises:
+        Repacked: it is another one.
+        Exception: nearly any, if the file is damaged.
+    """
     with zipfile.ZipFile(path) as archive:
+        records, end = archive.infolist(), 0
+        if len(set(archive.namelist())) < len(records):
+            raise Repacked("two of its records have one name")
+        for record in sorted(records, key=lambda record: record.header_offset):
+            if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
+                raise Repacked("its records are compressed, which neither torch.save nor np.savez does")
+            if record.header_offset < end:
+                raise Repacked("its records overlap")
+            end = record.header_offset + LOCAL_HEADER_BYTES + record.file_size
+        if end > path.stat().st_size:
+            raise Repacked("its records are larger than the file")
+        yield archive
+
+
+def damaged_record(path: Path) -> str | None:
+    """The first record of an archive of torch.save whose bytes are not as they were written."""
+    with stored_archive(path) as archive:
         record = archive.testzip()
     return None if record is None else record.partition("/")[2]
 
 
-class _Refused(Exception):
-    """A file asks for something that is not needed for tensors; the message names it."""
+def read_archive(path: Path) -> Any:
+    """What torch.save wrote into an archive: plain types, and tensors on the CPU.
+
+    Raises:
+        Refused, Repacked: there is more in it; it is another archive.
+        Exception: nearly any, if the file is damaged.
+    """
+    storages: dict[str, Tensor] = {}
+
+    def load_storage(key: str, num_bytes: int) -> Tensor:
+        if key not in storages:
+            storages[key] = torch.empty(num_bytes, dtype=torch.uint8)
+            memoryview(storages[key].numpy())[:] = archive.read(f"{top}data/{key}")
+        return storages[key]
+
+    with stored_archive(path) as archive:
+        (name,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
+        top, content = name.removesuffix("data.pkl"), archive.read(name)
+        if f"{top}byteorder" in archive.namelist() and archive.read(f"{top}byteorder") != b"little":
+            raise Refused("numbers with their high byte first")
+        return Unpickler(io.BytesIO(content), path.stat().st_size, load_storage).load()
 
 
-# what pickles of numpy arrays call, under the module names of numpy 1 and 2
-_NUMPY = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.{core}.multiarray._reconstruct": np.empty(0).__reduce__()[0] for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0] for core in ("core", "_core")},
-}
-_CONTAINERS = {"collections.OrderedDict": OrderedDict, "_codecs.encode": codecs.encode}
+def _read_old_torch(content: mmap) -> Any:
+    """What torch before 1.6 wrote: pickles, the fourth of which is the content, and the bytes of its storages after them."""
+    storages: dict[str, Tensor] = {}
 
+    def load_storage(key: str, num_bytes: int) -> Tensor:
+        if key not in storages:
+            storages[key] = torch.empty(num_bytes, dtype=torch.uint8)
+        return storages[key]
 
-class _NumpyUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return (_NUMPY | _CONTAINERS)[f"{module}.{name}"]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-
-def _read_torch(path: Path) -> object:
-    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-    with torch.serialization.safe_globals([*((value, name) for name, value in _NUMPY.items()), *dtypes]):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            refused = re.search(r"GLOBAL (\S+)", str(error))
-            raise _Refused(refused[1]) if refused else error from error
+    unpickler = Unpickler(content, len(content), load_storage)
+    _magic, _version, _system, found, keys = (unpickler.load() for _ in range(5))
+    if not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
+        raise ValueError("its storages are not those of its tensors")
+    for key in keys:
+        content.read(8)  # how many elements
+        memoryview(storages[key].numpy())[:] = content.read(storages[key].nbytes)
+    return found
