@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,23 @@ def _other_order(scores: Scores) -> Scores:
         paths=tuple(scores.paths[row] for row in order),
         class_names=tuple(NAMES[index].replace("_", " ") for index in classes),
     )
+
+
+def test_few_bytes_that_stand_for_many_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    save_scores(path, _scores(0))
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(UserError, match=r"scores\.npz is not .*: its records are compressed"):
+        load_scores(path)
+    for name in ("paths", "members", "bad", "format"):
+        np.savez(path, **{other: values for other, values in arrays.items() if other != name})
+        header = {"descr": "<U0", "fortran_order": False, "shape": (10**8,)}
+        with zipfile.ZipFile(path, "a") as archive, archive.open(f"{name}.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+        with pytest.raises(UserError, match=rf"scores\.npz is not .*: its {name} have no bytes"):
+            load_scores(path)
 
 
 @pytest.mark.parametrize("average", ["scores", "logits"])

@@ -18,6 +18,7 @@ from videornn.data.dataset import BadVideo
 from videornn.data.files import is_file, replacing
 from videornn.data.label_maps import ClassIds
 from videornn.errors import UserError
+from videornn.models.tensor_files import stored_archive
 from videornn.views import VIDEOS_AT_ONCE, Average, video_scores
 
 FORMAT = "videornn scores 1"
@@ -108,10 +109,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):  # np.load would take other things than archives, too
         raise _not_scores(path, "it is no .npz archive, or cut short")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with stored_archive(path), np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("format", "members", *ARRAYS, *PLAIN)}
     except Exception as error:  # zipfile and numpy meet damage with nearly any exception
         raise _not_scores(path, str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__) from error
+    for name, array in arrays.items():
+        if array.size and not array.itemsize:  # any number of empty texts takes no bytes, until it is a list
+            raise _not_scores(path, f"its {name} have no bytes")
     if arrays["format"].tolist() != FORMAT:
         raise _not_scores(path, f"its format is {arrays['format'].tolist()!r}, not {FORMAT!r}")
     expected = {**ARRAYS, "members": ("U", 1), **{name: ("U" if kind is str else "i8", 0) for name, kind in PLAIN.items()}}
