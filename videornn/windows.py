@@ -15,7 +15,7 @@ from torch import Tensor
 from videornn.data.dataset import ViewSpec
 from videornn.data.parallel import GeneratorWorker, WorkerLost
 from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
-from videornn.data.stream import is_live, is_pipe, without_secrets
+from videornn.data.stream import is_live, is_pipe, listing_seconds, without_secrets
 from videornn.errors import DecodeError
 from videornn.timeline import Window
 from videornn.trained import Trained
@@ -90,7 +90,7 @@ class Windows:
         if self._worker is None or is_pipe(self.source):  # another process cannot open every pipe of this one
             yield from read_clips(self.source, self._plan_windows, self._batch_size)
             return
-        self._worker.timeout_seconds = self._trained.config.data.timeout
+        self._worker.timeout_seconds = self._trained.config.data.timeout + listing_seconds(self.source)
         try:
             yield from self._worker.iterate(read_clips, self.source, self._plan_windows, self._batch_size)
         except WorkerLost as error:

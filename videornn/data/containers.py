@@ -30,12 +30,13 @@ def shown_stream(container: av.container.InputContainer) -> av.VideoStream | Non
 
 
 def frame_rate(stream: av.VideoStream) -> Fraction | None:
-    """Frames per second that a stream announces, on average or else as FFmpeg guesses; None if there are none.
+    """Frames per second that a stream announces, on average or else as FFmpeg guesses; None if that makes no sense.
 
     PyAV 19 has a type of its own for such numbers, which rounds, and a zero where there was None.
     """
-    rate = stream.average_rate or stream.guessed_rate
-    return Fraction(rate.numerator, rate.denominator) if rate else None
+    announced = stream.average_rate or stream.guessed_rate
+    rate = Fraction(announced.numerator, announced.denominator) if announced else Fraction(0)
+    return rate if 0.01 < rate < 1000 else None
 
 
 def time_base(stream: av.VideoStream) -> Fraction:

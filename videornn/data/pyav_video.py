@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from itertools import islice
 
@@ -11,7 +10,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, shown_stream, time_base
+from videornn.data.containers import LOCAL_ONLY, open_container, shown_stream
+from videornn.data.packet_list import PacketList
 from videornn.data.pictures import to_picture
 from videornn.data.video import Deadline, FrameVideo
 from videornn.errors import DecodeError
@@ -64,54 +64,63 @@ class PyAVVideo(FrameVideo):
 
     def _list_packets(self) -> None:
         """Find key frames and the order in which packets are shown, and keep the packets themselves if they are few."""
-        timestamps: list[int | None] = []
-        self._keys: list[int] = []
-        shown, smallest, num_bytes = [], None, 0
-        for number, packet in enumerate(self._read_packets()):
-            timestamps.append(packet.pts)
-            if packet.is_keyframe:
-                self._keys.append(number)
-            if not packet.is_discard:  # an edit list can hide packets that must be decoded all the same
-                shown.append(number)
-            smallest = packet.size if smallest is None else min(packet.size, smallest)
+        self._list = PacketList(self._container, self._stream, self._kept_packets())
+        everything = range(self._list.num_packets)
+        # a decoder of packed B frames loses count if it leaves some out
+        self._discard = "DEFAULT" if self._list.shown is None else "NONREF"
+        if self._list.shown is None:
+            numbers = dict.fromkeys(number for number, _ in self._frames_of(everything, everything) if number is not None)
+            self._list.shown = np.array(list(numbers), np.int64)
+        self._shown, self.fps = self._list.shown, self._list.fps
+        self.num_frames = len(self._shown)
+        if self.num_frames == 0:
+            raise DecodeError(f"{self.path}: has no frame that can be decoded")
+        self._place = self._list.places()
+        self.times = np.arange(self.num_frames) / float(self.fps) if self._list.times is None else self._list.times
+
+    def _kept_packets(self) -> Iterator[av.Packet]:
+        """The packets, which are kept while they are few."""
+        num_bytes = 0
+        for packet in self._read_packets():
             num_bytes += packet.size
             if num_bytes > KEPT_BYTES:
                 self._kept = None
             if self._kept is not None:
                 self._kept.append(packet)
-        known = {timestamps[number] for number in shown}
-        has_times = None not in known and len(known) == len(shown)
-        # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame of the packet before
-        if self._container.format.name == "avi" and (self._codec.has_b_frames or (smallest or 0) <= 8):
-            has_times = False
-        # a decoder of packed B frames loses count if it leaves some out
-        self._discard = "NONREF" if has_times else "DEFAULT"
-        if has_times:
-            self._shown = sorted(shown, key=timestamps.__getitem__)
-        else:
-            everything = range(len(timestamps))
-            self._keys = []  # such files mark frames as key frames that are none
-            self._shown = [number for number, _ in self._frames_of(everything, set(everything))]
-        self.num_frames = len(self._shown)
-        if self.num_frames == 0:
-            raise DecodeError(f"{self.path}: has no frame that can be decoded")
-        self._place = {number: index for index, number in enumerate(self._shown)}
-        self._set_times([timestamps[number] for number in self._shown] if has_times else None)
+            yield packet
 
-    def _set_times(self, timestamps: list[int] | None) -> None:
-        tick = time_base(self._stream)
-        span = (timestamps[-1] - timestamps[0]) * tick if timestamps else 0
-        if span > 0:
-            # the average over the file, so that a variable frame rate keeps its true duration
-            self.fps = ((self.num_frames - 1) / span).limit_denominator(1001)
-            self.times = (np.array(timestamps) - timestamps[0]) * float(tick)
-        else:
-            self.fps = frame_rate(self._stream) or Fraction(25)
-            self.times = np.arange(self.num_frames) / float(self.fps)
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self._list.duration if self._list.duration is not None else super().duration
+
+    @property
+    def num_packets(self) -> int:
+        """Packets of the file, also those that show nothing."""
+        return self._list.num_packets
+
+    @property
+    def ticks(self) -> np.ndarray | None:
+        """int64 [num_frames], times in steps of tick seconds; None where the file has no timestamps that hold."""
+        return self._list.ticks
+
+    @property
+    def tick(self) -> Fraction:
+        """Seconds, exact."""
+        return self._list.tick
+
+    def all_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(index, frame) of every frame that can be decoded, in order; raises av.FFmpegError, OSError or DecodeError."""
+        everything, last = range(self._list.num_packets), -1
+        for number, frame in self._frames_of(everything, everything):
+            index = -1 if number is None else int(self._place[number])
+            if index > last:
+                last = index
+                yield index, frame
 
     def _decode(self, indices: list[int]) -> np.ndarray:
         self._deadline = Deadline(self._timeout)
-        places = {self._shown[index]: place for place, index in enumerate(indices)}
+        places = {int(self._shown[index]): place for place, index in enumerate(indices)}
         frames: np.ndarray | None = None
         try:
             for number, frame in self._wanted_frames(indices):
@@ -137,7 +146,7 @@ class PyAVVideo(FrameVideo):
                     yield number, frame
             if missing:  # a "key frame" can need what lies before it: decode all from the start
                 everything = range(max(wanted) + 1)
-                for number, frame in self._frames_of(everything, set(everything)):
+                for number, frame in self._frames_of(everything, everything):
                     if number in missing:
                         missing.remove(number)
                         yield number, frame
@@ -148,18 +157,20 @@ class PyAVVideo(FrameVideo):
     def _runs(self, indices: list[int]) -> list[tuple[int, list[int]]]:
         """(first packet, wanted packets) of every stretch that can be decoded without what lies before it."""
         runs: dict[int, list[int]] = {}
+        keys, places = self._list.keys, self._place
         for index in indices:
-            number = self._shown[index]
-            place = bisect.bisect_right(self._keys, number) - 1
+            number = int(self._shown[index])
+            place = int(np.searchsorted(keys, number, side="right")) - 1
             # B frames can follow a key frame in the file but precede it on the screen; they refer to what is before it
-            while place >= 0 and self._place.get(self._keys[place], -1) > index:
+            while place >= 0 and places[keys[place]] > index:
                 place -= 1
-            runs.setdefault(self._keys[place] if place >= 0 else 0, []).append(number)
+            runs.setdefault(int(keys[place]) if place >= 0 else 0, []).append(number)
         return sorted(runs.items())
 
-    def _frames_of(self, numbers: range, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _frames_of(self, numbers: range, wanted: Collection[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode the packets of these numbers; frames that are not wanted and that none refers to are left out."""
-        wanted = frozenset(wanted)  # the caller's set shrinks as frames arrive
+        if isinstance(wanted, set):
+            wanted = frozenset(wanted)  # the caller's set shrinks as frames arrive
         packets = self._packets_from(numbers.start)
         self._codec.flush_buffers()
         for number, packet in zip(numbers, packets, strict=False):

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from av.filter import Graph
 
-from videornn.data.decoding import open_video
+from videornn.data.clock import told_rate
 from videornn.data.files import replacing
 from videornn.data.pictures import Turn, turn_of
-from videornn.data.verify import VideoFault, decode_frames, read_packets
-from videornn.errors import DecodeError, UserError
+from videornn.data.pyav_video import PyAVVideo
+from videornn.data.verify import VideoFault, open_whole, whole_frames
+from videornn.errors import UserError
 
 Variant = Literal["disposable", "fastdecode", "dense"]
 
@@ -94,21 +95,13 @@ def reencode(source: str, out: Path, encoding: Encoding) -> Encoded:
         VideoFault: the source is not sound, or cannot be encoded.
         UserError: out cannot be written.
     """
-    try:
-        video = open_video(source)
-    except DecodeError as error:
-        raise VideoFault("undecodable", str(error)) from error
-    num_frames, fps = video.num_frames, video.fps
-    video.close()
-    packets = read_packets(source)
-    counted = packets.timestamps is None
-    time_base = 1 / fps if counted else packets.time_base
     _remove_leftovers(out)
-    with replacing(out) as temporary:
+    with open_whole(source) as video, replacing(out) as temporary:
+        time_base = 1 / video.fps if video.ticks is None else video.tick
+        ticks = range(video.num_frames) if video.ticks is None else video.ticks.tolist()
         try:
-            ticks = _encode(_frames_in_time(source, counted, encoding.short_side), temporary, encoding, fps, time_base)
-            if len(ticks) != num_frames:
-                raise VideoFault("damaged", f"only {len(ticks)} of {num_frames} frames can be decoded")
+            frames = zip(ticks, _scaled_frames(video, encoding.short_side), strict=True)
+            _encode(frames, temporary, encoding, video.fps, time_base)
             _check(temporary, [tick * time_base for tick in ticks])
         except OSError as error:
             raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
@@ -122,7 +115,7 @@ def read_encoded(path: Path) -> Encoded:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            fps = round(float(stream.average_rate or 0), 3)
+            fps = told_rate(float(stream.average_rate or 0))
             return Encoded(stream.frames, fps, stream.codec_context.width, stream.codec_context.height)
     except (av.FFmpegError, IndexError) as error:
         raise VideoFault("undecodable", f"{path} is not a prepared video") from error
@@ -136,14 +129,15 @@ def measure_quality(source: str, prepared: Path, encoding: Encoding) -> Quality:
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
     psnr, ssim = [], []
-    sources = (_luma(frame) for _, frame in _scaled_frames(source, encoding.short_side))
-    outputs = (_luma(frame) for frame in decode_frames(str(prepared)))
-    for wanted, got in zip_longest(sources, outputs):
-        if wanted is None or got is None or wanted.shape != got.shape:
-            raise VideoFault("undecodable", f"{prepared} was made of another video; remove it")
-        error = float((wanted - got).square().mean())
-        psnr.append(min(10 * math.log10(255**2 / error), MAX_PSNR) if error else MAX_PSNR)
-        ssim.append(float(structural_similarity_index_measure(got[None, None], wanted[None, None], data_range=255.0)))
+    with open_whole(source) as video, open_whole(str(prepared)) as output:
+        sources = (_luma(frame) for frame in _scaled_frames(video, encoding.short_side))
+        outputs = (_luma(frame) for _, frame in whole_frames(output))
+        for wanted, got in zip_longest(sources, outputs):
+            if wanted is None or got is None or wanted.shape != got.shape:
+                raise VideoFault("undecodable", f"{prepared} was made of another video; remove it")
+            error = float((wanted - got).square().mean())
+            psnr.append(min(10 * math.log10(255**2 / error), MAX_PSNR) if error else MAX_PSNR)
+            ssim.append(float(structural_similarity_index_measure(got[None, None], wanted[None, None], data_range=255.0)))
     return Quality(sum(psnr) / len(psnr), min(psnr), sum(ssim) / len(ssim), min(ssim))
 
 
@@ -155,30 +149,17 @@ def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return 2 * round(width * scale / 2), 2 * round(height * scale / 2)
 
 
-def _frames_in_time(source: str, counted: bool, short_side: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(time since the first frame in ticks of the time base, frame); frames without times are counted."""
-    first = last = None
-    for index, (pts, frame) in enumerate(_scaled_frames(source, short_side)):
-        if counted:
-            yield index, frame
-            continue
-        if pts is None or (last is not None and pts <= last):
-            raise VideoFault("damaged", f"frame {index} is not later than the frame before it")
-        first, last = pts if first is None else first, pts
-        yield pts - first, frame
-
-
-def _scaled_frames(source: str, short_side: int) -> Iterator[tuple[int | None, av.VideoFrame]]:
-    """(timestamp, upright yuv420p frame of the output's size) of all shown frames."""
+def _scaled_frames(video: PyAVVideo, short_side: int) -> Iterator[av.VideoFrame]:
+    """Upright yuv420p frames of the output's size, all that are shown; raises VideoFault at the first that is damaged."""
     size, graph, fed = None, None, None
-    for frame in decode_frames(source):
-        pts, turn = frame.pts, turn_of(frame)
+    for _, frame in whole_frames(video):
+        turn = turn_of(frame)
         size = size or output_size(frame.width, frame.height, short_side)  # a later change of size is scaled away
         form = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
         if form != fed:
             graph, fed = _graph(*form, size, turn), form
         graph.push(frame)
-        yield pts, graph.pull()
+        yield graph.pull()
 
 
 def _graph(
@@ -203,28 +184,27 @@ def _graph(
 
 def _encode(
     frames: Iterator[tuple[int, av.VideoFrame]], path: Path, encoding: Encoding, fps: Fraction, time_base: Fraction
-) -> list[int]:
-    """Write an mp4 and return the ticks of its frames."""
-    ticks = []
+) -> None:
+    """Write an mp4 of (tick, frame)."""
+    is_first = True
     duration = round(1 / fps / time_base)  # of the last frame; the others last until the next
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=encoding.options())
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = time_base
         for tick, frame in frames:
-            if not ticks:
+            if is_first:
                 _describe(stream.codec_context, frame)
+                is_first = False
             # the type it had in the source would force the type it gets
             frame.pict_type = 0
             frame.pts, frame.time_base = tick, time_base
-            ticks.append(tick)
             for packet in stream.encode(frame):
                 packet.duration = duration
                 container.mux(packet)
-        for packet in stream.encode(None) if ticks else ():
+        for packet in stream.encode(None):
             packet.duration = duration
             container.mux(packet)
-    return ticks
 
 
 def _describe(context: av.VideoCodecContext, frame: av.VideoFrame) -> None:
@@ -234,13 +214,12 @@ def _describe(context: av.VideoCodecContext, frame: av.VideoFrame) -> None:
 
 
 def _check(path: Path, times: list[Fraction]) -> None:
-    packets = read_packets(str(path))
-    found = [stamp * packets.time_base for stamp in packets.timestamps or []]
-    if found != times:
-        raise VideoFault("undecodable", f"its {len(times)} frames became {len(found)}, or have other times")
-    num_decoded = sum(1 for _ in decode_frames(str(path)))
-    if num_decoded != len(times):
-        raise VideoFault("undecodable", f"only {num_decoded} of its {len(times)} encoded frames can be decoded")
+    with open_whole(str(path)) as video:
+        found = [] if video.ticks is None else [tick * video.tick for tick in video.ticks.tolist()]
+        if found != times:
+            raise VideoFault("undecodable", f"its {len(times)} frames became {video.num_frames}, or have other times")
+        for _ in whole_frames(video):
+            pass
 
 
 def _remove_leftovers(out: Path) -> None:

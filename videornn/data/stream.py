@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import bisect
 import errno
 import io
 import os
 import re
 import stat
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -20,15 +18,16 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
+from videornn.data.clock import RunningClock, longest_step
 from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, shown_stream
 from videornn.data.decoding import FrameFolder, check_file
+from videornn.data.packet_list import PacketList
 from videornn.data.pictures import to_picture
 from videornn.errors import DecodeError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-LOOKAHEAD = 32  # packets; the next frame on the screen is never further away (H.264 and HEVC reorder 16)
-MAX_PAUSE_SECONDS = 60.0  # between two frames; beyond it the clock of the source has jumped
 CONNECT_SECONDS = 10.0  # that a live source may take to answer, or send nothing; a pipe may take any time
+SLOWEST_DISK = 2e7  # bytes per second
 STDIN = "-"
 # what comes from elsewhere can be a playlist: it must not name what lies on this machine, nor a pipe any place at all
 NOT_LOCAL = {"protocol_blacklist": "file,fd,pipe,unix"}
@@ -41,6 +40,11 @@ USER = re.compile(r"(?<=://)[^/?#]*@")
 SECRET = re.compile(r"((?:passphrase|password|passwd|pass|pwd|token|secret|key)=)[^&;/#\s]+", re.IGNORECASE)
 
 Wanted = Callable[[float, float], bool]
+
+
+def listing_seconds(source: str) -> float:
+    """How long reading the packets of a source may take before its first frame comes, at the most."""
+    return 0.0 if is_live(source) or not os.path.isfile(source) else os.path.getsize(source) / SLOWEST_DISK
 
 
 class TimedFrame(NamedTuple):
@@ -68,12 +72,13 @@ def without_secrets(source: str) -> str:
 class VideoStream:
     """The frames of a source in the order in which they are shown.
 
-    Packets that cannot be decoded are left out and counted. Times are those of the file, counted from its first frame; where
-    it has none, or its clock jumps, they go on at the average rate.
+    Packets that cannot be decoded are left out and counted. Times are counted from the first frame, as clock.py says. The
+    packets of a file are read once before, so that its rate and times are those that it has by index.
 
     Attributes:
-        fps: the rate that the source announces.
-        duration: seconds that it announces; None for live sources, and where a file does not say.
+        fps: the average rate of a file, else that which the source announces.
+        duration: seconds; None for live sources, and where a file without timestamps does not say.
+        first_seconds: what the source's own clock would have said at the first frame, as seen from the last one read so far.
         end: seconds from the first frame to the end of the last one read so far.
         num_damaged: packets that could not be decoded so far, and 1 for an end that could not be read.
 
@@ -86,6 +91,8 @@ class VideoStream:
         self.live = is_live(source)
         self.end = 0.0
         self.num_damaged = 0
+        self.duration: float | None = None
+        self.first_seconds = 0.0
         self._name = "standard input" if source == STDIN else without_secrets(source)
         self._container: av.container.InputContainer | None = None
         self._pipe: io.FileIO | None = None
@@ -98,6 +105,8 @@ class VideoStream:
         self._waiting_since = time.monotonic()
         try:
             self._open()
+            if not self.live:
+                self._list_packets()
         except (av.FFmpegError, OSError, UnicodeError) as error:
             self.close()
             raise self._failed("cannot be opened" if self.live else "cannot be decoded", error) from error
@@ -128,13 +137,22 @@ class VideoStream:
         self._codec.thread_type = "AUTO"
         self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
         self._converter = VideoReformatter()
-        rate = frame_rate(self._stream)
-        self.fps = rate if rate and 0.01 < rate < 1000 else Fraction(25)
+        self.fps = frame_rate(self._stream) or Fraction(25)
+        self._last_seconds = 1 / float(self.fps)  # that the last frame is on the screen
+
+    def _list_packets(self) -> None:
+        """Read a file's clock before its frames: what it announces need not hold."""
         length = self._container.duration
-        self.duration = None if self.live or not length or length < 0 else length / av.time_base
-        self._clock = _Clock(1 / float(self.fps))
-        # AVI counts packets: where frames are reordered its timestamps are made up, and no frame may be left out
-        self._counts = self._container.format.name == "avi" and bool(self._codec.has_b_frames)
+        self._list = PacketList(self._container, self._stream, self._packets())
+        if self._list.times is not None:
+            self.duration = self._list.duration
+        else:
+            self.duration = length / av.time_base if length and length > 0 else None
+        self.num_damaged = 0  # it comes to the end again
+        self._container.close()
+        self._open()
+        self.fps = self._list.fps
+        self._last_seconds = self._list.last_seconds or 1 / float(self.fps)
 
     def _opened_pipe(self) -> io.FileIO | _Forward:
         """The pipe as a file of Python: while FFmpeg itself waits for a pipe, Ctrl-C has no effect."""
@@ -142,11 +160,6 @@ class VideoStream:
             raise DecodeError("standard input is a terminal: send a video to it, as in cat video.mp4 | videornn infer ... -")
         self._pipe = io.FileIO(0 if self.source == STDIN else self.source, closefd=self.source != STDIN)
         return self._pipe if self._pipe.seekable() else _Forward(self._pipe)
-
-    @property
-    def first_seconds(self) -> float:
-        """When the source's own clock showed the first frame; 0 before it is read."""
-        return 0.0 if self._folder is not None else self._clock.first or 0.0
 
     def frames(self, wanted: Wanted | None = None) -> Iterator[TimedFrame]:
         """All frames, once; those that nobody needs may be missing.
@@ -161,13 +174,34 @@ class VideoStream:
         if self._folder is not None:
             yield from self._pictures_of_folder()
             return
-        for frame in self._decoded(wanted):
-            timestamp = None if frame.pts is None or self._counts else float(frame.pts * self._stream.time_base)
-            seconds = self._clock.time(timestamp)
-            self.end = seconds + 1 / float(self.fps)
+        timed = self._running() if self.live else self._counted() if self._list.times is None else self._listed(wanted)
+        for seconds, self.first_seconds, frame in timed:
+            self.end = seconds + self._last_seconds
             yield TimedFrame(seconds, partial(to_picture, frame, self._converter))
-        if self._clock.first is None:
+        if not self.end:
             raise DecodeError(f"{self._name}: has no frame that can be decoded")
+
+    def _running(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        """(seconds, what the source's own clock said at the first frame, frame), as they come."""
+        clock = RunningClock(1 / float(self.fps), longest_step(self._container))
+        for frame in self._decoded(self._packets()):
+            timestamp = None if frame.pts is None else float(frame.pts * self._stream.time_base)
+            yield clock.time(timestamp), clock.zero, frame
+
+    def _counted(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        """The same of a file without timestamps that hold."""
+        for index, frame in enumerate(self._decoded(self._packets())):
+            yield index / float(self.fps), self._list.first_seconds, frame
+
+    def _listed(self, wanted: Wanted | None) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        """The same of a file that says when its frames appear."""
+        places, times, last = self._list.places(), self._list.times, -1
+        for frame in self._decoded(self._numbered(places, times, wanted)):
+            place = -1 if frame.pts is None else int(places[frame.pts])
+            if place > last:
+                last = place
+                seconds = float(times[place])
+                yield seconds, self._list.source_seconds(place) - seconds, frame
 
     def _pictures_of_folder(self) -> Iterator[TimedFrame]:
         for index, seconds in enumerate(self._folder.times.tolist()):
@@ -177,11 +211,10 @@ class VideoStream:
     def _picture_of_folder(self, index: int) -> np.ndarray:
         return self._folder.frames_at(torch.tensor([index]))[0].numpy()
 
-    def _decoded(self, wanted: Wanted | None) -> Iterator[av.VideoFrame]:
+    def _decoded(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
         lost = None
         try:
-            for packet, skipped in self._with_skips(wanted):
-                self._codec.skip_frame = "NONREF" if skipped else "DEFAULT"
+            for packet in packets:
                 yield from self._decoded_packet(packet)
         except DecodeError as error:
             lost = error
@@ -196,35 +229,16 @@ class VideoStream:
             self.num_damaged += 1
             return []
 
-    def _with_skips(self, wanted: Wanted | None) -> Iterator[tuple[av.Packet, bool]]:
-        """Every packet, and whether its frame may be left out."""
-        if wanted is None or self.live or self._counts:
-            yield from ((packet, False) for packet in self._packets())
-            return
-        waiting: deque[av.Packet] = deque()
-        known: list[int] = []  # timestamps of the packets around, sorted
-
-        def skipped(packet: av.Packet) -> bool:
-            # without a time for every packet, or after a jump, nothing is left out
-            if packet.pts is None or self._clock.first is None or self._clock.jumped:
-                return False
-            after = bisect.bisect_right(known, packet.pts)
-            if after == len(known):
-                return False
-            start, end = (float(pts * self._stream.time_base) - self._clock.first for pts in (packet.pts, known[after]))
-            return not wanted(start, end)
-
-        for packet in self._packets():
-            waiting.append(packet)
-            if packet.pts is not None and not packet.is_discard:  # an edit list hides some
-                bisect.insort(known, packet.pts)
-            if len(known) > 3 * LOOKAHEAD:
-                del known[:LOOKAHEAD]
-            if len(waiting) > LOOKAHEAD:
-                yield waiting[0], skipped(waiting[0])
-                waiting.popleft()
-        for packet in waiting:
-            yield packet, skipped(packet)
+    def _numbered(self, places: np.ndarray, times: np.ndarray, wanted: Wanted | None) -> Iterator[av.Packet]:
+        """Every packet, with its number as its timestamp; the decoder is told which frames it may leave out."""
+        numbers = range(self._list.num_packets)  # a file that is still written can have grown
+        for number, packet in zip(numbers, self._packets(), strict=False):
+            packet.pts = number
+            if wanted is not None:
+                place = places[number]
+                is_needed = not 0 <= place < len(times) - 1 or wanted(float(times[place]), float(times[place + 1]))
+                self._codec.skip_frame = "DEFAULT" if is_needed else "NONREF"
+            yield packet
 
     def _packets(self) -> Iterator[av.Packet]:
         self._waiting_since = time.monotonic()
@@ -277,29 +291,6 @@ class _Forward:
 
     def __init__(self, pipe: io.FileIO) -> None:
         self.read = pipe.read
-
-
-class _Clock:
-    """Seconds from the first frame, growing from frame to frame, from timestamps that may be missing or jump."""
-
-    def __init__(self, frame_seconds: float) -> None:
-        self._frame_seconds = frame_seconds
-        self._last: float | None = None
-        self.first: float | None = None  # timestamp of the first frame
-        self.jumped = False
-
-    def time(self, timestamp: float | None) -> float:
-        """When the next frame appears; its timestamp in seconds is None where there is none."""
-        if self._last is None:
-            self.first, self._last = timestamp or 0.0, 0.0
-            return 0.0
-        expected = self._last + self._frame_seconds
-        seconds = expected if timestamp is None else timestamp - self.first
-        if not self._last - 1 < seconds < self._last + MAX_PAUSE_SECONDS:
-            self.first, self.jumped = timestamp - expected, True
-            seconds = expected
-        self._last = seconds if seconds > self._last else expected
-        return self._last
 
 
 def _is_camera(source: str) -> bool:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import av
 import torch
 
-from videornn.data.containers import open_container, shown_stream, time_base
-from videornn.data.decoding import open_video
+from videornn.data.clock import told_rate
+from videornn.data.containers import open_container, shown_stream
+from videornn.data.decoding import FrameFolder
 from videornn.data.files import write_table
 from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.pyav_video import PyAVVideo
+from videornn.data.video import FrameVideo
 from videornn.data.video_errors import errors_of_video
 from videornn.data.video_files import fault_of_file
 from videornn.errors import DecodeError, UserError
@@ -63,17 +65,13 @@ class VideoReport:
     codec: str | None = None
 
 
-@dataclass(frozen=True)
-class Packets:
-    """What a file's packets say without decoding.
-
-    timestamps are those of the shown frames in order, in units of time_base seconds; None where the file stores none that
-    hold (AVI, repeats), so that frames have to be counted.
-    """
+class Header(NamedTuple):
+    """What a file says of itself; frames and seconds are 0 where it says nothing."""
 
     codec: str
-    timestamps: list[int] | None
-    time_base: Fraction
+    format: str
+    num_frames: int
+    seconds: float
 
 
 def verify_videos(
@@ -131,71 +129,53 @@ def inspect_video(path: str, *, full: bool = False) -> VideoReport:
     known: dict = {}
     try:
         with errors_of_video(path):
-            # a folder may hold a video as single frames; only the decoder knows
-            known["codec"] = "frames" if os.path.isdir(path) else read_packets(path).codec
             _inspect_frames(path, full, known)
     except DecodeError as error:
         return VideoReport(path, status_of(error), _without_path(error, path), **known)
     return VideoReport(path, "ok", **known)
 
 
-def read_packets(path: str) -> Packets:
-    """List the packets of a video file; raises VideoFault, also if the file is shorter than its header says."""
-    with _opened(path) as (container, stream):
-        packets = [(packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size]
-        _check_length(path, container, stream, len(packets))
-        # an edit list can hide packets that must be decoded all the same
-        shown = [pts for pts, is_discard in packets if not is_discard]
-        counted = container.format.name == "avi" or None in shown or len(set(shown)) < len(shown)
-        return Packets(stream.codec_context.codec.canonical_name, None if counted else sorted(shown), time_base(stream))
+def open_whole(path: str) -> PyAVVideo:
+    """Open a video file; raises VideoFault, also if it is shorter than its header says."""
+    header = read_header(path)
+    try:
+        video = PyAVVideo(path, timeout=math.inf)  # whoever looks at many videos ends the process that takes too long
+    except DecodeError as error:
+        raise VideoFault("undecodable", _without_path(error, path)) from error
+    try:
+        _check_length(path, header, video)
+    except VideoFault:
+        video.close()
+        raise
+    return video
 
 
-def decode_frames(path: str) -> Iterator[av.VideoFrame]:
-    """All shown frames of a video file; raises VideoFault at the first that does not decode without errors."""
-    with _opened(path) as (container, stream):
-        stream.thread_type = "NONE"  # there is a process per core
-        index = 0
-        try:
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise VideoFault("damaged", f"frame {index} is damaged")
-                yield frame
-                index += 1
-        except av.FFmpegError as error:
-            raise VideoFault("damaged", f"frame {index} cannot be decoded ({_words(error)})") from error
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def read_header(path: str) -> Header:
+    """What a file says of itself; raises VideoFault if it is no video."""
     if fault := fault_of_file(path):
         raise VideoFault(*fault)
     try:
-        container = open_container(path)
+        with open_container(path) as container:
+            stream = shown_stream(container)
+            if stream is None:
+                raise VideoFault("no_video", "has no video stream")
+            if stream.codec_context is None:
+                raise VideoFault("undecodable", "cannot be opened (no decoder for its codec)")
+            codec, seconds = stream.codec_context.codec.canonical_name, (container.duration or 0) / av.time_base
+            return Header(codec, container.format.name, stream.frames, seconds)
     except (av.FFmpegError, OSError, UnicodeError) as error:
         raise VideoFault("undecodable", f"cannot be opened ({_words(error)})") from error
-    with container:
-        stream = shown_stream(container)
-        if stream is None:
-            raise VideoFault("no_video", "has no video stream")
-        if stream.codec_context is None:
-            raise VideoFault("undecodable", "cannot be opened (no decoder for its codec)")
-        try:
-            yield container, stream
-        except av.FFmpegError as error:
-            raise VideoFault("undecodable", f"cannot be read ({_words(error)})") from error
-        except IndexError as error:  # from PyAV, as in pyav_video.py
-            raise VideoFault("undecodable", "a stream begins in the middle of the file") from error
 
 
-def _check_length(path: str, container: av.container.InputContainer, stream: av.VideoStream, num_packets: int) -> None:
-    if stream.frames:
-        if num_packets < stream.frames - HEADER_SLACK_FRAMES:
-            raise VideoFault("truncated", f"holds {num_packets} of the {stream.frames} frames that its header tells of")
-    elif "matroska" in container.format.name and container.duration:  # its header has a length in time only
-        duration = container.duration / av.time_base
+def _check_length(path: str, header: Header, video: PyAVVideo) -> None:
+    if header.num_frames:
+        held = video.num_packets
+        if held < header.num_frames - HEADER_SLACK_FRAMES:
+            raise VideoFault("truncated", f"holds {held} of the {header.num_frames} frames that its header tells of")
+    elif "matroska" in header.format and header.seconds:  # its header has a length in time only
         end = _last_seconds(path)
-        if end < duration - HEADER_SLACK_SECONDS:
-            raise VideoFault("truncated", f"ends after {end:.1f} of the {duration:.1f} s that its header tells of")
+        if end < header.seconds - HEADER_SLACK_SECONDS:
+            raise VideoFault("truncated", f"ends after {end:.1f} of the {header.seconds:.1f} s that its header tells of")
 
 
 def _last_seconds(path: str) -> float:
@@ -208,12 +188,17 @@ def _last_seconds(path: str) -> float:
 
 def _inspect_frames(path: str, full: bool, known: dict) -> None:
     """Decode through the loader's own back end, and fill in what is known."""
-    try:
-        video = open_video(path)
-    except DecodeError as error:
-        raise VideoFault("undecodable", _without_path(error, path)) from error
-    try:
-        known |= {"num_frames": video.num_frames, "fps": round(float(video.fps), 3)}
+    if os.path.isdir(path):  # may hold a video as single frames
+        known["codec"] = "frames"
+        try:
+            video: FrameVideo = FrameFolder(path)
+        except DecodeError as error:
+            raise VideoFault("undecodable", _without_path(error, path)) from error
+    else:
+        known["codec"] = read_header(path).codec
+        video = open_whole(path)
+    with video:
+        known |= {"num_frames": video.num_frames, "fps": told_rate(video.fps)}
         picks = sorted({0, video.num_frames // 2, video.num_frames - 1})
         for number, index in enumerate(picks):
             try:
@@ -221,12 +206,24 @@ def _inspect_frames(path: str, full: bool, known: dict) -> None:
             except DecodeError as error:
                 raise VideoFault("damaged" if number else "undecodable", _without_path(error, path)) from error
             known |= {"height": frames.shape[1], "width": frames.shape[2]}
-    finally:
-        video.close()
-    if full and not os.path.isdir(path):
-        num_decoded = sum(1 for _ in decode_frames(path))
-        if num_decoded < video.num_frames:
-            raise VideoFault("damaged", f"only {num_decoded} of {video.num_frames} frames can be decoded")
+        if full and isinstance(video, PyAVVideo):
+            for _ in whole_frames(video):
+                pass
+
+
+def whole_frames(video: PyAVVideo) -> Iterator[tuple[int, av.VideoFrame]]:
+    """All (index, frame) of a video; raises VideoFault at the first that does not decode without errors."""
+    num_decoded = 0
+    try:
+        for index, frame in video.all_frames():
+            if frame.is_corrupt:
+                raise VideoFault("damaged", f"frame {index} is damaged")
+            yield index, frame
+            num_decoded += 1
+    except (av.FFmpegError, OSError) as error:
+        raise VideoFault("damaged", f"frame {num_decoded} cannot be decoded ({_words(error)})") from error
+    if num_decoded < video.num_frames:
+        raise VideoFault("damaged", f"only {num_decoded} of {video.num_frames} frames can be decoded")
 
 
 def status_of(error: DecodeError) -> Status:

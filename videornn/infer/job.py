@@ -15,7 +15,7 @@ from videornn.console import ProgressBar, complain
 from videornn.data.files import replacing
 from videornn.data.movie import redraw_movie
 from videornn.data.parallel import GeneratorWorker, WorkerLost
-from videornn.data.stream import is_live, is_pipe, without_secrets
+from videornn.data.stream import is_live, is_pipe, listing_seconds, without_secrets
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError
 from videornn.infer.screen import Screen
@@ -168,7 +168,7 @@ class Job:
         """Write the overlay of a file; redraw(file, path of the movie, *how) tells which share of it is done."""
         source = self._files[number]
         path = self._options.overlay / f"{self._names[number]}_overlay.mp4"
-        self._worker.timeout_seconds = self._predictor.trained.config.data.timeout
+        self._worker.timeout_seconds = self._predictor.trained.config.data.timeout + listing_seconds(source)
         with errors_of_video(source), writing("--overlay", path), replacing(path) as temporary:
             try:
                 for share in self._worker.iterate(redraw, source, temporary, *how):

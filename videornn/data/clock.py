@@ -1,0 +1,106 @@
+"""One reading of a video's clock: in which order its frames are shown, and when, from the timestamps of its packets.
+
+A file with one clock (MP4, Matroska, AVI) holds a frame on purpose, for minutes if need be. The clock of a stream (MPEG-TS,
+a camera) starts again or jumps wherever its sender did, and says nothing there: the next frame follows the one before.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+MISSING = -(2**63)  # stands for a timestamp that there is not
+# where FFmpeg's own command takes a step of the clock for a fault: in streams, in files, and back in either
+LONGEST_GAP = 10.0
+LONGEST_HOLD = 30 * 3600.0
+SET_BACK = 0.1
+CLOCK_JUMPS = 0x200 | 0x1  # AVFMT_TS_DISCONT: a format whose clock may jump; AVFMT_NOFILE: a camera, RTSP
+
+
+def longest_step(container: av.container.InputContainer) -> float:
+    """Seconds that a frame can be on the screen for; if the next one seems later, the clock has jumped."""
+    return LONGEST_GAP if int(container.format.flags) & CLOCK_JUMPS else LONGEST_HOLD
+
+
+def average_rate(num_frames: int, seconds: Fraction) -> Fraction:
+    """Frames per second, a simple fraction, of two frames or more whose last appears so many seconds after the first."""
+    rate = (num_frames - 1) / seconds
+    return rate.limit_denominator(1001) if rate >= 1 else 1 / (1 / rate).limit_denominator(1001)
+
+
+def told_rate(rate: Fraction | float) -> float:
+    """A rate as it is told: three decimal places, or four digits if it is below one."""
+    return round(float(rate), 3) if rate >= 1 else float(f"{float(rate):.4g}")
+
+
+def read_clock(
+    pts: np.ndarray,
+    dts: np.ndarray,
+    is_key: np.ndarray,
+    is_shown: np.ndarray,
+    *,
+    tick: Fraction,
+    longest: float,
+    announced: Fraction,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which packets are frames, in the order in which they are shown, and the ticks from the first frame to each.
+
+    Between two clocks, a frame is on the screen for as long as most others.
+
+    Args:
+        pts: int64 [N], when packets are shown, in the order of the file; MISSING where there is none.
+        dts: int64 [N], when they are decoded, which only grows while it is one clock; MISSING where there is none.
+        is_key: bool [N], whether a decoder can begin with a packet.
+        is_shown: bool [N], whether it is a frame of its own that is shown.
+        tick: seconds of a step of the timestamps.
+        longest: seconds that a frame can be on the screen for.
+        announced: frames per second, for a video in which every frame has a clock of its own.
+
+    Returns:
+        int64 [F] packets and int64 [F] ticks; None if frames have no timestamp, or share one, so that no order is known.
+    """
+    shown = np.flatnonzero(is_shown)
+    if len(shown) == 0 or (pts[shown] == MISSING).any():
+        return None
+    stamped = np.flatnonzero(dts != MISSING)
+    steps = np.diff(dts[stamped])
+    is_back = (steps < -SET_BACK / float(tick)) | ((steps <= 0) & is_key[stamped[1:]])
+    clock = np.zeros(len(pts), np.int64)  # number of the clock that a packet goes by
+    clock[stamped[1:][is_back]] = 1
+    clock = np.cumsum(clock)
+    order = shown[np.lexsort((pts[shown], clock[shown]))]
+    gaps = np.diff(pts[order])
+    if ((gaps == 0) & (np.diff(clock[order]) == 0)).any():
+        return None
+    sound = (gaps > 0) & (gaps <= longest / float(tick))
+    usual = np.sort(gaps[sound])[sound.sum() // 2] if sound.any() else max(round(1 / announced / tick), 1)
+    ticks = np.concatenate([[0], np.cumsum(np.where(sound, gaps, usual))])
+    return order, ticks
+
+
+class RunningClock:
+    """The same for a stream that is read as it comes: seconds from its first frame, growing from frame to frame.
+
+    Attributes:
+        zero: what the source's own clock, in seconds, would have said at the first frame; None before that.
+    """
+
+    def __init__(self, frame_seconds: float, longest: float) -> None:
+        self._frame_seconds = frame_seconds
+        self._longest = longest
+        self._last = 0.0
+        self.zero: float | None = None
+
+    def time(self, timestamp: float | None) -> float:
+        """When the next frame on the screen appears; its timestamp in seconds is None where there is none."""
+        if self.zero is None:
+            self.zero = timestamp or 0.0
+            return 0.0
+        expected = self._last + self._frame_seconds
+        seconds = expected if timestamp is None else timestamp - self.zero
+        if not -SET_BACK <= seconds - self._last <= self._longest:
+            self.zero, seconds = timestamp - expected, expected
+        self._last = seconds if seconds > self._last else expected
+        return self._last
