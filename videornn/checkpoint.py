@@ -1,4 +1,4 @@
-"""Checkpoints: dictionaries of tensors and plain Python types, written atomically with a checksum, read without running any.
+"""Checkpoints: dictionaries of tensors and plain Python types, written atomically with a checksum, read with weights_only.
 
 The file is the zip archive that torch.save writes, with a SHA-256 of all its bytes as the archive's comment. torch.load
 itself compares no checksum: 22 % of the bits of a small checkpoint can flip and it loads something else without a word. The
@@ -25,7 +25,7 @@ from torch import nn
 from videornn.data.files import is_file, replacing
 from videornn.errors import UserError
 from videornn.models.pickles import Refused
-from videornn.models.tensor_files import Repacked, damaged_record, read_archive
+from videornn.models.tensor_files import Repacked, check_archive, damaged_record
 
 FORMAT = "videornn-1"
 SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
@@ -69,7 +69,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of videornn, or no longer as it was written: {reason}; nothing of it was loaded"
         )
     try:
-        content = read_archive(path)
+        check_archive(path)  # with weights_only, too, a pickle can bring torch.load down: nested deep, or with huge numbers
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # damage is met with nearly any exception

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -115,20 +115,40 @@ def read_archive(path: Path) -> Any:
         Refused, Repacked: there is more in it; it is another archive.
         Exception: nearly any, if the file is damaged.
     """
+
+    def read(record: str, num_bytes: int) -> Tensor:
+        storage = torch.empty(num_bytes, dtype=torch.uint8)
+        memoryview(storage.numpy())[:] = archive.read(record)
+        return storage
+
+    with stored_archive(path) as archive:
+        return _unpickled(archive, path, read)
+
+
+def check_archive(path: Path) -> None:
+    """Raise what read_archive would raise of an archive, without reading the values of its tensors."""
+
+    def look(record: str, num_bytes: int) -> Tensor:
+        return torch.empty(archive.getinfo(record).file_size, dtype=torch.uint8, device="meta")
+
+    with stored_archive(path) as archive:
+        _unpickled(archive, path, look)
+
+
+def _unpickled(archive: zipfile.ZipFile, path: Path, load: Callable[[str, int], Tensor]) -> Any:
+    """The content of an archive; load gives the bytes of a storage from the name of its record and how many there are."""
     storages: dict[str, Tensor] = {}
+    (name,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
+    top, content = name.removesuffix("data.pkl"), archive.read(name)
 
     def load_storage(key: str, num_bytes: int) -> Tensor:
         if key not in storages:
-            storages[key] = torch.empty(num_bytes, dtype=torch.uint8)
-            memoryview(storages[key].numpy())[:] = archive.read(f"{top}data/{key}")
+            storages[key] = load(f"{top}data/{key}", num_bytes)
         return storages[key]
 
-    with stored_archive(path) as archive:
-        (name,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
-        top, content = name.removesuffix("data.pkl"), archive.read(name)
-        if f"{top}byteorder" in archive.namelist() and archive.read(f"{top}byteorder") != b"little":
-            raise Refused("numbers with their high byte first")
-        return Unpickler(io.BytesIO(content), path.stat().st_size, load_storage).load()
+    if f"{top}byteorder" in archive.namelist() and archive.read(f"{top}byteorder") != b"little":
+        raise Refused("numbers with their high byte first")
+    return Unpickler(io.BytesIO(content), path.stat().st_size, load_storage).load()
 
 
 def _read_old_torch(content: mmap) -> Any:
