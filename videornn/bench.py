@@ -81,7 +81,8 @@ def bench_loading(
     device = distributed.pick_device(config.device)
     stages, num_bad = _time_stages(config, table, device, num_clips, lambda done: on_progress(done, num_clips))
     loader_rate, num_workers = _loader_rate(config, table, num_clips)
-    model_rate = _model_rate(config, max(int(table.labels.max()) + 1, len(table.class_names)), device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model_rate = _model_rate(config, max(int(table.labels.max()) + 1, len(table.class_names)), device)
     return LoadingReport(stages, num_workers, loader_rate, model_rate, str(device), num_bad)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from videornn.checkpoint import save_checkpoint
 from videornn.config import config_from_dict, override_config
 from videornn.data.annotations import load_labels
@@ -62,7 +64,8 @@ def convert(
     class_names = tuple(map(str, range(config.model.num_classes))) if labels is None else load_labels(labels)
     if len(class_names) != config.model.num_classes:
         raise UserError(f"{labels} has {len(class_names)} class names, the network {config.model.num_classes} classes")
-    model = build_model(config.model)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config.model)
     report = load_weights(model, weights, inflation=config.model.inflation, force=force)
     content = {
         "model": model.state_dict(),

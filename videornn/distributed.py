@@ -114,9 +114,9 @@ def pick_device(choice: str) -> torch.device:
         raise UserError("device=cuda, but torch sees no GPU; use device=auto or device=cpu")
     if choice == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
+    if "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def rank() -> int:

@@ -28,7 +28,7 @@ from videornn.run_folder import results_folder
 from videornn.run_lock import run_lock
 from videornn.scores import Scores
 from videornn.signals import Interrupted, caught_signals
-from videornn.speed import tune
+from videornn.speed import tuned
 from videornn.trained import Trained, load_trained
 
 
@@ -116,9 +116,9 @@ def evaluate(
     """
     job = new_test_job(checkpoint, overrides, out)
     config, device = job.trained.config, job.trained.device
-    # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
-    tune(device, deterministic=True, strict=False)
     with (
+        # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
+        tuned(device, deterministic=True, strict=False),
         distributed.process_group(device, config.train.timeout) as watch,
         caught_signals() as received,
         ExitStack() as stack,

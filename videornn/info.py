@@ -28,7 +28,8 @@ def describe(source: Path, overrides: list[str]) -> Table:
     config = _config_of(source, overrides)
     if config.model.num_classes is None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"num_classes": 400})})
-    model = build_model(config.model).eval()
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config.model).eval()
     clip = torch.zeros(1, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)
     flops, shapes = flops_by_module(model, clip), _output_shapes(model, clip)
     attention = "" if config.model.attention.kind == "none" else f" + {config.model.attention.kind}"

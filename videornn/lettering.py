@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from matplotlib import font_manager, rc_context
 
+DRAWING = threading.RLock()  # matplotlib's settings are the process's: two threads would put back each other's
 NO_FONT = "Last Resort"  # comes with matplotlib, and has boxes for all letters there are
 
 
@@ -29,7 +31,7 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     DejaVu Sans has no Chinese, Japanese or Korean. Letters that no font has are boxes, without a warning for each of them.
     """
     letters = {ord(letter) for text in texts for letter in text if letter.isprintable()}
-    with rc_context({"font.family": ["DejaVu Sans", *_families(letters)]}), warnings.catch_warnings():
+    with DRAWING, rc_context({"font.family": ["DejaVu Sans", *_families(letters)]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         yield
 

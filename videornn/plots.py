@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from videornn.lettering import fonts_for, plain
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.colors import PowerNorm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +36,11 @@ def _plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...])
         size = max(3.2, 1.2 + 0.42 * num_classes)
         longest = min(max(map(len, class_names)), MAX_NAME)
         names = 0.085 * longest  # inches, beside and below the matrix
-        figure, axes = plt.subplots(figsize=(size + names + 1.6, size + names + 0.6), layout="constrained")
+        figure = Figure(figsize=(size + names + 1.6, size + names + 0.6), layout="constrained")
+        axes = figure.subplots()
     else:
-        height = 1.6 + 0.26 * MAX_PAIRS
-        figure, (axes, pairs) = plt.subplots(1, 2, figsize=(17, height), width_ratios=[1, 0.62], layout="constrained")
+        figure = Figure(figsize=(17, 1.6 + 0.26 * MAX_PAIRS), layout="constrained")
+        axes, pairs = figure.subplots(1, 2, width_ratios=[1, 0.62])
         _plot_pairs(pairs, confusion, class_names)
     # the few confusions of many classes would be too pale to be seen
     image = axes.imshow(share, cmap="Blues", norm=PowerNorm(1.0 if num_classes <= MAX_NAMED else 0.5, vmin=0, vmax=1))
@@ -59,7 +57,6 @@ def _plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...])
     right, total = int(confusion.trace()), int(confusion.sum())
     figure.suptitle(f"{right} of {total} videos right ({100 * right / max(total, 1):.1f} %)")
     figure.savefig(path, dpi=110, format="png")
-    plt.close(figure)
 
 
 def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> None:
@@ -99,7 +96,8 @@ def plot_reliability(path: Path, counts: Tensor, confidence: Tensor, accuracy: T
     """
     num_bins = len(counts)
     centres = (np.arange(num_bins) + 0.5) / num_bins
-    figure, (axes, below) = plt.subplots(2, 1, figsize=(5.6, 6.6), height_ratios=[3, 1], sharex=True, layout="constrained")
+    figure = Figure(figsize=(5.6, 6.6), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     filled = (counts > 0).numpy()
     x, width = centres[filled], 0.92 / num_bins
     right, sure = accuracy.numpy()[filled], confidence.numpy()[filled]
@@ -122,4 +120,3 @@ def plot_reliability(path: Path, counts: Tensor, confidence: Tensor, accuracy: T
     below.set(xlabel="score of the prediction", ylabel="videos", ylim=(0, 1.2 * max(int(counts.max()), 1)))
     below.yaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=110, format="png")
-    plt.close(figure)

@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 # SIGUSR1 is what SLURM is usually told to send ahead of a preemption; Windows has none
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -41,12 +42,8 @@ def caught_signals() -> Iterator[list[int]]:
             signal.signal(number, before[number])
             signal.raise_signal(number)
 
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
+    with handled_by(note, STOP_SIGNALS) as before:
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -63,12 +60,8 @@ def sigterm_as_ctrl_c() -> Iterator[list[int]]:
         received.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_by(interrupt, (signal.SIGINT, signal.SIGTERM)):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -83,8 +76,24 @@ def sigterm_delayed(seconds: float) -> Iterator[None]:
         timer.daemon = True
         timer.start()
 
-    before = signal.signal(signal.SIGTERM, delay)
-    try:
+    with handled_by(delay, (signal.SIGTERM,)):
         yield
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, object], None], numbers: Sequence[int]) -> Iterator[dict[int, Any]]:
+    """Within it signals have this handler; yields those that they had, which they get back.
+
+    Python lets the main thread alone set handlers. In another one, as in a server or a notebook's, signals are none of a
+    job's business, nor are those whose handler is not Python's, which could not be put back.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: old for number in numbers if (old := signal.getsignal(number)) is not None}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield before
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,36 @@ def tune(device: torch.device, *, deterministic: bool, strict: bool = True) -> N
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS starts
 
 
+@contextmanager
+def tuned(device: torch.device, *, deterministic: bool, strict: bool = True) -> Iterator[None]:
+    """Within it this process is a job's: kernels as tune chooses them; for the arguments see there.
+
+    Afterwards torch's kernels, threads and random numbers are what they were, for a process may live on: a notebook, a
+    server, a worker of Ray.
+    """
+    cudnn, place = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    kernels = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling, threads = torch.utils.deterministic.fill_uninitialized_memory, torch.get_num_threads()
+    cudnn_before, workspace = (cudnn.deterministic, cudnn.benchmark), os.environ.get(place)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            tune(device, deterministic=deterministic, strict=strict)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(kernels[0], warn_only=kernels[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = cudnn_before
+        if workspace is None:
+            os.environ.pop(place, None)
+
+
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s (multiplications and additions) of the fastest of a few square matrix products; takes less than a second."""
-    best = 0.0
+    best, generator = 0.0, torch.Generator(device).manual_seed(0)
     for size in (512, 1024, 2048, 4096, 8192):
-        left, right = torch.randn(2, size, size, device=device).to(dtype)
+        left, right = torch.randn(2, size, size, device=device, generator=generator).to(dtype)
         seconds = min(_seconds(left, right) for _ in range(4))  # the first one sets things up
         best = max(best, 2 * size**3 / seconds)
         if seconds > LONG_ENOUGH:

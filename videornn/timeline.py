@@ -147,10 +147,7 @@ def plot_timeline(
 def _plot_timeline(
     path: Path, windows: Sequence[Window], segments: Sequence[Segment], class_names: Sequence[str], title: str
 ) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     from videornn.lettering import plain
@@ -160,7 +157,8 @@ def _plot_timeline(
     scores = torch.stack([window.scores for window in windows])
     ranked = sorted(range(len(class_names)), key=lambda k: (class_names[k] not in labels, -scores[:, k].amax().item()))
     start, end = windows[0].start, windows[-1].end
-    figure, (bars, curves) = plt.subplots(2, 1, sharex=True, figsize=(12, 4.4), height_ratios=[1, 2.6], layout="constrained")
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    bars, curves = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.6])
     for segment in segments:
         color = NONE_COLOR if segment.label is None else colors[segment.label]
         length = segment.end - segment.start
@@ -186,4 +184,3 @@ def _plot_timeline(
     figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False)
     bars.set_title(plain(title), fontsize=11)
     figure.savefig(path, dpi=110, format="png")
-    plt.close(figure)

@@ -40,7 +40,7 @@ from videornn.run import Run, headline, manifest_entry, training_optimizer, trai
 from videornn.run_folder import has_checkpoint, load_newest
 from videornn.run_lock import run_lock
 from videornn.signals import Interrupted, caught_signals
-from videornn.speed import matrix_rate, peak_memory, training_flops, tune
+from videornn.speed import matrix_rate, peak_memory, training_flops, tuned
 from videornn.trained import normalization
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
@@ -63,12 +63,16 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         Interrupted: SIGINT, SIGTERM or SIGUSR1; everything up to the last step is saved.
     """
     device = distributed.pick_device(config.device)
-    tune(device, deterministic=config.train.deterministic)
     with (
+        tuned(device, deterministic=config.train.deterministic),
         distributed.process_group(device, config.train.timeout) as watch,
         caught_signals() as received,
         ExitStack() as stack,
     ):
+        if distributed.num_ranks() > 1:
+            stack.enter_context(warnings.catch_warnings())
+            # 1x1x1 gradients of torch's one-thread kernels: the same numbers in the same order, only told otherwise
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         goes_on = distributed.from_rank_0(partial(_goes_on, out, resume))
         data, config = load_training_data(config)
         run = _new_run(config, out, data, device, load_init=not goes_on)
@@ -298,8 +302,6 @@ def _parallel(run: Run) -> nn.Module:
     """The network as the steps call it: over all ranks, compiled if the config says so."""
     model, section = run.model, run.config.train
     if distributed.num_ranks() > 1:
-        # 1x1x1 gradients of torch's one-thread kernels: the same numbers in the same order, only told otherwise
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         ids = [run.device.index] if run.device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(
             model, device_ids=ids, gradient_as_bucket_view=True, static_graph=section.accumulate == 1

@@ -63,7 +63,8 @@ def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> 
     config = override_config(stored, overrides or [])
     if config.model != stored.model:
         raise UserError(f"{checkpoint}: the model section is part of the checkpoint and cannot be overridden")
-    model = build_model(config.model)
+    with torch.random.fork_rng(devices=[]):  # first weights are random, and not needed
+        model = build_model(config.model)
     load_model(model, content, checkpoint)
     device = distributed.pick_device(config.device)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()

@@ -12,7 +12,9 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,8 +127,6 @@ class ClipLoader:
 
     def _new_loader(self, batches: Iterable) -> DataLoader:
         self.dataset.reader.watch_workers(self.num_workers)
-        # from Python 3.14 on workers are forks of a server, which imports this once for all of them
-        multiprocessing.set_forkserver_preload([__name__])
         return DataLoader(
             self.dataset,
             batch_sampler=batches,
@@ -137,13 +137,15 @@ class ClipLoader:
             prefetch_factor=self.prefetch_factor,
             persistent_workers=self.num_workers > 0,
             timeout=POLL_SECONDS if self.num_workers else 0,
+            generator=torch.Generator(),  # of the workers' seeds, which no sample depends on: torch's own is the caller's
         )
 
     def _start(self, loader: DataLoader) -> Iterator[Batch]:
         # a forked worker that collected this process's garbage would wait for ever for the threads of a decoder in it
         gc.freeze()
         try:
-            iterator = _iterator(loader)
+            with _imported_once():
+                iterator = _iterator(loader)
         finally:
             gc.unfreeze()
         self._processes = {child.pid: child for child in multiprocessing.active_children()}
@@ -357,6 +359,20 @@ def _iterator(loader: DataLoader) -> Iterator[Batch]:
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
     return iterator
+
+
+@contextmanager
+def _imported_once() -> Iterator[None]:
+    """From Python 3.14 on workers are forks of a server, which imports this once for all of them if it starts meanwhile."""
+    if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) != "forkserver":
+        yield
+        return
+    before = forkserver._forkserver._preload_modules  # there is no other way to put it back
+    multiprocessing.set_forkserver_preload([*(name for name in before if name != "__main__"), __name__])
+    try:
+        yield
+    finally:
+        multiprocessing.set_forkserver_preload(before)
 
 
 def _check_pinning(iterator: Iterator[Batch]) -> None:

@@ -12,14 +12,15 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Literal, TypeVar
+
+from videornn.signals import handled_by
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -102,7 +103,7 @@ class Worker:
         self.timeout_seconds = timeout_seconds  # a change of it holds at once
         self._given = 0.0  # when, on the monotonic clock, it got its item
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _interrupts_ignored():
+        with handled_by(signal.SIG_IGN, (signal.SIGINT,)):  # it leaves Ctrl-C to its parent from its first moment on
             self._process.start()
         theirs.close()  # or the pipe would not end with the process
 
@@ -257,19 +258,6 @@ def _serve(pipe: Connection, function: Callable) -> None:
             except Exception as error:  # whatever it is, the parent raises it
                 answer = (True, error)
             pipe.send(answer)
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """What starts meanwhile leaves Ctrl-C to its parent from its first moment on, while it imports."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def exit_reason(exit_code: int) -> str:

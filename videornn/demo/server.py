@@ -31,6 +31,7 @@ from videornn.console import complain, say
 from videornn.demo.analyst import Analyst, Network
 from videornn.demo.private_folder import PrivateFolder
 from videornn.errors import UserError
+from videornn.signals import handled_by
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_VIDEOS = 4  # that arrive, wait or are looked at, at a time
@@ -279,9 +280,11 @@ def serve(
     Raises:
         UserError: the checkpoint is not one, or the port is taken.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Demo(Network(str(checkpoint), window), host=host, port=port, max_bytes=max_megabytes * 10**6) as demo:
+        with (
+            handled_by(signal.default_int_handler, (signal.SIGTERM,)),
+            Demo(Network(str(checkpoint), window), host=host, port=port, max_bytes=max_megabytes * 10**6) as demo,
+        ):
             demo.analyst.start()
             if not _is_loopback(host):
                 complain(f"--host {host}: all who can reach this machine can send videos and see what the network says")
@@ -289,8 +292,6 @@ def serve(
             demo.serve_forever()
     except KeyboardInterrupt:
         say("ended; the videos that were sent are removed")
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _host_name(host: str) -> str:

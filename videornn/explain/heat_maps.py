@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from torch import Tensor
 
 from videornn.data.files import replacing
 from videornn.data.movie import write_movie
 from videornn.explain.clip_places import Places, Query
 from videornn.lettering import encodable, fonts_for
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 
 MAX_COLUMNS = 8
 HEAVY = 3.0  # a frame is, that has so many times the weight that it would have if the weight were spread evenly
@@ -78,7 +76,7 @@ def _draw_sheet(path: Path, scene: Scene) -> None:
     height_of_row = CELL * scene.frames.shape[1] / scene.frames.shape[2]
     top = header.height + 0.48
     height = top + (1 + len(scene.maps)) * (height_of_row + GAP) + MARGIN
-    figure = plt.figure(figsize=(width, height), dpi=DPI)
+    figure = Figure(figsize=(width, height), dpi=DPI)
     header.write(figure)
     for row, heat_map in enumerate([None, *scene.maps]):
         y = top + row * (height_of_row + GAP)
@@ -100,7 +98,6 @@ def _draw_sheet(path: Path, scene: Scene) -> None:
             _scale_bar(figure, x + CELL + 0.1, y + 0.08, height_of_row - 0.16, heat_map.heat)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
-    plt.close(figure)
 
 
 def draw_movie(path: Path, scene: Scene) -> None:
@@ -152,7 +149,8 @@ def _movie_frames(scene: Scene) -> Iterator[np.ndarray]:
     text_height = 0.3 + 0.155 * max(map(len, texts))
     top, row_height = header.height + 0.12, panel_height + text_height + 0.2
     height = top + num_rows * row_height + 0.3
-    figure = plt.figure(figsize=(2 * round(50 * width) / 100, 2 * round(50 * height) / 100), dpi=100)
+    figure = Figure(figsize=(2 * round(50 * width) / 100, 2 * round(50 * height) / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
     header.write(figure)
     images, marks, corners = [], [], []
     for index, heat_map in enumerate(panels):
@@ -170,25 +168,22 @@ def _movie_frames(scene: Scene) -> Iterator[np.ndarray]:
     clock = _write(figure, MARGIN, height - 0.3, "", 10, weight="bold", animated=True)
     for artist in (artist for _, mark in marks for artist in mark):
         artist.set_animated(True)
-    try:
-        figure.canvas.draw()
-        background = figure.canvas.copy_from_bbox(figure.bbox)
-        for frame, second in enumerate(scene.seconds):
-            figure.canvas.restore_region(background)
-            clock.set_text(f"{second:.2f} s    frame {frame} (of 0 to {len(scene.frames) - 1})")
-            for image, corner, heat_map in zip(images, corners, panels, strict=True):
-                image.set_data(_picture(scene, heat_map, frame))
-                corner.set_text("" if heat_map is None else _share_of(heat_map, frame))
-                image.axes.draw_artist(image)
-                image.axes.draw_artist(corner)
-            for query, mark in marks:
-                for artist in mark:  # faint where the point is not in this frame, but will be or was
-                    artist.set_alpha(1.0 if query.frame == frame else 0.25)
-                    artist.axes.draw_artist(artist)
-            figure.draw_artist(clock)
-            yield np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    finally:
-        plt.close(figure)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    for frame, second in enumerate(scene.seconds):
+        canvas.restore_region(background)
+        clock.set_text(f"{second:.2f} s    frame {frame} (of 0 to {len(scene.frames) - 1})")
+        for image, corner, heat_map in zip(images, corners, panels, strict=True):
+            image.set_data(_picture(scene, heat_map, frame))
+            corner.set_text("" if heat_map is None else _share_of(heat_map, frame))
+            image.axes.draw_artist(image)
+            image.axes.draw_artist(corner)
+        for query, mark in marks:
+            for artist in mark:  # faint where the point is not in this frame, but will be or was
+                artist.set_alpha(1.0 if query.frame == frame else 0.25)
+                artist.axes.draw_artist(artist)
+        figure.draw_artist(clock)
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _picture(scene: Scene, heat_map: HeatMap | None, frame: int) -> np.ndarray:
@@ -212,7 +207,7 @@ def _interpolation(centres: Tensor, length: int) -> np.ndarray:
 def _overlay(grey: np.ndarray, share: np.ndarray) -> np.ndarray:
     """A grey picture [H, W] in 0..1 with heat of -1..1 over it: black over purple to yellow, or to blue below zero."""
     strength = np.clip(np.abs(share), 0, 1)[..., None]
-    warm = plt.get_cmap("inferno")(strength[..., 0])[..., :3]
+    warm = colormaps["inferno"](strength[..., 0])[..., :3]
     glow = np.where(share[..., None] < 0, strength * BLUE, warm)
     weight = 0.2 + 0.6 * strength**0.7
     return (0.8 * grey[..., None]) * (1 - weight) + glow * weight
