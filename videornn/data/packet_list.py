@@ -11,8 +11,9 @@ import numpy as np
 
 from videornn.data.clock import MISSING, average_rate, longest_step, read_clock
 from videornn.data.containers import frame_rate, time_base
+from videornn.data.h264_fields import FieldPairs
 
-KEY, HIDDEN = 1, 2
+KEY, HIDDEN, SECOND_FIELD = 1, 2, 4
 NOTHING_MOVED_BYTES = 8  # of MPEG-4
 
 
@@ -41,12 +42,16 @@ class PacketList:
         self.last_seconds: float | None = None
         self.duration: float | None = None
         codec = stream.codec_context
+        pairs = FieldPairs(codec.extradata) if codec.name == "h264" else None
         stamps, flags, smallest = (array("q"), array("q")), bytearray(), None
         for packet in packets:
             for stamp, kept in zip((packet.pts, packet.dts), stamps, strict=True):
                 kept.append(MISSING if stamp is None else stamp)
             # an edit list hides what must be decoded all the same
-            flags.append(KEY * packet.is_keyframe | HIDDEN * packet.is_discard)
+            flag = KEY * packet.is_keyframe | HIDDEN * packet.is_discard
+            if pairs and pairs.possible and pairs.completes(bytes(packet)):
+                flag = SECOND_FIELD
+            flags.append(flag)
             smallest = packet.size if smallest is None else min(packet.size, smallest)
         self.num_packets = len(flags)
         self._flags = np.array(flags, np.uint8)
@@ -56,7 +61,7 @@ class PacketList:
         is_counted = container.format.name == "avi" and (codec.has_b_frames or (smallest or 0) <= NOTHING_MOVED_BYTES)
         clock = None
         if not is_counted:
-            is_shown = self._flags & HIDDEN == 0
+            is_shown = self._flags & (HIDDEN | SECOND_FIELD) == 0
             clock = read_clock(
                 self._pts,
                 self._dts,
@@ -89,6 +94,15 @@ class PacketList:
         places = np.full(self.num_packets, -1)
         places[self.shown] = np.arange(len(self.shown))
         return places
+
+    def begins_frame(self, number: int) -> bool:
+        """Whether a packet is not the second field of the frame that the packet before it has begun."""
+        return not self._flags[number] & SECOND_FIELD
+
+    def end_of(self, number: int) -> int:
+        """The number after the last packet of a frame."""
+        end = number + 1
+        return end if end == self.num_packets or self.begins_frame(end) else end + 1
 
     def source_seconds(self, index: int) -> float:
         """What the file's own clock says when a frame appears."""

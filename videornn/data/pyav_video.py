@@ -140,12 +140,12 @@ class PyAVVideo(FrameVideo):
         """The frames of these indices, each with the number of its packet."""
         for key, wanted in self._runs(indices):
             missing = set(wanted)
-            for number, frame in self._frames_of(range(key, max(wanted) + 1), missing):
+            for number, frame in self._frames_of(range(key, self._list.end_of(max(wanted))), missing):
                 if number in missing:
                     missing.remove(number)
                     yield number, frame
             if missing:  # a "key frame" can need what lies before it: decode all from the start
-                everything = range(max(wanted) + 1)
+                everything = range(self._list.end_of(max(wanted)))
                 for number, frame in self._frames_of(everything, everything):
                     if number in missing:
                         missing.remove(number)
@@ -176,7 +176,8 @@ class PyAVVideo(FrameVideo):
         for number, packet in zip(numbers, packets, strict=False):
             self._deadline.check(self.path)
             packet.pts = number
-            self._codec.skip_frame = "DEFAULT" if number in wanted else self._discard
+            if self._list.begins_frame(number):
+                self._codec.skip_frame = "DEFAULT" if number in wanted else self._discard
             for frame in self._codec.decode(packet):
                 yield frame.pts, frame
         for frame in self._codec.decode(None):  # those that wait for their turn on the screen

@@ -234,7 +234,7 @@ class VideoStream:
         numbers = range(self._list.num_packets)  # a file that is still written can have grown
         for number, packet in zip(numbers, self._packets(), strict=False):
             packet.pts = number
-            if wanted is not None:
+            if wanted is not None and self._list.begins_frame(number):
                 place = places[number]
                 is_needed = not 0 <= place < len(times) - 1 or wanted(float(times[place]), float(times[place + 1]))
                 self._codec.skip_frame = "DEFAULT" if is_needed else "NONREF"
