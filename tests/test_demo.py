@@ -24,7 +24,6 @@ from demo_networks import Known, Light
 
 from videornn.demo import Demo, analyst
 from videornn.demo.analyst import Analyst, Network
-from videornn.errors import DecodeError
 from videornn.timeline import Window
 
 MAX_BYTES = 10**6
@@ -280,14 +279,6 @@ def test_a_checkpoint_that_is_none_is_a_sentence(videornn, tmp_path: Path) -> No
 
 def test_the_server_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", "import sys, videornn.demo; assert 'torch' not in sys.modules"], check=True)
-
-
-def test_a_playlist_is_refused_since_it_names_other_files(tmp_path: Path, make_video) -> None:
-    make_video(tmp_path / "private.mp4", 10)
-    playlist = tmp_path / "video.mp4"
-    playlist.write_text("ffconcat version 1.0\nfile private.mp4\n")
-    with pytest.raises(DecodeError, match="playlist"):
-        Network("best.pt").classes(str(playlist))
 
 
 def test_a_timeline_comes_in_parts_that_begin_anew_for_each_video(monkeypatch: pytest.MonkeyPatch) -> None:

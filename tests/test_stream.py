@@ -143,7 +143,7 @@ def test_a_local_file_never_opens_the_network(make_video, tmp_path: Path, monkey
         # the same list is read where the network is allowed: the request above could have been made
         everything = {"protocol_whitelist": "file,http,tcp", "allowed_extensions": "ALL", "extension_picky": "0"}
         monkeypatch.setattr(stream_module, "LOCAL_ONLY", everything)
-        assert len(read(playlist)[0]) == 25 and requests
+        assert len(read(f"file://{playlist}")[0]) == 25 and requests
 
 
 @contextmanager
@@ -163,6 +163,13 @@ def standard_input(descriptor: int) -> Iterator[None]:
     finally:
         os.dup2(kept, 0)
         os.close(kept)
+
+
+def unix_server(place: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen()
+    return listener
 
 
 def free_port(kind: socket.SocketKind) -> int:
@@ -324,7 +331,7 @@ def test_secrets_of_a_url_are_neither_shown_nor_written() -> None:
     assert without_secrets("folder/key=1.mp4") == "folder/key=1.mp4"  # a file's name is no secret
 
 
-@pytest.mark.parametrize("server", ["http", "tcp", "pipe"])
+@pytest.mark.parametrize("server", ["http", "tcp", "pipe", "unix"])
 @pytest.mark.parametrize("kind", ["m3u8", "m3u8 of file://", "ffconcat", "ffconcat of file://"])
 def test_what_comes_from_elsewhere_never_opens_a_local_file(
     make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, kind: str
@@ -347,14 +354,16 @@ def test_what_comes_from_elsewhere_never_opens_a_local_file(
             read("-")
         os.close(ours)
         return
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    place = str(tmp_path / "socket")
+    with unix_server(place) if server == "unix" else socket.create_server(("127.0.0.1", 0)) as listener:
 
         def send() -> None:
             with listener.accept()[0] as connection:
                 connection.sendall(text.encode())
 
         with in_background(send), pytest.raises(DecodeError):
-            read(f"tcp://127.0.0.1:{listener.getsockname()[1]}/a.{kind.split()[0]}")
+            name = f"a.{kind.split()[0]}"
+            read(f"unix://{place}" if server == "unix" else f"tcp://127.0.0.1:{listener.getsockname()[1]}/{name}")
 
 
 def test_a_live_playlist_of_a_server_is_read(make_video, tmp_path: Path) -> None:

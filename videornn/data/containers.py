@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 from av.stream import Disposition
 
-LOCAL_ONLY = {"protocol_whitelist": "file"}  # a playlist can name files on the network; nobody asked for those
+from videornn.errors import DecodeError
+
+# in these a file holds its own frames; FFmpeg takes playlists too, and they name other files, on this machine or elsewhere
+FORMATS = (
+    "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg,mxf,gxf,nut,dv,rm,wtv,nsv,swf,smk,bink,roq,gif,apng,ivf,obu,"
+    "av1,h264,hevc,vvc,m4v,h261,h263,vc1,mjpeg,yuv4mpegpipe,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+)
+LOCAL_ONLY = {"protocol_whitelist": "file"}  # for a playlist that is asked for by its URL
+ITSELF_ONLY = LOCAL_ONLY | {"format_whitelist": FORMATS}
 # some AVI files carry metadata that is not UTF-8: PyAV takes it as it is from version 19 on
 LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -21,6 +31,31 @@ def open_container(source: str | io.RawIOBase, **arguments: Any) -> av.container
     streams, as those of MPEG do not.
     """
     return av.open(source, **LENIENT, **arguments)
+
+
+def open_file(path: str) -> av.container.InputContainer:
+    """Open a video file of this machine, and never another file that it names.
+
+    Raises:
+        DecodeError: it is in none of the formats that hold their own frames.
+        av.FFmpegError, OSError or UnicodeError: it cannot be read.
+    """
+    try:
+        return open_container(local_url(path), container_options=ITSELF_ONLY)
+    except av.FFmpegError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise DecodeError(f"{path}: is damaged, or a playlist or another kind of file that is no video in itself") from error
+
+
+def create_file(path: str | Path, **arguments: Any) -> av.container.OutputContainer:
+    """av.open for writing an MP4 file."""
+    return av.open(local_url(str(path)), "w", format="mp4", **arguments)
+
+
+def local_url(path: str) -> str:
+    """The name of a file for FFmpeg, which would take what stands before a colon in it for a protocol."""
+    return f"file:{path}"
 
 
 def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from videornn.data.containers import LOCAL_ONLY, open_container, shown_stream
+from videornn.data.containers import create_file, local_url, open_file, shown_stream
 from videornn.data.pictures import turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
@@ -50,7 +50,7 @@ class DecordVideo(FrameVideo):
         self.path = path
         self._errors = (decord.DECORDError, RuntimeError, OSError)
         try:
-            self._reader = decord.VideoReader(path, num_threads=1)
+            self._reader = decord.VideoReader(local_url(path), num_threads=1)
             self.num_frames = len(self._reader)
             if self.num_frames == 0:
                 raise DecodeError(f"{path}: has no frame that can be decoded")
@@ -83,7 +83,7 @@ class TorchcodecVideo(FrameVideo):
             raise DecodeError(f"{path}: torchcodec cannot be loaded ({_first_line(error)})") from error
         self.path = path
         try:
-            self._reader = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            self._reader = VideoDecoder(local_url(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             self.num_frames = len(self._reader)
             if self.num_frames == 0:
                 raise DecodeError(f"{path}: has no frame that can be decoded")
@@ -163,9 +163,13 @@ def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 
 
 
 def _is_flipped(path: str) -> bool:
-    """Whether the first frame is to be shown mirrored; whoever opens a file that PyAV cannot read says what is wrong."""
+    """Whether the first frame is to be shown mirrored; whoever opens a file that PyAV cannot read says what is wrong.
+
+    Raises:
+        DecodeError: the file is no video in itself; decord and torchcodec would read what it names.
+    """
     try:
-        with open_container(path, container_options=LOCAL_ONLY) as container:
+        with open_file(path) as container:
             stream = shown_stream(container)
             return stream is not None and any(turn_of(frame).flips for frame in islice(container.decode(stream), 1))
     except (av.FFmpegError, OSError, UnicodeError):
@@ -217,7 +221,7 @@ def why_not(decoder: Decoder) -> str:
     grey = np.full((48, 64, 3), 128, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "grey.mp4")
-        with av.open(path, "w") as container:
+        with create_file(path) as container:
             stream = container.add_stream("mpeg4", rate=25)
             stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
             for _ in range(3):

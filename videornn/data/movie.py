@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from videornn.data.containers import LOCAL_ONLY, open_container
+from videornn.data.containers import create_file, open_file
 from videornn.data.files import replacing
 from videornn.data.stream import VideoStream
 
@@ -25,7 +25,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, *
     """
     options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
     options["x264-params"] = "cpu-independent=1"  # without it x264 makes other bytes from run to run
-    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with replacing(path) as temporary, create_file(temporary) as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = "yuv420p"
         for index, picture in enumerate(frames):
@@ -55,7 +55,7 @@ def redraw_movie(
     Raises:
         DecodeError: the source is missing or has no frame that can be decoded.
     """
-    with VideoStream(source) as frames, av.open(str(path), "w", format="mp4") as container:
+    with VideoStream(source) as frames, create_file(path) as container:
         stream = container.add_stream("libx264", rate=frames.fps, options={"crf": str(crf), "preset": "veryfast"})
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", CLOCK
         with _Sound(source, container) as sound:
@@ -81,7 +81,7 @@ class _Sound:
         self._packets = iter(())
         if not Path(source).is_file():
             return
-        self._source = open_container(source, container_options=LOCAL_ONLY)
+        self._source = open_file(source)
         stream = self._source.streams.best("audio")
         if stream is None or stream.codec_context is None:
             return

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from videornn.data.containers import LOCAL_ONLY, open_container, shown_stream
+from videornn.data.containers import open_file, shown_stream
 from videornn.data.packet_list import PacketList
 from videornn.data.pictures import to_picture
 from videornn.data.video import Deadline, FrameVideo
@@ -52,7 +52,7 @@ class PyAVVideo(FrameVideo):
 
     def _open(self) -> None:
         self._kept: list[av.Packet] | None = []
-        self._container = open_container(self.path, container_options=LOCAL_ONLY)
+        self._container = open_file(self.path)
         self._stream = shown_stream(self._container)
         if self._stream is None:
             raise DecodeError(f"{self.path}: has no video stream")

@@ -21,11 +21,12 @@ import torch
 from av.filter import Graph
 
 from videornn.data.clock import told_rate
+from videornn.data.containers import create_file, open_file
 from videornn.data.files import replacing
 from videornn.data.pictures import Turn, turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.verify import VideoFault, open_whole, whole_frames
-from videornn.errors import UserError
+from videornn.errors import DecodeError, UserError
 
 Variant = Literal["disposable", "fastdecode", "dense"]
 
@@ -113,11 +114,11 @@ def reencode(source: str, out: Path, encoding: Encoding) -> Encoded:
 def read_encoded(path: Path) -> Encoded:
     """What the header of a prepared file says; raises VideoFault if it is none."""
     try:
-        with av.open(str(path)) as container:
+        with open_file(str(path)) as container:
             stream = container.streams.video[0]
             fps = told_rate(float(stream.average_rate or 0))
             return Encoded(stream.frames, fps, stream.codec_context.width, stream.codec_context.height)
-    except (av.FFmpegError, IndexError) as error:
+    except (DecodeError, av.FFmpegError, IndexError) as error:
         raise VideoFault("undecodable", f"{path} is not a prepared video") from error
 
 
@@ -188,7 +189,7 @@ def _encode(
     """Write an mp4 of (tick, frame)."""
     is_first = True
     duration = round(1 / fps / time_base)  # of the last frame; the others last until the next
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with create_file(path, options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=encoding.options())
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = time_base

@@ -19,7 +19,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from videornn.data.clock import RunningClock, longest_step
-from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, shown_stream
+from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, open_file, shown_stream
 from videornn.data.decoding import FrameFolder, check_file
 from videornn.data.packet_list import PacketList
 from videornn.data.pictures import to_picture
@@ -31,6 +31,7 @@ SLOWEST_DISK = 2e7  # bytes per second
 STDIN = "-"
 # what comes from elsewhere can be a playlist: it must not name what lies on this machine, nor a pipe any place at all
 NOT_LOCAL = {"protocol_blacklist": "file,fd,pipe,unix"}
+BEHIND_SOCKET = {"protocol_blacklist": "file,fd,pipe"}
 NETWORK = NOT_LOCAL | {
     "rtsp_transport": "tcp",  # whole frames, and through routers
     "overrun_nonfatal": "1",  # of UDP that comes faster than it is read, some is left out: it does not end for that
@@ -56,7 +57,7 @@ class TimedFrame(NamedTuple):
 
 def is_live(source: str) -> bool:
     """Whether a source is read as it comes, and may never end: a URL, a camera (/dev/video0), a pipe, '-'."""
-    return bool(URL.match(source)) or is_pipe(source) or _is_camera(source)
+    return bool(URL.match(source) and not os.path.exists(source)) or is_pipe(source) or _is_camera(source)
 
 
 def is_pipe(source: str) -> bool:
@@ -115,19 +116,7 @@ class VideoStream:
             raise
 
     def _open(self) -> None:
-        place: str | io.FileIO | _Forward = self.source
-        options: dict[str, Any] = {}
-        if is_pipe(self.source):
-            place, options["container_options"] = self._opened_pipe(), NOTHING_ELSE
-        elif not self.live or self.source.lower().startswith("file:"):
-            options["container_options"] = LOCAL_ONLY
-        else:
-            options["timeout"] = CONNECT_SECONDS
-            if _is_camera(self.source):
-                options["format"] = "v4l2"
-            elif not self.source.lower().startswith("unix:"):
-                options["container_options"] = NETWORK
-        self._container = open_container(place, **options)
+        self._container = self._opened_live() if self.live else open_file(self.source)
         self._stream = shown_stream(self._container)
         if self._stream is None:
             raise DecodeError(f"{self._name}: has no video stream")
@@ -153,6 +142,19 @@ class VideoStream:
         self._open()
         self.fps = self._list.fps
         self._last_seconds = self._list.last_seconds or 1 / float(self.fps)
+
+    def _opened_live(self) -> av.container.InputContainer:
+        if is_pipe(self.source):
+            return open_container(self._opened_pipe(), container_options=NOTHING_ELSE)
+        scheme = self.source.partition(":")[0].lower()
+        if scheme == "file" and not _is_camera(self.source):
+            return open_container(self.source, container_options=LOCAL_ONLY)
+        options: dict[str, Any] = {"timeout": CONNECT_SECONDS}
+        if _is_camera(self.source):
+            options["format"] = "v4l2"
+        else:
+            options["container_options"] = BEHIND_SOCKET if scheme == "unix" else NETWORK
+        return open_container(self.source, **options)
 
     def _opened_pipe(self) -> io.FileIO | _Forward:
         """The pipe as a file of Python: while FFmpeg itself waits for a pipe, Ctrl-C has no effect."""

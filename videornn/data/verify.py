@@ -15,7 +15,7 @@ import av
 import torch
 
 from videornn.data.clock import told_rate
-from videornn.data.containers import open_container, shown_stream
+from videornn.data.containers import open_file, shown_stream
 from videornn.data.decoding import FrameFolder
 from videornn.data.files import write_table
 from videornn.data.parallel import Lost, num_cores, run_parallel
@@ -155,7 +155,7 @@ def read_header(path: str) -> Header:
     if fault := fault_of_file(path):
         raise VideoFault(*fault)
     try:
-        with open_container(path) as container:
+        with open_file(path) as container:
             stream = shown_stream(container)
             if stream is None:
                 raise VideoFault("no_video", "has no video stream")
@@ -180,7 +180,7 @@ def _check_length(path: str, header: Header, video: PyAVVideo) -> None:
 
 def _last_seconds(path: str) -> float:
     """When the last packet of any stream ends: sound may be longer than the pictures."""
-    with open_container(path) as container:
+    with open_file(path) as container:
         packets = (packet for packet in container.demux() if packet.pts is not None)
         ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets]
     return float(max(ends, default=0))

@@ -7,7 +7,6 @@ a new process. This side needs no torch.
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import tempfile
 import time
@@ -17,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from videornn.data.parallel import Lost, Worker
-from videornn.errors import DecodeError, UserError
+from videornn.errors import UserError
 
 TIMELINE_SECONDS = 600.0  # for all of a timeline: others wait
 PART_SECONDS = 1.0  # of work, from one look at a timeline that grows to the next
-# FFmpeg reads playlists as well, and these name other files of this machine
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
 
 
@@ -57,7 +54,6 @@ class Network:
         from videornn.data.decoding import open_video
         from videornn.data.loader import clip_spec
 
-        _refuse_playlists(video)
         data = self.predictor.trained.config.data
         with open_video(video, data.decoder, timeout=data.timeout) as opened:
             seconds, clip_seconds = opened.duration, float(clip_spec(data).duration_seconds(opened.fps))
@@ -198,16 +194,3 @@ class Analyst:
             self.stop()
             raise UserError(f"{step[1] if step[1:] else self.checkpoint}: {answer.reason}")
         return answer
-
-
-def _refuse_playlists(video: str) -> None:
-    import av
-
-    from videornn.data.containers import open_container
-
-    try:
-        open_container(video, container_options={"format_whitelist": FORMATS}).close()
-    except (av.FFmpegError, OSError, UnicodeError) as error:
-        if getattr(error, "errno", None) == errno.EINVAL:  # of no format in the list
-            raise DecodeError(f"{video}: is a playlist or another kind of file that is no video in itself") from error
-        # whatever else it is, who opens the file next says it
