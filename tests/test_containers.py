@@ -15,7 +15,7 @@ from videornn.data.containers import frame_rate, time_base
 from videornn.data.decoding import open_video
 from videornn.data.movie import redraw_movie
 from videornn.data.stream import VideoStream
-from videornn.data.verify import decode_frames, inspect_video
+from videornn.data.verify import inspect_video, open_whole, whole_frames
 from videornn.errors import DecodeError
 
 
@@ -66,7 +66,7 @@ READERS: dict[str, Callable[[str], int]] = {
     "by time": _by_time,
     "redrawn": _redrawn,
     "verified": _verified,
-    "prepared": lambda path: sum(1 for _ in decode_frames(path)),
+    "prepared": lambda path: sum(1 for _ in whole_frames(open_whole(path))),
     "by decord": lambda path: _by_index(path, "decord"),
 }
 if find_spec("decord") is None:
