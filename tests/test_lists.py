@@ -39,13 +39,19 @@ AWKWARD = [
         "[b] c.mp4",
         "A/b c/d.MP4",
         "frames",
+        "a;b.mp4",
+        "a.mp4;3",
+        "'single'",
+        "'a b.mp4'",
+        "back\\slash.mp4",
+        "path class_id",
     ),
 ]
 
 
 def test_lines_come_back_as_they_were_alone_and_together(tmp_path: Path) -> None:
     generator = random.Random(0)
-    alphabet = ["a", "7", " ", " ", ",", '"', "\t", ".mp4", ".mp4 ", "-", "é", "#", "/", "label"]
+    alphabet = ["a", "7", " ", " ", ",", '"', "\t", ".mp4", ".mp4 ", "-", "é", "#", "/", "label", ";", "'", "\\"]
     names = AWKWARD + ["".join(generator.choices(alphabet, k=generator.randrange(1, 9))) for _ in range(300)]
     names = [name for name in names if not name.startswith("/")]
     lists = [[name] for name in names] + [generator.sample(names, 5) for _ in range(100)] + [names]

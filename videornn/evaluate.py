@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from videornn import distributed
 from videornn.console import say
-from videornn.data.annotations import VideoTable, check_labels, load_videos
+from videornn.data.annotations import VideoTable, check_files, check_labels, load_videos
 from videornn.data.dataset import BadVideo, ViewSpec
 from videornn.data.decoding import choose_decoder
 from videornn.data.loader import ClipLoader, build_test_loader, to_device, view_spec
@@ -44,7 +44,7 @@ class ScoredBatch:
 
 @dataclass(frozen=True)
 class TestJob:
-    """What is tested: a network, the videos of a list, the views of each, and the folder for the results."""
+    """What is tested: a network, the videos of a list, the views of each, the folder for the results, what to say before."""
 
     __test__ = False  # for pytest: this is no test
 
@@ -53,6 +53,7 @@ class TestJob:
     table: VideoTable
     spec: ViewSpec
     out: Path
+    remarks: list[str]
 
     @property
     def num_views(self) -> int:
@@ -135,7 +136,7 @@ def evaluate(
         if done:
             sentences.append(f"going on: {len(done)} of {len(job.table)} videos are scored already")
         if distributed.rank() == 0:
-            for sentence in filter(None, sentences):
+            for sentence in filter(None, job.remarks + sentences):
                 say(sentence)
         stop, bad = _score(job, kept, done, watch, received, on_progress)
         bad = sorted((video for part in distributed.gather_objects(bad) for video in part), key=lambda video: video.path)
@@ -154,10 +155,12 @@ def new_test_job(checkpoint: str | Path, overrides: list[str], out: Path | None)
         raise UserError("there is nothing to test on: give data.test=LIST_OR_FOLDER")
     split = "test" if data.test else "val"
     table = load_videos(source, root=data.root, labels=data.labels, split=split, fold=data.fold)
+    remarks = table.remarks()
     table = table.with_classes(trained.class_names)
     check_labels(table, num_classes)
+    check_files(table)
     out = results_folder(checkpoint) if out is None else out
-    return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out)
+    return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out, remarks)
 
 
 def kept_scores(job: TestJob) -> KeptScores:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from videornn.config import Config
-from videornn.data.annotations import VideoTable, check_labels, load_videos
+from videornn.data.annotations import VideoTable, check_files, check_labels, load_videos
 from videornn.data.transforms import mirrored_labels
 from videornn.errors import UserError
 
@@ -44,10 +44,12 @@ def load_training_data(config: Config) -> tuple[TrainingData, Config]:
         raise UserError(f"model.num_classes={num_classes}, but {section.train} has {len(table.class_names)} class names")
     class_names = table.class_names or tuple(f"class {label}" for label in range(num_classes))
     check_labels(table, num_classes)
+    check_files(table)
     val_table = None
     if section.val is not None:
         val_table = load_videos(section.val, split="val", **places).with_classes(class_names)
         check_labels(val_table, num_classes)
+        check_files(val_table)
     model = config.model.model_copy(update={"num_classes": num_classes})
     return TrainingData(table, val_table, class_names), config.model_copy(update={"model": model})
 
@@ -86,7 +88,8 @@ def check_batch_norm(model: nn.Module, clip_shape: tuple[int, int, int], num_cli
 
 def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]:
     """A sentence for each thing about a run that its user should know and may not."""
-    sentences = [*data.train.remarks(), *(data.val.remarks() if data.val else [])]
+    val_remarks = replace(data.val, class_names=()).remarks() if data.val else []  # the names are those of the other list
+    sentences = [*data.train.remarks(), *val_remarks]
     empty = empty_classes(data)
     if empty:
         names = ", ".join(empty[:10]) + (f", and {len(empty) - 10} more" if len(empty) > 10 else "")

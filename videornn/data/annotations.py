@@ -16,7 +16,9 @@ from videornn.data.video_files import VIDEO_SUFFIXES
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
-__all__ = ["VIDEO_SUFFIXES", "VideoTable", "check_labels", "load_labels", "load_videos", "needs_split"]
+NUM_FEW = 100  # videos of a list, looked for first of all
+
+__all__ = ["VIDEO_SUFFIXES", "VideoTable", "check_files", "check_labels", "load_labels", "load_videos", "needs_split"]
 
 
 def load_videos(
@@ -40,6 +42,7 @@ def load_videos(
     Raises:
         UserError: something is missing, lines are wrong (the first ten are told), or a class folder has no video.
     """
+    source, root = (place and os.path.expanduser(place) for place in (source, root))
     path = Path(source)
     there = is_file(source) or os.path.isdir(source)
     if there and not os.access(source, os.R_OK | (os.X_OK if os.path.isdir(source) else 0)):
@@ -81,6 +84,23 @@ def check_labels(table: VideoTable, num_classes: int) -> None:
             f"{table.source}: label {label} of {path} is outside 0..{num_classes - 1} (the model has {num_classes} "
             f"classes); correct the list or model.num_classes"
         )
+
+
+def check_files(table: VideoTable) -> None:
+    """Raises UserError if none of the videos of a plain list is there; as a rule a few of them say that some are."""
+    few = np.linspace(0, len(table) - 1, NUM_FEW, dtype=int).tolist()
+    if table.files_seen or any(os.path.exists(table.path(row)) for rows in (few, range(len(table))) for row in rows):
+        return
+    listed = table.paths[0]
+    if "\\" in listed and os.sep != "\\":
+        way_out = "write its paths with / where they have \\, as on Windows"
+    elif os.path.isabs(listed):
+        way_out = "its paths are absolute, of another place or another machine: correct them"
+    else:
+        way_out = "give the folder that the paths are relative to (data.root, or --root)"
+    raise UserError(
+        f"{table.source}: none of its {len(table)} videos is there; the first would be {table.path(0)}: {way_out}"
+    )
 
 
 def _read_file(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:

@@ -28,7 +28,7 @@ def load_labels(path: str | Path) -> tuple[str, ...]:
     Raises:
         UserError: there is no such file, or its ids are not 0 to N-1 or 1 to N, each once.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"labels {path} does not exist; it holds one class name a line, by id")
     try:
@@ -82,6 +82,14 @@ def is_numbered(class_names: Sequence[str]) -> bool:
 def are_numbers(class_names: Sequence[str]) -> bool:
     """Whether all names are numbers, in any order."""
     return all(_is_id(class_key(name)) for name in class_names)
+
+
+def same_classes(class_names: Sequence[str]) -> list[list[str]]:
+    """Names that are one class but for their spelling, where there are some."""
+    alike: dict[str, list[str]] = {}
+    for name in class_names:
+        alike.setdefault(class_key(name), []).append(name)
+    return [names for names in alike.values() if len(names) > 1]
 
 
 class ClassIds:

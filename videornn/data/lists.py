@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from videornn.data.annotations import VideoTable, load_videos, needs_split
+from videornn.data.annotations import VideoTable, check_files, load_videos, needs_split
 from videornn.data.files import make_folder
 from videornn.data.label_maps import format_labels
 from videornn.data.plain_lists import format_list
@@ -122,11 +122,7 @@ def _existing(table: VideoTable) -> VideoTable:
     there = np.fromiter((os.path.exists(table.path(row)) for row in range(len(table))), bool, len(table))
     if there.all():
         return table
-    if not there.any():
-        raise UserError(
-            f"{table.source}: none of its {len(table)} videos is there; the first would be {table.path(0)}: give the folder "
-            f"that the paths are relative to (--root)"
-        )
+    check_files(table)
     return table.without_missing(there)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from videornn.data.annotation_formats import Problems, numbered_lines
@@ -29,6 +31,10 @@ _VIDEO = re.compile(rf".*{_SUFFIX}", re.IGNORECASE)
 _SEPARATORS = {" ": r"\s+", ",": r"\s*,\s*", "\t": r"\s*\t\s*"}
 # the path goes as far as its last suffix; one without a suffix is a folder of frames, and ends before the numbers
 _WITH_SUFFIX = {mark: re.compile(rf"(.*{_SUFFIX}){blank}(.*)", re.IGNORECASE) for mark, blank in _SEPARATORS.items()}
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_SEMICOLON = re.compile(rf'(?:{_QUOTED.pattern}|[^"]*{_SUFFIX})\s*;(?!.*{_SUFFIX})', re.IGNORECASE)
+# columns of parts of videos
+_PART = re.compile(r"(.*_)?(start|begin|end|stop|offset)(_.*)?")
 _NUMBERS = {mark: re.compile(rf"(.*?)((?:{blank}-?\d+)+)") for mark, blank in _SEPARATORS.items()}
 
 
@@ -50,7 +56,7 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
     layout = _layout(path, root)
     split = _splitter(layout)
     numbers_are = _numbers_are(layout.header)
-    packer, labels, problems = PathPacker(), LabelReader(class_names, numbers_are), Problems()
+    packer, labels, problems, hashes = PathPacker(), LabelReader(class_names, numbers_are), Problems(), array("q")
     for number, line in islice(numbered_lines(path), int(layout.header is not None), None):
         try:
             video, label = split(line)
@@ -58,16 +64,32 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
         except ValueError as error:
             problems.add(path, number, line, error)
             continue
-        packer.append(video)
+        packer.append(os.path.expanduser(video) if video.startswith("~/") else video)
         labels.append(place)
+        hashes.append(hash(video))
     problems.check()
     try:
         ids, class_names = labels.finish()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    return VideoTable(
-        str(path), root, packer.pack(), torch.from_numpy(ids), class_names, files_seen=False, numbers_are=numbers_are
-    )
+    several = _of_several_labels(np.frombuffer(hashes, np.int64), ids)
+    del hashes
+    paths = packer.pack()
+    notes = ()
+    if several:
+        notes = (f"{path}: {len(several)} videos are there under more than one label, the first {paths[several[0]]}",)
+    label_ids = torch.from_numpy(ids)
+    return VideoTable(str(path), root, paths, label_ids, class_names, files_seen=False, numbers_are=numbers_are, notes=notes)
+
+
+def _of_several_labels(hashes: np.ndarray, labels: np.ndarray) -> list[int]:
+    """A row of every video, int64 [N], that has more than one label, in their order."""
+    order = np.argsort(hashes, kind="stable").astype(np.int32)
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    other = labels[order[1:]] != labels[order[:-1]]
+    rows = order[:-1][same & other]
+    _, first = np.unique(hashes[rows], return_index=True)
+    return sorted(rows[first].tolist())
 
 
 def format_list(rows: Iterable[tuple[str, int]], class_names: Sequence[str]) -> Iterator[str]:
@@ -94,9 +116,11 @@ def format_line(path: str, label: int) -> str:
         path.encode()
     except UnicodeEncodeError:
         raise UserError(f"{path!r} is no name in UTF-8, as lists are written in: rename it") from None
+    if path.startswith("~/"):
+        path = f"./{path}"  # in a list ~/ is the home folder
     # without quotes only what cannot be taken for anything else, be it the only line
-    word = label >= 0 and re.fullmatch(r'[^\s,"]+', path)
-    if not word and not (_VIDEO.fullmatch(path) and re.fullmatch(r'[^\s,"]+( [^\s,"]+)*', path)):
+    word = label >= 0 and re.fullmatch(r"""(?!'.*'$)[^\s,;"]+""", path)
+    if not word and not (_VIDEO.fullmatch(path) and re.fullmatch(r'[^\s,;"]+( [^\s,;"]+)*', path)):
         path = '"' + path.replace('"', '""') + '"'
     return path if label < 0 else f"{path} {label}"
 
@@ -109,8 +133,16 @@ def _layout(path: Path, root: str) -> _Layout:
     body = sample[1:] if header else sample
     if not body:
         raise UserError(f"{path}: the list has a header and no lines; every line is `path label`")
-    if separator is None:
-        separator = next((mark for mark in ("\t", ",") if all(_separates(mark, line) for line in body)), " ")
+    if all(map(_SEMICOLON.match, sample[1:] or sample)):
+        raise UserError(f"{path}: there is a `;` between path and label: make it a comma, a tab or a blank")
+    if parts := [name for name in header or () if _PART.fullmatch(name)]:
+        raise UserError(
+            f"{path}: {' and '.join(parts)} would make parts of videos of its lines, and only whole videos can be used: cut "
+            f"the parts out (`ffmpeg -ss START -to END -i VIDEO PART.mp4`), or take those columns away"
+        )
+    if header is None:
+        _check_first_line(path, sample, root)
+    separator = separator or _separator(body)
     paths_alone = (len(_fields(line, separator)) == 1 and (_VIDEO.fullmatch(line) or line[0] == '"') for line in body)
     # `clip 12 3` is a folder of 12 frames, unless there is a folder `clip 12`
     counted = _NUMBERS[separator].fullmatch(body[0])
@@ -120,12 +152,32 @@ def _layout(path: Path, root: str) -> _Layout:
 
 def _header(line: str) -> tuple[tuple[str, ...] | None, str | None]:
     """Columns of a header line and what is between them, or None and None if it is a row."""
-    for separator in (",", "\t", " "):
+    for separator in (",", "\t", *([] if "," in line else " ")):
         row = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
         fields = tuple(field.strip().lower() for field in row)
         if len(fields) > 1 and set(fields) & set(PATH_COLUMNS) and set(fields) & set(LABEL_COLUMNS):
             return fields, separator
     return None, None
+
+
+def _check_first_line(path: Path, lines: list[str], root: str) -> None:
+    """Raises UserError if the first line is not like the others, but a header in words that say nothing here."""
+    separator = _separator(lines[1:])
+    (video, *label), *others = (_fields(line, separator) for line in lines)
+    is_row = _VIDEO.match(lines[0]) or (label[0].split()[-1].isdecimal() if label else lines[0][0] == '"')
+    if is_row or not others or os.path.exists(os.path.join(root, video)):
+        return
+    files = all(_VIDEO.fullmatch(row[0]) for row in others)
+    numbers = all(row[-1].split()[-1].isdecimal() for row in others)
+    if files or numbers or os.path.exists(os.path.join(root, others[0][0])):
+        raise UserError(
+            f"{path}:1: {lines[0]!r} is no row like those below it: if it is a header, call its columns path and label, or "
+            f"take it away"
+        )
+
+
+def _separator(lines: list[str]) -> str:
+    return next((mark for mark in ("\t", ",") if all(_separates(mark, line) for line in lines)), " ")
 
 
 def _numbers_are(header: tuple[str, ...] | None) -> NumbersAre | None:
@@ -164,7 +216,11 @@ def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
         video, _, label = line.rpartition(layout.separator)
         if layout.labelled and label.isdecimal() and video[-4:].lower() in VIDEO_SUFFIXES and video[0] != '"':
             return video, label  # as nearly every line is
+        if line[0] == '"' and not _QUOTED.match(line):
+            raise ValueError('the `"` before the path has no other one after it')
         video, *rest = _fields(line, layout.separator)
+        if line[0] == video[-1] == "'" != video:
+            raise ValueError("a path is quoted with \", not with '")
         if not layout.labelled:
             if rest:
                 raise ValueError(f"there is something after the path, {rest[0]!r}, but nothing in the lines before")

@@ -99,7 +99,7 @@ def prepare_videos(
     check_workers(num_workers, timeout_seconds)
     _check_numbers(encoding, shard, num_measured)
     table = load_videos(source, root=root, labels=labels)
-    base = Path(source) if os.path.isdir(source) else Path(source).parent if root is None else Path(root)
+    base = Path(source) if os.path.isdir(source) else Path(source).parent if root is None else Path(root).expanduser()
     _check_place(source, base, out)
     outputs = _output_names(table, base)
     _claim(out, encoding, table)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.data.label_maps import ClassIds, NumbersAre, are_numbers, find_labels, is_numbered
+from videornn.data.label_maps import ClassIds, NumbersAre, are_numbers, find_labels, is_numbered, same_classes
 from videornn.data.packed_paths import PackedPaths, PathPacker
 from videornn.errors import UserError
 
@@ -21,7 +21,8 @@ class VideoTable:
     source: the list or folder it came from; root: what paths are relative to; label_ids: int32 [N], -1 where the source has
     none; class_names: by id, empty if unknown; missing, missing_labels (int32): names and labels of listed videos that have
     no file and are no rows; num_ambiguous: videos with several files, of which one was taken; files_seen: False where nobody
-    looked for the files; numbers_are: what the source says that labels are which are numbers.
+    looked for the files; numbers_are: what the source says that labels are which are numbers; notes: what else its reader
+    has to say of it.
     """
 
     source: str
@@ -34,6 +35,7 @@ class VideoTable:
     num_ambiguous: int = 0
     files_seen: bool = True
     numbers_are: NumbersAre | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,8 +71,13 @@ class VideoTable:
         return {"paths": self.paths.hashes(self.root), "labels": self.label_ids.clone()}
 
     def remarks(self) -> list[str]:
-        """A sentence for each thing about the source that its user should know: missing videos, videos there twice."""
-        sentences = []
+        """A sentence for each thing about the source that its user should know: what is missing, there twice, or odd."""
+        sentences = list(self.notes)
+        sentences += [
+            f"{self.source}: the classes {_listed(names)} differ in spelling alone, and each is a class of its own: if they "
+            f"are one, give them one name"
+            for names in same_classes(self.class_names)
+        ]
         if len(self.missing):
             sentences.append(
                 f"{self.source}: {len(self)} of {self.num_listed} listed videos are under {self.root}; {len(self.missing)} "
