@@ -127,7 +127,7 @@ def _read_clips(
         clip_seed, (path, label) = sample_seed(seed, number, index), reader.table[index]
         start = clock()
         try:
-            with open_video(path, reader.decoder, timeout=reader.timeout) as video:
+            with open_video(path, reader.decoder, timeout=reader.timeout, max_pixels=reader.max_pixels) as video:
                 opened = clock()
                 clip = sample_random_clip(dataset.spec, video.num_frames, video.fps, clip_seed)
                 frames = video.frames_at(video.on_screen(clip))

@@ -26,6 +26,9 @@ Root = Annotated[Optional[str], typer.Option(help="What list paths are relative 
 Labels = Annotated[Optional[str], typer.Option(help="Class names, one a line; by default labels.txt beside the list.")]
 Variant = Literal["disposable", "fastdecode", "dense"]
 Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+MaxPixels = Annotated[
+    int, typer.Option("--max-frame-pixels", min=1, help="Largest width x height of a frame, as data.max_frame_pixels.")
+]
 Workers = Annotated[Optional[int], typer.Option(help="Processes; by default one per core.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
 
@@ -103,6 +106,7 @@ def verify(
     root: Root = None,
     labels: Labels = None,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, not only the first, middle and last.")] = False,
+    max_pixels: MaxPixels = 8192 * 4352,
     workers: Workers = None,
     timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 60.0,
     out: Annotated[Optional[Path], typer.Option(metavar="FILE.csv", help="Report with a row for every video.")] = None,
@@ -115,7 +119,9 @@ def verify(
     table = load_videos(source, root=root, labels=labels)
     paths = [table.path(index) for index in range(len(table))]
     with ProgressBar("videos") as bar, _interruptible("no report was written"):
-        reports = verify_videos(paths, full=full, num_workers=workers, timeout_seconds=timeout, progress=bar.update)
+        reports = verify_videos(
+            paths, full=full, max_pixels=max_pixels, num_workers=workers, timeout_seconds=timeout, progress=bar.update
+        )
     if out is not None:
         write_reports(out, reports)
     bad = [report for report in reports if report.status != "ok"]
@@ -142,6 +148,7 @@ def prepare(
     ] = "disposable",
     crf: Annotated[int, typer.Option(help="x264's rate factor: less is better and larger.")] = 22,
     preset: Annotated[Preset, typer.Option(help="x264's preset: slower is smaller.")] = "medium",
+    max_pixels: MaxPixels = 8192 * 4352,
     workers: Workers = None,
     timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 3600.0,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Do the I-th of N parts (I from 1), one a machine.")] = "1/1",
@@ -159,6 +166,7 @@ def prepare(
             root=root,
             labels=labels,
             shard=parse_shard(shard),
+            max_pixels=max_pixels,
             num_workers=workers,
             timeout_seconds=timeout,
             num_measured=quality,

@@ -15,20 +15,23 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from videornn.data.decoding import open_video
 from videornn.data.movie import redraw_movie
+from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.timeline import NONE_COLOR, Segment, Window, class_colors, time_text, window_edges
 
 SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text can be read
 BACK = (16, 16, 16, 190)  # behind text, RGBA
 
 
-def redraw_whole(source: str, path: Path, class_names: Sequence[str], scores: np.ndarray) -> Iterator[float]:
+def redraw_whole(
+    source: str, path: Path, class_names: Sequence[str], scores: np.ndarray, max_pixels: int = MAX_FRAME_PIXELS
+) -> Iterator[float]:
     """redraw_movie with the best class of a whole video: scores float32 [K] in 0..1."""
-    with open_video(source) as video:
+    with open_video(source, max_pixels=max_pixels) as video:
         end = video.duration
     best = int(scores.argmax())
     segments = [Segment(0.0, end, class_names[best], float(scores[best]))]
     windows = [Window(0.0, end, torch.from_numpy(scores))]
-    yield from redraw_movie(source, path, Overlay(windows, segments, class_names, scores=scores[None]))
+    yield from redraw_movie(source, path, Overlay(windows, segments, class_names, scores=scores[None]), max_pixels)
 
 
 class Overlay:

@@ -61,7 +61,8 @@ class Predictor:
     def scores(self, path: str | Path) -> Tensor:
         """Scores of a video, averaged over its views, float32 [K] on the CPU; raises DecodeError."""
         data = self.trained.config.data
-        return self.trained.scores(load_views(str(path), self._view_spec, decoder=data.decoder, timeout=data.timeout))
+        limits = {"timeout": data.timeout, "max_pixels": data.max_frame_pixels}
+        return self.trained.scores(load_views(str(path), self._view_spec, decoder=data.decoder, **limits))
 
     def predict_many(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
         """The scores of many videos, in their order, as they come; a video that cannot be decoded has a reason instead.

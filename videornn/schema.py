@@ -149,6 +149,8 @@ class DataConfig(Section):
     """Video back end; auto takes the first of pyav, torchcodec and decord that works."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that a video may take to open, and to decode, before it counts as bad."""
+    max_frame_pixels: Annotated[int, Field(ge=2**16, lt=2**31)] = 8192 * 4352
+    """Width x height beyond which frames are not decoded and their video counts as bad; 8K has 33 million."""
     num_workers: Annotated[int, Field(ge=0, le=1000)] = 2
     """Loader processes per rank; 0 loads in the training process."""
     max_bad_share: Probability = 0.1

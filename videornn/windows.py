@@ -87,12 +87,13 @@ class Windows:
             yield self._window(plan, left, scored)
 
     def _read(self) -> Iterator[StreamInfo | Reading]:
+        how = self.source, self._plan_windows, self._batch_size, self._trained.config.data.max_frame_pixels
         if self._worker is None or is_pipe(self.source):  # another process cannot open every pipe of this one
-            yield from read_clips(self.source, self._plan_windows, self._batch_size)
+            yield from read_clips(*how)
             return
         self._worker.timeout_seconds = self._trained.config.data.timeout + listing_seconds(self.source)
         try:
-            yield from self._worker.iterate(read_clips, self.source, self._plan_windows, self._batch_size)
+            yield from self._worker.iterate(read_clips, *how)
         except WorkerLost as error:
             raise DecodeError(f"{without_secrets(self.source)}: {error}") from error
 

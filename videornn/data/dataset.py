@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from videornn.data.annotations import VideoTable
 from videornn.data.decoding import Decoder, read_frames
+from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
 from videornn.data.transforms import TrainTransform, crop_views
 from videornn.data.video import FrameVideo
@@ -66,12 +67,14 @@ class VideoReader:
 
     Args:
         timeout: seconds that PyAV may take to open a video, and again to decode from it.
+        max_pixels: width x height that a frame may have.
         culprits: videos that killed a worker or hung in it, by index, with the reason; they are not opened again.
     """
 
     table: VideoTable
     decoder: Decoder = "auto"
     timeout: float = 60.0
+    max_pixels: int = MAX_FRAME_PIXELS
     culprits: dict[int, str] = field(default_factory=dict)
     _work: Tensor | None = None  # float64 [num_workers, 3] in shared memory: process id, index of the video, since when
 
@@ -81,7 +84,8 @@ class VideoReader:
             raise DecodeError(self.culprits[index])
         self._note(index)
         try:
-            return read_frames(self.table.path(index), choose, decoder=self.decoder, timeout=self.timeout)
+            path, limits = self.table.path(index), {"timeout": self.timeout, "max_pixels": self.max_pixels}
+            return read_frames(path, choose, decoder=self.decoder, **limits)
         finally:
             self._note(-1)
 
@@ -194,10 +198,17 @@ class ViewSpec:
         return crop_views(frame, self.crop_size, self.short_side, 1, squeeze=self.squeeze)[0]
 
 
-def load_views(path: str, spec: ViewSpec, *, decoder: Decoder = "auto", timeout: float = 60.0) -> Tensor:
+def load_views(
+    path: str,
+    spec: ViewSpec,
+    *,
+    decoder: Decoder = "auto",
+    timeout: float = 60.0,
+    max_pixels: int = MAX_FRAME_PIXELS,
+) -> Tensor:
     """Views uint8 [num_clips * num_crops, 3, T, S, S] of a video, every frame decoded once; raises DecodeError."""
     with memory_of_video(path):
-        return spec.cut(read_frames(path, spec.choose, decoder=decoder, timeout=timeout))
+        return spec.cut(read_frames(path, spec.choose, decoder=decoder, timeout=timeout, max_pixels=max_pixels))
 
 
 class VideoViews(Dataset):

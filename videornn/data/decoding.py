@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from videornn.data.containers import create_file, local_url, open_file, shown_stream
-from videornn.data.pictures import turn_of
+from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge, bound_frames, check_frame_size, turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
 from videornn.data.video_errors import errors_of_video
@@ -110,8 +110,9 @@ class FrameFolder(FrameVideo):
         DecodeError: the folder cannot be read, or has no image.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, max_pixels: int = MAX_FRAME_PIXELS) -> None:
         self.path = path
+        self._max_pixels = max_pixels
         try:
             names = [name for name in os.listdir(path) if Path(name).suffix.lower() in FRAME_SUFFIXES]
         except OSError as error:
@@ -131,7 +132,10 @@ class FrameFolder(FrameVideo):
             file = os.path.join(self.path, self._names[index])
             try:
                 with Image.open(file) as image:
+                    check_frame_size(file, *image.size, self._max_pixels)
                     picture = image.convert("RGB")
+            except TooLarge:
+                raise
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise DecodeError(f"{file}: cannot be decoded ({_first_line(error).lower()})") from error
             if pictures and picture.size[::-1] != pictures[0].shape[:2]:
@@ -140,7 +144,9 @@ class FrameFolder(FrameVideo):
         return np.stack(pictures)
 
 
-def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 60.0) -> FrameVideo:
+def open_video(
+    path: str | Path, decoder: Decoder = "auto", *, timeout: float = 60.0, max_pixels: int = MAX_FRAME_PIXELS
+) -> FrameVideo:
     """Open a video file, or a folder of images, with a back end; auto is PyAV.
 
     Some files go to PyAV in any case: of AVI decord numbers the frames wrongly when there are B frames, and neither it nor
@@ -148,30 +154,34 @@ def open_video(path: str | Path, decoder: Decoder = "auto", *, timeout: float = 
 
     Args:
         timeout: seconds that PyAV may take for opening, and for each call of frames_at.
+        max_pixels: width x height that a frame may have.
 
     Raises:
-        DecodeError: the file is missing, is no video, or has no frame.
+        DecodeError: the file is missing, is no video, or has no frame or too large ones.
     """
     path = os.fspath(path)
     with errors_of_video(path):
         if os.path.isdir(path):
-            return FrameFolder(path)
+            return FrameFolder(path, max_pixels=max_pixels)
         check_file(path)
-        if decoder in ("auto", "pyav") or path.lower().endswith(".avi") or _is_flipped(path):
-            return PyAVVideo(path, timeout=timeout)
+        if decoder in ("auto", "pyav") or path.lower().endswith(".avi") or _is_flipped(path, max_pixels):
+            return PyAVVideo(path, timeout=timeout, max_pixels=max_pixels)
         return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
 
 
-def _is_flipped(path: str) -> bool:
+def _is_flipped(path: str, max_pixels: int) -> bool:
     """Whether the first frame is to be shown mirrored; whoever opens a file that PyAV cannot read says what is wrong.
 
     Raises:
-        DecodeError: the file is no video in itself; decord and torchcodec would read what it names.
+        DecodeError: it is too large; the file is no video in itself: decord and torchcodec would read what it names.
     """
     try:
         with open_file(path) as container:
             stream = shown_stream(container)
-            return stream is not None and any(turn_of(frame).flips for frame in islice(container.decode(stream), 1))
+            if stream is None or stream.codec_context is None:
+                return False
+            bound_frames(path, stream.codec_context, max_pixels)
+            return any(turn_of(frame).flips for frame in islice(container.decode(stream), 1))
     except (av.FFmpegError, OSError, UnicodeError):
         return False
 
@@ -188,6 +198,7 @@ def read_frames(
     *,
     decoder: Decoder = "auto",
     timeout: float = 60.0,
+    max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Tensor:
     """Frames of a video, uint8 [T, H, W, 3]; where decord or torchcodec fails, PyAV is tried once.
 
@@ -202,7 +213,7 @@ def read_frames(
 
     def read(name: Decoder) -> Tensor:
         # a choice, too, depends on nothing but what the file says of itself
-        with errors_of_video(os.fspath(path)), open_video(path, name, timeout=timeout) as video:
+        with errors_of_video(os.fspath(path)), open_video(path, name, timeout=timeout, max_pixels=max_pixels) as video:
             return video.frames_at(choose(video))
 
     try:

@@ -349,7 +349,7 @@ def collate(groups: list[list[Sample]]) -> Batch:
 
 
 def _reader(section: DataConfig, table: VideoTable) -> VideoReader:
-    return VideoReader(table, choose_decoder(section.decoder)[0], section.timeout)
+    return VideoReader(table, choose_decoder(section.decoder)[0], section.timeout, section.max_frame_pixels)
 
 
 def _iterator(loader: DataLoader) -> Iterator[Batch]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from videornn.data.containers import create_file, open_file
 from videornn.data.files import replacing
+from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.stream import VideoStream
 
 COPIED_SOUND = frozenset(["aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"])  # what MP4 takes as it is
@@ -38,7 +39,12 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, *
 
 
 def redraw_movie(
-    source: str, path: Path, draw: Callable[[np.ndarray, float], np.ndarray], *, crf: int = 21
+    source: str,
+    path: Path,
+    draw: Callable[[np.ndarray, float], np.ndarray],
+    max_pixels: int = MAX_FRAME_PIXELS,
+    *,
+    crf: int = 21,
 ) -> Iterator[float]:
     """Draw every frame of a video anew, at the time at which it appeared, with the sound of the source.
 
@@ -48,6 +54,7 @@ def redraw_movie(
     Args:
         path: the movie; it can be played once the iterator has come to its end.
         draw: what becomes of a picture uint8 [H, W, 3], turned upright, and its time in seconds; always of one even size.
+        max_pixels: width x height that a frame of the source may have.
 
     Yields:
         After every frame, the share of the video, in 0..1, that is done; 0 where the file does not say how long it is.
@@ -55,7 +62,7 @@ def redraw_movie(
     Raises:
         DecodeError: the source is missing or has no frame that can be decoded.
     """
-    with VideoStream(source) as frames, create_file(path) as container:
+    with VideoStream(source, max_pixels=max_pixels) as frames, create_file(path) as container:
         stream = container.add_stream("libx264", rate=frames.fps, options={"crf": str(crf), "preset": "veryfast"})
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", CLOCK
         with _Sound(source, container) as sound:

@@ -8,8 +8,15 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from videornn.errors import DecodeError
+
+MAX_FRAME_PIXELS = 8192 * 4352  # of the largest pictures in level 6 of H.264, HEVC and AV1
 # PyAV up to 16 takes every YUV for limited BT.601 unless it is told to change matrix or range
 KNOWS_COLOURS = int(av.__version__.split(".")[0]) >= 17
+
+
+class TooLarge(DecodeError):
+    """Frames have more pixels than may be decoded."""
 
 
 class Turn(NamedTuple):
@@ -28,6 +35,22 @@ class Turn(NamedTuple):
     def flips(self) -> bool:
         """Whether text would be read backwards: this is no rotation."""
         return (self.swapped + self.mirrored + self.upturned) % 2 == 1
+
+
+def check_frame_size(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Raises TooLarge, naming the video, if its frames have more pixels than data.max_frame_pixels allows."""
+    if width * height > max_pixels:
+        size = f"{width} x {height} pixels"
+        raise TooLarge(f"{name}: has frames of {size}, more than data.max_frame_pixels={max_pixels} allows")
+
+
+def bound_frames(name: str, codec: av.VideoCodecContext, max_pixels: int) -> None:
+    """Check the size of frames that a file announces, and have its decoder, not yet open, refuse much larger ones.
+
+    What is coded is larger than what is shown, by up to a block in width and height.
+    """
+    check_frame_size(name, codec.width, codec.height, max_pixels)
+    codec.options = {**codec.options, "max_pixels": str(2 * max_pixels)}
 
 
 def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:

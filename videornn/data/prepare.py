@@ -22,6 +22,7 @@ from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.files import make_folder, write_table, write_text
 from videornn.data.label_maps import format_labels, load_labels
 from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.plain_lists import format_list
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
 from videornn.data.verify import Status, VideoFault, check_workers, inspect_video, status_of
@@ -79,6 +80,7 @@ def prepare_videos(
     root: str | None = None,
     labels: str | None = None,
     shard: tuple[int, int] = (1, 1),
+    max_pixels: int = MAX_FRAME_PIXELS,
     num_workers: int | None = None,
     timeout_seconds: float | None = None,
     num_measured: int = 4,
@@ -88,6 +90,7 @@ def prepare_videos(
 
     Args:
         shard: (i, n) does the i-th of n equal parts, i from 1; whichever comes last writes the list.
+        max_pixels: width x height that a frame of a source may have.
         num_workers: processes, one per available core unless given.
         timeout_seconds: longest time for one video.
         num_measured: videos, evenly over the list, whose PSNR and SSIM are measured.
@@ -108,7 +111,7 @@ def prepare_videos(
     for number in range(min(num_measured, len(jobs))):
         place = number * len(jobs) // num_measured if num_measured < len(jobs) else number
         jobs[place] = replace(jobs[place], measure=True)
-    work = partial(_prepare_video, out=out, encoding=encoding)
+    work = partial(_prepare_video, out=out, encoding=encoding, max_pixels=max_pixels)
     rows: dict[int, PreparedVideo] = {}
     for index, row in run_parallel(work, jobs, num_workers=num_workers or num_cores(), timeout_seconds=timeout_seconds):
         job = jobs[index]
@@ -196,15 +199,16 @@ def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
         raise UserError(f"{out} cannot be written ({error.strerror})") from error
 
 
-def _prepare_video(job: _Job, *, out: Path, encoding: Encoding) -> PreparedVideo:
+def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int) -> PreparedVideo:
     """What a worker does: encode the video unless that is done; raises nothing that the video can cause."""
     torch.set_num_threads(1)  # there is a process per core
     target = out / job.output
     try:
         with errors_of_video(job.path):
-            encoded = _already_encoded(target) or _encode_anew(job.path, target, encoding)
+            encoded = _already_encoded(target) or _encode_anew(job.path, target, encoding, max_pixels)
             # the source of an earlier run's file may be gone
-            quality = measure_quality(job.path, target, encoding) if job.measure and os.path.exists(job.path) else None
+            measures = job.measure and os.path.exists(job.path)
+            quality = measure_quality(job.path, target, encoding, max_pixels) if measures else None
     except DecodeError as error:
         reason = str(error).removeprefix(f"{job.path}: ")
         return PreparedVideo(job.path, job.output, status_of(error), reason, source_bytes=_size(job.path))
@@ -220,15 +224,15 @@ def _already_encoded(target: Path) -> Encoded | None:
         return None
 
 
-def _encode_anew(path: str, target: Path, encoding: Encoding) -> Encoded:
-    report = inspect_video(path)
+def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -> Encoded:
+    report = inspect_video(path, max_pixels=max_pixels)
     if report.status != "ok":
         raise VideoFault(report.status, report.reason)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be made ({error.strerror})") from error
-    return reencode(path, target, encoding)
+    return reencode(path, target, encoding, max_pixels)
 
 
 def _size(path: str | Path) -> int | None:

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from videornn.data.containers import open_file, shown_stream
 from videornn.data.packet_list import PacketList
-from videornn.data.pictures import to_picture
+from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.data.video import Deadline, FrameVideo
 from videornn.errors import DecodeError
 
@@ -29,14 +29,16 @@ class PyAVVideo(FrameVideo):
 
     Args:
         timeout: seconds for opening, and again for every call of frames_at.
+        max_pixels: width x height that a frame may have.
 
     Raises:
         DecodeError: the file is missing, is no video, has no frame, or takes longer than the timeout.
     """
 
-    def __init__(self, path: str, *, timeout: float = 60.0) -> None:
+    def __init__(self, path: str, *, timeout: float = 60.0, max_pixels: int = MAX_FRAME_PIXELS) -> None:
         self.path = path
         self._timeout = timeout
+        self._max_pixels = max_pixels
         self._deadline = Deadline(timeout)
         self._converter = VideoReformatter()  # one for all frames: setting one up takes longer than converting a small frame
         self._container: av.container.InputContainer | None = None
@@ -59,6 +61,7 @@ class PyAVVideo(FrameVideo):
         self._codec = self._stream.codec_context
         if self._codec is None:
             raise DecodeError(f"{self.path}: its video is in a format that FFmpeg does not know")
+        bound_frames(self.path, self._codec, self._max_pixels)
         self._codec.thread_type = "NONE"  # loaders run one process per core; threads would only compete
         self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
 

@@ -23,7 +23,7 @@ from av.filter import Graph
 from videornn.data.clock import told_rate
 from videornn.data.containers import create_file, open_file
 from videornn.data.files import replacing
-from videornn.data.pictures import Turn, turn_of
+from videornn.data.pictures import MAX_FRAME_PIXELS, Turn, turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.verify import VideoFault, open_whole, whole_frames
 from videornn.errors import DecodeError, UserError
@@ -87,7 +87,7 @@ class Quality:
     worst_ssim: float
 
 
-def reencode(source: str, out: Path, encoding: Encoding) -> Encoded:
+def reencode(source: str, out: Path, encoding: Encoding, max_pixels: int = MAX_FRAME_PIXELS) -> Encoded:
     """Encode the shown frames of a video, upright, without sound, with their times from the first frame on.
 
     The file takes its place only after it was read again and holds the same number of frames at the same times.
@@ -97,7 +97,7 @@ def reencode(source: str, out: Path, encoding: Encoding) -> Encoded:
         UserError: out cannot be written.
     """
     _remove_leftovers(out)
-    with open_whole(source) as video, replacing(out) as temporary:
+    with open_whole(source, max_pixels) as video, replacing(out) as temporary:
         time_base = 1 / video.fps if video.ticks is None else video.tick
         ticks = range(video.num_frames) if video.ticks is None else video.ticks.tolist()
         try:
@@ -122,7 +122,7 @@ def read_encoded(path: Path) -> Encoded:
         raise VideoFault("undecodable", f"{path} is not a prepared video") from error
 
 
-def measure_quality(source: str, prepared: Path, encoding: Encoding) -> Quality:
+def measure_quality(source: str, prepared: Path, encoding: Encoding, max_pixels: int = MAX_FRAME_PIXELS) -> Quality:
     """PSNR and SSIM (torchmetrics' defaults) of every frame's luma; raises VideoFault if a frame does not decode.
 
     In float32 the SSIM of flat pictures comes out up to 0.002 too low; float64 takes 14 times as long.
@@ -130,7 +130,7 @@ def measure_quality(source: str, prepared: Path, encoding: Encoding) -> Quality:
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
     psnr, ssim = [], []
-    with open_whole(source) as video, open_whole(str(prepared)) as output:
+    with open_whole(source, max_pixels) as video, open_whole(str(prepared)) as output:
         sources = (_luma(frame) for frame in _scaled_frames(video, encoding.short_side))
         outputs = (_luma(frame) for _, frame in whole_frames(output))
         for wanted, got in zip_longest(sources, outputs):

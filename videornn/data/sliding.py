@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from videornn.data.dataset import ViewSpec
+from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.sampling import clip_indices, in_order
 from videornn.data.stream import VideoStream, without_secrets
 from videornn.data.video_errors import errors_of_video
@@ -151,19 +152,23 @@ class Reading(NamedTuple):
 
 
 def read_clips(
-    source: str, plan_windows: Callable[[Fraction], WindowPlan], batch_size: int
+    source: str,
+    plan_windows: Callable[[Fraction], WindowPlan],
+    batch_size: int,
+    max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Iterator[StreamInfo | Reading]:
     """First what a source says of itself, then its clips, batch_size at a time; made to run in another process.
 
     Args:
         source: what VideoStream opens.
         plan_windows: where windows lie over a video of so many frames per second.
+        max_pixels: width x height that a frame may have.
 
     Raises:
         DecodeError: the source cannot be opened or decoded, or is lost.
         UserError: of plan_windows.
     """
-    with errors_of_video(without_secrets(source)), VideoStream(source) as stream:
+    with errors_of_video(without_secrets(source)), VideoStream(source, max_pixels=max_pixels) as stream:
         yield StreamInfo(stream.fps, stream.duration)
         clips = sliding_clips(stream, plan_windows(stream.fps))
         more = True

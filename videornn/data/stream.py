@@ -22,7 +22,7 @@ from videornn.data.clock import RunningClock, longest_step
 from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, open_file, shown_stream
 from videornn.data.decoding import FrameFolder, check_file
 from videornn.data.packet_list import PacketList
-from videornn.data.pictures import to_picture
+from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.errors import DecodeError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -84,11 +84,12 @@ class VideoStream:
         num_damaged: packets that could not be decoded so far, and 1 for an end that could not be read.
 
     Raises:
-        DecodeError: the source is missing, is no video, or does not answer.
+        DecodeError: the source is missing, is no video, or does not answer; its frames are larger than max_pixels.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, max_pixels: int = MAX_FRAME_PIXELS) -> None:
         self.source = source
+        self._max_pixels = max_pixels
         self.live = is_live(source)
         self.end = 0.0
         self.num_damaged = 0
@@ -97,7 +98,7 @@ class VideoStream:
         self._name = "standard input" if source == STDIN else without_secrets(source)
         self._container: av.container.InputContainer | None = None
         self._pipe: io.FileIO | None = None
-        self._folder = FrameFolder(source) if os.path.isdir(source) else None
+        self._folder = FrameFolder(source, max_pixels=max_pixels) if os.path.isdir(source) else None
         if self._folder is not None:
             self.fps, self.duration = self._folder.fps, self._folder.duration
             return
@@ -123,6 +124,7 @@ class VideoStream:
         self._codec = self._stream.codec_context
         if self._codec is None:
             raise DecodeError(f"{self._name}: its video is in a format that FFmpeg does not know")
+        bound_frames(self._name, self._codec, self._max_pixels)
         self._codec.thread_type = "AUTO"
         self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
         self._converter = VideoReformatter()

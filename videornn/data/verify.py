@@ -19,13 +19,16 @@ from videornn.data.containers import open_file, shown_stream
 from videornn.data.decoding import FrameFolder
 from videornn.data.files import write_table
 from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
 from videornn.data.video_errors import errors_of_video
 from videornn.data.video_files import fault_of_file
 from videornn.errors import DecodeError, UserError
 
-Status = Literal["ok", "missing", "empty", "no_video", "undecodable", "truncated", "damaged", "crashed", "timeout"]
+Status = Literal[
+    "ok", "missing", "empty", "no_video", "undecodable", "truncated", "damaged", "too_large", "crashed", "timeout"
+]
 MEANINGS: dict[Status, str] = {
     "ok": "sound",
     "missing": "missing: no such file",
@@ -34,6 +37,7 @@ MEANINGS: dict[Status, str] = {
     "undecodable": "undecodable: cannot be opened, or no frame decodes",
     "truncated": "truncated: fewer frames than its header says",
     "damaged": "damaged: some frames do not decode, or only with errors",
+    "too_large": "too_large: frames of more pixels than may be decoded",
     "crashed": "crashed: ended the process that read it",
     "timeout": "timeout: took too long",
 }
@@ -78,6 +82,7 @@ def verify_videos(
     paths: Sequence[str],
     *,
     full: bool = False,
+    max_pixels: int = MAX_FRAME_PIXELS,
     num_workers: int | None = None,
     timeout_seconds: float | None = 60,
     progress: Callable[[int, int], None] | None = None,
@@ -86,6 +91,7 @@ def verify_videos(
 
     Args:
         full: decode every frame, which also finds damage that a decoder conceals; else the first, middle and last one.
+        max_pixels: width x height that a frame may have.
         num_workers: processes, one per available core unless given.
         timeout_seconds: longest time for one video.
         progress: called with the number of videos done and the total.
@@ -96,7 +102,7 @@ def verify_videos(
     check_workers(num_workers, timeout_seconds)
     unique = list(dict.fromkeys(paths))
     reports: dict[str, VideoReport] = {}
-    look = partial(inspect_video, full=full)
+    look = partial(inspect_video, full=full, max_pixels=max_pixels)
     for index, report in run_parallel(look, unique, num_workers=num_workers or num_cores(), timeout_seconds=timeout_seconds):
         path = unique[index]
         reports[path] = VideoReport(path, report.kind, report.reason) if isinstance(report, Lost) else report
@@ -124,24 +130,25 @@ def write_reports(path: Path, reports: Sequence[VideoReport]) -> None:
     write_table(path, [field.name for field in fields(VideoReport)], map(astuple, reports))
 
 
-def inspect_video(path: str, *, full: bool = False) -> VideoReport:
+def inspect_video(path: str, *, full: bool = False, max_pixels: int = MAX_FRAME_PIXELS) -> VideoReport:
     """Look at one video; raises nothing that the video can cause."""
     known: dict = {}
     try:
         with errors_of_video(path):
-            _inspect_frames(path, full, known)
+            _inspect_frames(path, full, max_pixels, known)
     except DecodeError as error:
         return VideoReport(path, status_of(error), _without_path(error, path), **known)
     return VideoReport(path, "ok", **known)
 
 
-def open_whole(path: str) -> PyAVVideo:
+def open_whole(path: str, max_pixels: int = MAX_FRAME_PIXELS) -> PyAVVideo:
     """Open a video file; raises VideoFault, also if it is shorter than its header says."""
     header = read_header(path)
     try:
-        video = PyAVVideo(path, timeout=math.inf)  # whoever looks at many videos ends the process that takes too long
+        # whoever looks at many videos ends the process that takes too long
+        video = PyAVVideo(path, timeout=math.inf, max_pixels=max_pixels)
     except DecodeError as error:
-        raise VideoFault("undecodable", _without_path(error, path)) from error
+        raise VideoFault(status_of(error), _without_path(error, path)) from error
     try:
         _check_length(path, header, video)
     except VideoFault:
@@ -186,17 +193,17 @@ def _last_seconds(path: str) -> float:
     return float(max(ends, default=0))
 
 
-def _inspect_frames(path: str, full: bool, known: dict) -> None:
+def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None:
     """Decode through the loader's own back end, and fill in what is known."""
     if os.path.isdir(path):  # may hold a video as single frames
         known["codec"] = "frames"
         try:
-            video: FrameVideo = FrameFolder(path)
+            video: FrameVideo = FrameFolder(path, max_pixels=max_pixels)
         except DecodeError as error:
-            raise VideoFault("undecodable", _without_path(error, path)) from error
+            raise VideoFault(status_of(error), _without_path(error, path)) from error
     else:
         known["codec"] = read_header(path).codec
-        video = open_whole(path)
+        video = open_whole(path, max_pixels)
     with video:
         known |= {"num_frames": video.num_frames, "fps": told_rate(video.fps)}
         picks = sorted({0, video.num_frames // 2, video.num_frames - 1})
@@ -204,7 +211,8 @@ def _inspect_frames(path: str, full: bool, known: dict) -> None:
             try:
                 frames = video.frames_at(torch.tensor([index]))
             except DecodeError as error:
-                raise VideoFault("damaged" if number else "undecodable", _without_path(error, path)) from error
+                status = status_of(error, "damaged" if number else "undecodable")
+                raise VideoFault(status, _without_path(error, path)) from error
             known |= {"height": frames.shape[1], "width": frames.shape[2]}
         if full and isinstance(video, PyAVVideo):
             for _ in whole_frames(video):
@@ -226,9 +234,11 @@ def whole_frames(video: PyAVVideo) -> Iterator[tuple[int, av.VideoFrame]]:
         raise VideoFault("damaged", f"only {num_decoded} of {video.num_frames} frames can be decoded")
 
 
-def status_of(error: DecodeError) -> Status:
+def status_of(error: DecodeError, otherwise: Status = "undecodable") -> Status:
     """The status of a video that could not be read."""
-    return error.status if isinstance(error, VideoFault) else "undecodable"
+    if isinstance(error, TooLarge):
+        return "too_large"
+    return error.status if isinstance(error, VideoFault) else otherwise
 
 
 def _without_path(error: Exception, path: str) -> str:

@@ -55,7 +55,7 @@ class Network:
         from videornn.data.loader import clip_spec
 
         data = self.predictor.trained.config.data
-        with open_video(video, data.decoder, timeout=data.timeout) as opened:
+        with open_video(video, data.decoder, timeout=data.timeout, max_pixels=data.max_frame_pixels) as opened:
             seconds, clip_seconds = opened.duration, float(clip_spec(data).duration_seconds(opened.fps))
         window = self.window or (seconds if data.sampling == "segments" else clip_seconds)
         top = [{"class": name, "score": score} for name, score in self.predictor(video)]

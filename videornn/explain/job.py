@@ -145,8 +145,9 @@ def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
         seconds[:] = opened.times[indices.numpy()].tolist()
         return indices
 
+    limits = {"timeout": data.timeout, "max_pixels": data.max_frame_pixels}
     with memory_of_video(video):
-        return Clip(spec.cut(read_frames(video, choose, decoder=data.decoder, timeout=data.timeout)), seconds)
+        return Clip(spec.cut(read_frames(video, choose, decoder=data.decoder, **limits)), seconds)
 
 
 def _explain_block(

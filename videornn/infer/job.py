@@ -168,10 +168,11 @@ class Job:
         """Write the overlay of a file; redraw(file, path of the movie, *how) tells which share of it is done."""
         source = self._files[number]
         path = self._options.overlay / f"{self._names[number]}_overlay.mp4"
-        self._worker.timeout_seconds = self._predictor.trained.config.data.timeout + listing_seconds(source)
+        data = self._predictor.trained.config.data
+        self._worker.timeout_seconds = data.timeout + listing_seconds(source)
         with errors_of_video(source), writing("--overlay", path), replacing(path) as temporary:
             try:
-                for share in self._worker.iterate(redraw, source, temporary, *how):
+                for share in self._worker.iterate(redraw, source, temporary, *how, data.max_frame_pixels):
                     on_share(SCORING_SHARE + (1 - SCORING_SHARE) * share)
             except WorkerLost as error:
                 raise DecodeError(f"{source}: its overlay cannot be written, {error}") from error

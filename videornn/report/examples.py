@@ -109,7 +109,7 @@ def _animation(video: Prediction, data: DataConfig) -> Markup:
 
 def _read_evenly(path: str, data: DataConfig) -> tuple[Tensor, float]:
     """NUM_FRAMES frames uint8 [T, H, W, 3] over the whole of a video, and its seconds; raises DecodeError."""
-    with open_video(path, timeout=data.timeout) as video:
+    with open_video(path, timeout=data.timeout, max_pixels=data.max_frame_pixels) as video:
         indices = ((torch.arange(NUM_FRAMES) + 0.5) * video.num_frames / NUM_FRAMES).long()
         return video.frames_at(video.on_screen(indices)), video.duration
 
