@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 FREE = {  # nothing: the weights will be the same
     "data.labels": "names.txt",
     "data.max_bad_share": "0.5",
+    "data.max_frame_pixels": "100000",
     "data.num_workers": "0",
     "data.root": "/elsewhere",
     "data.test": "test.txt",

@@ -17,7 +17,7 @@ from videornn.data import verify
 from videornn.data.verify import VideoReport, inspect_video, verify_videos
 
 
-def crash(path: str, *, full: bool) -> VideoReport:
+def crash(path: str, *, full: bool, max_pixels: int) -> VideoReport:
     os._exit(1)
 
 

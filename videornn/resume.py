@@ -20,6 +20,7 @@ FREE_ON_RESUME = (
     "device",
     "data.labels",
     "data.max_bad_share",
+    "data.max_frame_pixels",
     "data.num_workers",
     "data.root",
     "data.test",
