@@ -84,3 +84,14 @@ def test_a_run_goes_on_when_only_tensorboard_finds_no_room(
         logger.close()
     assert _steps(tmp_path) == [("train", step) for step in range(1, 11)]
     assert capsys.readouterr().out.count("TensorBoard's file is given up (File too large)") == 1
+
+
+def test_a_share_of_the_machine_that_cannot_be_is_not_printed_as_a_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = RunLogger(tmp_path, num_steps=9)
+    logger.log("train", 1, **NUMBERS)
+    logger.log("train", 2, **NUMBERS | {"mfu": 2.39})
+    logger.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert "mfu 40 %  1.5 GB" in lines[0] and "mfu > 100 % (rate measured on a busy machine)  1.5 GB" in lines[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from videornn import train as job
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
@@ -49,6 +50,26 @@ def test_a_precision_that_is_slow_here_is_compared_with_float32(
     monkeypatch.setattr("videornn.train.matrix_rate", lambda device, dtype: rates[dtype])
     train(load_config(CONFIG, [*tiny_settings, "train.precision=fp16", "data.val=null"]), tmp_path)
     assert all(0 < json.loads(line)["mfu"] < 1 for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_rate_measured_while_the_machine_was_busy_is_measured_again(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, measured = [1e9, 8e9, 4e9, 4e9], []  # busy, idle, beside the loader
+
+    def rate(device: torch.device, dtype: torch.dtype) -> float:
+        measured.append(rates[min(len(measured), 3)])
+        return measured[-1]
+
+    monkeypatch.setattr(job, "matrix_rate", rate)
+    monkeypatch.setattr(job, "training_flops", lambda model, clip_size: 1e9)
+    data, config = load_training_data(load_config(CONFIG, tiny_settings))
+    speed = job._Speed(job._new_run(config, tmp_path, data, torch.device("cpu"), load_init=False))
+    assert measured == [1e9]
+    assert [speed.numbers(2.0)["mfu"] for _ in range(20)] == [0.25] * 20  # and not 200 %
+    assert measured == [1e9, 8e9, 4e9, 4e9, 4e9, 4e9]  # after 1, 2, 4, 8 and 16 lines
+    assert speed.numbers(16.0)["mfu"] == 2.0 and len(measured) == 7  # never seen idle: the line says so
+    assert speed.numbers(4.0)["mfu"] == 0.5 and len(measured) == 7
 
 
 @pytest.mark.slow

@@ -112,9 +112,11 @@ class RunLogger:
 
 
 def _train_note(numbers: dict[str, float]) -> str:
+    # of a machine that has never been seen idle
+    mfu = f"{100 * numbers['mfu']:.0f} %" if numbers["mfu"] <= 1 else "> 100 % (rate measured on a busy machine)"
     return (
         f"loss {numbers['loss']:.3f}  top1 {numbers['top1']:.1f} %  {numbers['clips_per_second']:.1f} clips/s"
-        f"  data wait {100 * numbers['data_wait']:.0f} %  mfu {100 * numbers['mfu']:.0f} %  {numbers['memory_gb']:.1f} GB"
+        f"  data wait {100 * numbers['data_wait']:.0f} %  mfu {mfu}  {numbers['memory_gb']:.1f} GB"
     )
 
 

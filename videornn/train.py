@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,7 @@ def _loop(
             run.check_finite()
             numbers = meter.means()
             numbers |= speed.numbers(numbers.pop("full_clips_per_second"))
+            meter.restart_clock()
             logger.log("train", run.step, epoch=epoch, lr=lr, **numbers)
             waits = waits + 1 if numbers["data_wait"] > LONG_WAIT else 0
             if waits == 3:  # not at the start, when workers have just begun
@@ -386,17 +387,35 @@ def _share_bad(run: Run) -> None:
 
 
 class _Speed:
-    """What the log lines say of memory and of how much of the machine's rate of matrix products a run reaches."""
+    """What the log lines say of memory and of how much of the machine's rate of matrix products a run reaches.
+
+    A machine that is busy with something else when it is measured comes out too slow, so it is measured again, ever more
+    seldom on a CPU, and whenever a run seems to be faster; the best counts.
+    """
 
     def __init__(self, run: Run) -> None:
         data = run.config.data
         self._device = run.device
-        clip_flops = training_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
+        self._clip_flops = training_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
         # on a CPU the products of fp16, and without its instructions those of bf16, are slower than float32
-        dtypes = {torch.float32, AUTOCAST.get(run.config.train.precision, torch.float32)}
-        rate = max(matrix_rate(run.device, dtype) for dtype in dtypes)
-        self._clips_per_second = rate * distributed.num_ranks() / clip_flops
+        self._dtypes = {torch.float32, AUTOCAST.get(run.config.train.precision, torch.float32)}
+        self._rate, self._peak, self._num_lines = self._measured(), 0, 0
 
     def numbers(self, clips_per_second: float) -> dict[str, float]:
         """mfu 0..1 (model FLOPs utilisation) at so many full clips per second, and the peak memory of this rank in GB."""
-        return {"mfu": clips_per_second / self._clips_per_second, "memory_gb": peak_memory(self._device) / 1e9}
+        self._num_lines += 1
+        doubled = self._num_lines & (self._num_lines - 1) == 0
+        if clips_per_second > self._clips_per_second or (doubled and self._device.type == "cpu"):
+            self._peak = max(self._peak, peak_memory(self._device))  # a measurement is not what a run needs
+            with suppress(torch.OutOfMemoryError):  # a GPU that the run fills is measured as it was
+                self._rate = max(self._rate, self._measured())
+        peak = max(self._peak, peak_memory(self._device))
+        return {"mfu": clips_per_second / self._clips_per_second, "memory_gb": peak / 1e9}
+
+    @property
+    def _clips_per_second(self) -> float:
+        """Full clips that all ranks would do if they did nothing but matrix products."""
+        return self._rate * distributed.num_ranks() / self._clip_flops
+
+    def _measured(self) -> float:
+        return max(matrix_rate(self._device, dtype) for dtype in self._dtypes)
