@@ -55,24 +55,25 @@ def write_field_coded(path: Path, num_frames: int, *, frames: int = 0, in_one_pa
 
     A file that ends in .h264 is the bare stream.
     """
-    packets: list[tuple[int, bytes]] = []  # in fields
+    packets: list[tuple[int, int, bytes]] = []  # when, and for how long, in fields
     for index in range(num_frames):
         luma = 16 + round((16 + 3 * index) * 219 / 255)
         is_frame = frames > 0 and index % frames == 0
         parts = [_slice(index, luma, field) for field in ([None] if is_frame else [0, 1])]
         parts[0] = (_headers() if index % GOP == 0 else b"") + parts[0]
         parts = [b"".join(parts)] if in_one_packet else parts
-        packets += [(2 * index + number, _unit(9, "000", is_reference=False) + part) for number, part in enumerate(parts)]
+        for number, part in enumerate(parts):
+            packets.append((2 * index + number, 2 // len(parts), _unit(9, "000", is_reference=False) + part))
     stream_path = path.with_suffix(".h264")
-    stream_path.write_bytes(b"".join(data for _, data in packets))
+    stream_path.write_bytes(b"".join(data for _, _, data in packets))
     if path == stream_path:
         return path
     with av.open(str(stream_path)) as bare, av.open(str(path), "w") as container:
-        stream = container.add_stream_from_template(bare.streams.video[0])
-        for place, data in packets:
+        stream = container.add_stream_from_template(bare.streams.video[0], opaque=True)
+        for place, duration, data in packets:
             packet = av.Packet(data)
             packet.stream, packet.time_base = stream, Fraction(1, FIELDS_PER_SECOND)
-            packet.pts = packet.dts = place
+            packet.pts, packet.dts, packet.duration = place, place, duration
             packet.is_keyframe = place % (2 * GOP) == 0
             container.mux(packet)
     return path
