@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from videornn.config import DataConfig
 from videornn.data.annotations import load_videos
-from videornn.data.loader import build_loader, plain_plan, to_device
+from videornn.data.loader import build_loader, plain_plan
+from videornn.data.shared_batch import to_device
 from videornn.engine import build_scaler, to_model_input, train_step
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.optim import build_optimizer

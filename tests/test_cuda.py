@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videornn import load_predictor
 from videornn.config import load_config
-from videornn.data.loader import Batch, to_device
+from videornn.data.shared_batch import Batch, to_device
 from videornn.engine import build_scaler, to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import evaluate

@@ -28,9 +28,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from videornn import train as training
 from videornn.config import load_config
 from videornn.data.dataset import BadVideo
-from videornn.data.loader import Batch, base_shape, to_device
+from videornn.data.loader import base_shape
 from videornn.data.mixing import Mixing
 from videornn.data.plan import BatchPlan, Phase
+from videornn.data.shared_batch import Batch, to_device
 from videornn.ema import decay_at, start_ema, update_ema_
 from videornn.engine import build_scaler, is_lack_of_memory, predict_logits, to_model_input, train_step
 from videornn.evaluate import score_batches

@@ -12,15 +12,14 @@ from videornn.data.batches import TrainBatches
 from videornn.data.dataset import ClipKey, sample_seed
 from videornn.data.decoding import read_frames
 from videornn.data.loader import (
-    Batch,
-    _fit_shared_memory,
+    _prefetch,
     build_loader,
     build_test_loader,
     plain_plan,
-    to_device,
     view_spec,
 )
 from videornn.data.plan import BatchPlan, BatchShape, Phase
+from videornn.data.shared_batch import Batch, to_device
 from videornn.errors import UserError
 
 SMALL = DataConfig(num_frames=4, temporal_stride=2, crop_size=16, short_side=(16, 24), num_workers=0)
@@ -113,8 +112,8 @@ def test_the_loader_cuts_the_shapes_that_the_plan_asks_for(table: VideoTable, mo
     plan = BatchPlan(20, [Phase(1, (BatchShape(8, 2, 8), BatchShape(4, 4, 16)))])  # 8 4 8
     sizes = []
     monkeypatch.setattr(
-        "videornn.data.loader._fit_shared_memory",
-        lambda workers, size: sizes.append(size) or _fit_shared_memory(workers, size),
+        "videornn.data.loader._prefetch",
+        lambda workers, size: sizes.append(size) or _prefetch(workers, size),
     )
     plain = batches_of(table, 5)
     for num_workers in (0, 2):

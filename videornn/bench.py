@@ -15,9 +15,10 @@ from videornn.config import Config
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import Sample, TrainClips, sample_seed
 from videornn.data.decoding import open_video
-from videornn.data.loader import build_loader, collate, plain_plan
+from videornn.data.loader import build_loader, plain_plan
 from videornn.data.parallel import num_cores
 from videornn.data.sampling import sample_random_clip
+from videornn.data.shared_batch import collate
 from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
 from videornn.models import build_model

@@ -17,7 +17,8 @@ from videornn.console import say
 from videornn.data.annotations import VideoTable, check_files, check_labels, load_videos
 from videornn.data.dataset import BadVideo, ViewSpec
 from videornn.data.decoding import choose_decoder
-from videornn.data.loader import ClipLoader, build_test_loader, to_device, view_spec
+from videornn.data.loader import ClipLoader, build_test_loader, view_spec
+from videornn.data.shared_batch import to_device
 from videornn.distributed import StopVote
 from videornn.engine import Precision, is_lack_of_memory, predict_logits
 from videornn.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from videornn import distributed
-from videornn.data.loader import Batch
+from videornn.data.shared_batch import Batch
 from videornn.engine import StepResult
 
 

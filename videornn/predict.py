@@ -13,9 +13,10 @@ from torch import Tensor
 
 from videornn.data.annotations import VIDEO_SUFFIXES, VideoTable, load_videos
 from videornn.data.dataset import load_views
-from videornn.data.loader import build_test_loader, to_device, view_spec
+from videornn.data.loader import build_test_loader, view_spec
 from videornn.data.packed_paths import PathPacker
 from videornn.data.parallel import GeneratorWorker
+from videornn.data.shared_batch import to_device
 from videornn.data.stream import is_live
 from videornn.data.video_files import FRAME_SUFFIXES, scan_videos
 from videornn.errors import UserError

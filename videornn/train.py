@@ -17,8 +17,9 @@ from videornn import distributed, metrics
 from videornn.config import Config, config_to_yaml
 from videornn.data.decoding import choose_decoder
 from videornn.data.files import write_text
-from videornn.data.loader import Batch, ClipLoader, build_loader, build_test_loader, plain_plan, to_device, view_spec
+from videornn.data.loader import ClipLoader, build_loader, build_test_loader, plain_plan, view_spec
 from videornn.data.mixing import batch_mixing
+from videornn.data.shared_batch import Batch, to_device
 from videornn.distributed import StopVote
 from videornn.ema import decay_at, start_ema, update_ema_
 from videornn.engine import AUTOCAST, build_scaler, is_lack_of_memory, to_model_input, train_step

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,40 +70,51 @@ class VideoReader:
     Args:
         timeout: seconds that PyAV may take to open a video, and again to decode from it.
         max_pixels: width x height that a frame may have.
-        culprits: videos that killed a worker or hung in it, by index, with the reason; they are not opened again.
+        known_bad: videos that are not opened again, by index, with the reason: they killed a worker or hung in it.
     """
 
     table: VideoTable
     decoder: Decoder = "auto"
     timeout: float = 60.0
     max_pixels: int = MAX_FRAME_PIXELS
-    culprits: dict[int, str] = field(default_factory=dict)
-    _work: Tensor | None = None  # float64 [num_workers, 3] in shared memory: process id, index of the video, since when
+    known_bad: dict[int, str] = field(default_factory=dict)
+    _work: Any = None  # float64 [3 * num_workers], shared: process id or 0, index of the video, since when
 
-    def frames(self, index: int, choose: Callable[[FrameVideo], Tensor]) -> Tensor:
-        """Frames uint8 [T, H, W, 3] of one video, as read_frames gives them; raises DecodeError."""
-        if index in self.culprits:
-            raise DecodeError(self.culprits[index])
+    @contextmanager
+    def reading(self, index: int) -> Iterator[None]:
+        """Around all that is done with a video; raises DecodeError if it is known to be bad, or takes all memory."""
+        if index in self.known_bad:
+            raise DecodeError(self.known_bad[index])
         self._note(index)
         try:
-            path, limits = self.table.path(index), {"timeout": self.timeout, "max_pixels": self.max_pixels}
-            return read_frames(path, choose, decoder=self.decoder, **limits)
+            with memory_of_video(self.table.path(index)):
+                yield
         finally:
             self._note(-1)
 
+    def frames(self, index: int, choose: Callable[[FrameVideo], Tensor]) -> Tensor:
+        """Frames uint8 [T, H, W, 3] of one video, as read_frames gives them; raises DecodeError."""
+        path, limits = self.table.path(index), {"timeout": self.timeout, "max_pixels": self.max_pixels}
+        return read_frames(path, choose, decoder=self.decoder, **limits)
+
     def watch_workers(self, num_workers: int) -> None:
         """Make room for what so many workers, started from now on, are at."""
-        self._work = torch.full((num_workers, 3), -1.0, dtype=torch.float64).share_memory_() if num_workers else None
+        self._work = RawArray("d", 3 * num_workers) if num_workers else None
+
+    @property
+    def num_workers(self) -> int:
+        """Of the workers that were started last."""
+        return len(self._work or ()) // 3
 
     def workers(self) -> list[tuple[int, int, float]]:
         """(process id, index of the video it reads, or -1, seconds so far) of every worker that has read one."""
-        rows = [] if self._work is None else self._work.tolist()
-        return [(int(pid), int(index), time.monotonic() - since) for pid, index, since in rows if pid >= 0]
+        rows = [self._work[3 * worker : 3 * worker + 3] for worker in range(self.num_workers)]
+        return [(int(pid), int(index), time.monotonic() - since) for pid, index, since in rows if pid > 0]
 
     def _note(self, index: int) -> None:
         worker = get_worker_info()
         if worker is not None and self._work is not None:
-            self._work[worker.id] = torch.tensor([os.getpid(), index, time.monotonic()], dtype=torch.float64)
+            self._work[3 * worker.id : 3 * worker.id + 3] = os.getpid(), index, time.monotonic()
 
 
 class TrainClips(Dataset):
@@ -137,7 +150,8 @@ class TrainClips(Dataset):
             candidate = (index + attempt) % len(self)
             seed = sample_seed(self.seed, epoch, candidate, *([draw] if draw else []))
             try:
-                clips = self._clips(candidate, seed, num_frames, crop_size)
+                with self.reader.reading(candidate):
+                    clips = self._clips(candidate, seed, num_frames, crop_size)
             except DecodeError as error:
                 bad.append(BadVideo(self.reader.table.path(candidate), str(error)))
                 continue
@@ -163,12 +177,11 @@ class TrainClips(Dataset):
             return video.on_screen(torch.cat(clips))
 
         frames = self.reader.frames(index, choose).unflatten(0, (self.clips_per_video, -1))
-        path, label = self.reader.table[index]
-        with memory_of_video(path):
-            return [
-                transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
-                for clip, clip_seed in zip(frames, seeds, strict=True)
-            ]
+        _, label = self.reader.table[index]
+        return [
+            transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
+            for clip, clip_seed in zip(frames, seeds, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,7 @@ class VideoViews(Dataset):
     def __getitem__(self, index: int) -> list[Sample]:
         path, label = self.reader.table[index]
         try:
-            with memory_of_video(path):
+            with self.reader.reading(index):
                 return [Sample(self.spec.cut(self.reader.frames(index, self.spec.choose)), label, index)]
         except DecodeError as error:
             spec = self.spec

@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import multiprocessing
-import os
-import shutil
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from videornn.data.annotations import VideoTable
 from videornn.data.batches import TestBatches, TrainBatches
-from videornn.data.dataset import BadVideo, Sample, TrainClips, VideoReader, VideoViews, ViewSpec
+from videornn.data.dataset import TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.decoding import choose_decoder
 from videornn.data.parallel import exit_reason
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
+from videornn.data.shared_batch import Batch, LostBatch, SentBatch, collate
 from videornn.data.transforms import train_transform
 from videornn.errors import UserError
 
 if TYPE_CHECKING:
     from videornn.config import DataConfig, TestConfig
 
-MAX_RESTARTS = 20  # of workers that died or hung, in one pass
+MAX_RESTARTS = 20  # of workers that died or hung, before a batch comes
 MAX_PREFETCH = 4  # batches ahead of every worker
-MAX_SHARED_BYTES = 2**30  # of batches of one rank in shared memory
+MAX_WAITING_BYTES = 2**30  # of batches of one rank; but every worker has one ahead
 POLL_SECONDS = 5.0  # between two looks at whether the workers are alive
+DEATH_SECONDS = 5.0  # until the system tells of a death that has shown
 HANG_TIMEOUTS = 5.0  # a worker hangs if it is at a video for so many data.timeout
 CANNOT_START = (
     "loader workers end before they read anything; what they said stands above. A script needs "
@@ -45,36 +42,17 @@ CANNOT_START = (
 )
 
 
-@dataclass(frozen=True)
-class Batch:
-    """clips uint8 [B, ...], labels int64 [B], indices int64 [B] into the table, valid bool [B], and the bad videos met."""
-
-    clips: Tensor
-    labels: Tensor
-    indices: Tensor
-    valid: Tensor
-    bad: list[BadVideo]
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; called by DataLoader."""
-        return Batch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices, self.valid, self.bad)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch with clips and labels on a device."""
-        clips, labels = (tensor.to(device, non_blocking=True) for tensor in (self.clips, self.labels))
-        return Batch(clips, labels, self.indices, self.valid, self.bad)
-
-
 class ClipLoader:
-    """A DataLoader that names the video that killed or hung one of its workers, and goes on without it.
+    """A DataLoader that goes on when workers die or hang, and names the video that makes them.
 
-    Samples depend on their key only, so other workers can start from the batch that did not come. Every pass over the loader
-    gives the same batches, from workers that stay.
+    Samples depend on their key only, so other workers can start from the batch that did not come. A video at which a worker
+    died is tried once more, for the system may have ended the worker to get memory for others; one that kills again, or
+    that a worker hangs at, is bad. Every pass over the loader gives the same batches, from workers that stay.
 
     Args:
         batches: the keys of every batch, and what is left of them after any number.
         num_workers: 0 loads in this process, where nothing survives a video that kills or hangs the decoder.
-        batch_bytes: size of the largest batch; prefetch and, if need be, workers are cut down to what shared memory holds.
+        batch_bytes: size of the largest batch: the larger, the fewer are loaded ahead.
         hang_seconds: how long a worker may be at one video.
     """
 
@@ -92,8 +70,10 @@ class ClipLoader:
         self.batches = batches
         self.pin_memory = pin_memory
         self.hang_seconds = hang_seconds
-        self.num_workers, self.prefetch_factor = _fit_shared_memory(num_workers, batch_bytes)
-        self._processes: dict[int, multiprocessing.process.BaseProcess] = {}
+        self.num_workers = num_workers
+        self.prefetch_factor = _prefetch(num_workers, batch_bytes)
+        self._suspects: set[int] = set()  # videos at which a worker died, until they are read
+        self._workers: set[multiprocessing.process.BaseProcess] = set()
         self._loader: DataLoader | None = None  # the one whose workers stay from pass to pass
 
     def __len__(self) -> int:
@@ -101,12 +81,14 @@ class ClipLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._loader = self._loader or self._new_loader(self.batches)
-        iterator = self._start(self._loader)
         done = num_restarts = 0
+        iterator = None
         while True:
             try:
+                if iterator is None:
+                    iterator = self._start(done)
                 batch = next(iterator)
+                batch = batch.open() if isinstance(batch, SentBatch) else batch
             except StopIteration:
                 return
             except UserError as error:  # torch puts a traceback of the worker before the sentence
@@ -114,41 +96,65 @@ class ClipLoader:
             except (RuntimeError, OSError, EOFError) as error:  # what comes of a dead worker depends on when it died
                 if "DataLoader timed out" in str(error) and not self._hanging():
                     _check_pinning(iterator)
-                    continue
-                self._blame(error)
+                    if not self._idle():
+                        continue
+                what = self._blame(error)
                 num_restarts += 1
                 if num_restarts > MAX_RESTARTS:
-                    raise UserError(f"{num_restarts} loader workers died or hung; the last: {error}") from error
-                self._loader = iterator = None  # ends the old workers before new ones start
-                iterator = self._start(self._new_loader(self.batches.after(done)))
+                    raise UserError(f"{num_restarts} times in a row, {what}: {_first_line(error)}") from error
+                self._loader = iterator = None  # new workers start from the batch that did not come
                 continue
+            self._suspects.difference_update(batch.indices.tolist())
             yield batch
             done += 1
+            num_restarts = 0
 
-    def _new_loader(self, batches: Iterable) -> DataLoader:
-        self.dataset.reader.watch_workers(self.num_workers)
+    def _start(self, done: int) -> Iterator[Batch]:
+        """The batches of a pass of which so many are done."""
+        if done == 0 and self._loader is not None:
+            # else new ones: one died while nobody needed it, or does not answer
+            with suppress(RuntimeError):
+                if all(worker.is_alive() for worker in self._workers):
+                    return self._begin(self._loader)
+            self._loader = None
+        num_workers = self.num_workers
+        if refused := _refused_locks(num_workers):
+            num_workers = 0
+            warnings.warn(
+                f"/dev/shm does not take the locks of loader workers ({refused}). For this pass, videos are loaded in the "
+                f"process that uses them, which is slow, and which a video that crashes its decoder ends",
+                stacklevel=3,
+            )
+        loader = self._new_loader(self.batches.after(done) if done else self.batches, num_workers)
+        self._loader = loader if done == 0 and num_workers else None
+        return self._begin(loader)
+
+    def _new_loader(self, batches: Iterable, num_workers: int) -> DataLoader:
+        self.dataset.reader.watch_workers(num_workers)
         return DataLoader(
             self.dataset,
             batch_sampler=batches,
-            num_workers=self.num_workers,
+            num_workers=num_workers,
             collate_fn=collate,
             pin_memory=self.pin_memory,
             worker_init_fn=_init_worker,
-            prefetch_factor=self.prefetch_factor,
-            persistent_workers=self.num_workers > 0,
-            timeout=POLL_SECONDS if self.num_workers else 0,
+            prefetch_factor=self.prefetch_factor if num_workers else None,
+            persistent_workers=num_workers > 0,
+            timeout=POLL_SECONDS if num_workers else 0,
             generator=torch.Generator(),  # of the workers' seeds, which no sample depends on: torch's own is the caller's
         )
 
-    def _start(self, loader: DataLoader) -> Iterator[Batch]:
+    def _begin(self, loader: DataLoader) -> Iterator[Batch]:
         # a forked worker that collected this process's garbage would wait for ever for the threads of a decoder in it
         gc.freeze()
+        before = set(multiprocessing.active_children())
         try:
             with _imported_once():
                 iterator = _iterator(loader)
         finally:
             gc.unfreeze()
-        self._processes = {child.pid: child for child in multiprocessing.active_children()}
+        if started := set(multiprocessing.active_children()) - before:  # none in another pass of the same workers
+            self._workers = started
         return iterator
 
     def _hanging(self) -> list[int]:
@@ -156,41 +162,44 @@ class ClipLoader:
         workers = self.dataset.reader.workers()
         return [index for _, index, seconds in workers if index >= 0 and seconds > self.hang_seconds]
 
-    def _died_at(self) -> dict[int, int]:
-        """Where dead workers were, by process: videos, or -1. A death can show before the system tells of it."""
-        end = time.monotonic() + POLL_SECONDS
+    def _idle(self) -> bool:
+        """Whether all workers have had nothing to do for as long: then the batch that is waited for was lost on its way."""
+        workers = self.dataset.reader.workers()
+        idle = [index < 0 and seconds > self.hang_seconds for _, index, seconds in workers]
+        return len(idle) == self.dataset.reader.num_workers > 0 and all(idle)
+
+    def _died(self) -> dict[int, str]:
+        """How workers died, by process. A death can show before the system tells of it."""
+        end = time.monotonic() + DEATH_SECONDS
         while True:
-            alive = {child.pid for child in multiprocessing.active_children()}
-            died_at = {pid: index for pid, index, _ in self.dataset.reader.workers() if pid not in alive}
-            if died_at or time.monotonic() > end:
-                return died_at
+            codes = {worker.pid: worker.exitcode for worker in self._workers if not worker.is_alive()}
+            if codes or time.monotonic() > end:
+                return {pid: "died" if code is None else f"died ({exit_reason(code)})" for pid, code in codes.items()}
             time.sleep(0.05)
 
-    def _end(self, pid: int) -> str:
-        """How a worker died, in words, as far as it is known."""
-        code = self._processes[pid].exitcode if pid in self._processes else None
-        return "died" if code is None else f"died ({exit_reason(code)})"
-
-    def _blame(self, error: Exception) -> None:
-        """Mark the videos at which workers hung or died as bad; raises the error if none did."""
-        if self.num_workers == 0 or str(error).startswith("Caught "):  # raised by the dataset itself
+    def _blame(self, error: Exception) -> str:
+        """Say what became of workers, and mark videos that are to blame as bad; raises the error if it was none of them."""
+        reader, lost = self.dataset.reader, isinstance(error, LostBatch)
+        if not reader.num_workers or (str(error).startswith("Caught ") and not lost):  # raised by the dataset itself
             raise error
-        culprits = dict.fromkeys(self._hanging(), f"hung for {self.hang_seconds:g} s")
-        if not culprits:
-            died_at = self._died_at()
-            culprits = {index: self._end(pid) for pid, index in died_at.items()}
-            if died_at and all(self._end(pid) == "died (SIGTERM)" for pid in died_at):
-                return  # asked to end, by a scheduler, say, which signals every process of a job: no video is to blame
-        if not culprits and not self.dataset.reader.workers():
+        at = {pid: index for pid, index, _ in reader.workers()}
+        hung = self._hanging()
+        ends = [(index, f"hung for {self.hang_seconds:g} s") for index in hung]
+        ends = ends or [(at.get(pid, -1), how) for pid, how in self._died().items()]
+        if not at and any(how.startswith("died (exit code") for _, how in ends):
             raise UserError(CANNOT_START) from error
-        if not culprits:
+        if not ends and not lost and not self._idle():
             raise error
-        if max(culprits) < 0:
-            words = str(error).splitlines()[0]
-            raise UserError(f"a loader worker {culprits[max(culprits)]}, not while reading a video: {words}") from error
-        table = self.dataset.reader.table
-        bad = {index: f"{table.path(index)}: a loader worker {how} at it" for index, how in culprits.items() if index >= 0}
-        self.dataset.reader.culprits.update(bad)
+        for index, how in ends:
+            # asked to end by a scheduler, say, which signals every process of a job: no video is to blame
+            if index < 0 or how == "died (SIGTERM)":
+                continue
+            if index in hung or index in self._suspects:
+                reader.known_bad[index] = f"{reader.table.path(index)}: a loader worker {how} at it"
+            self._suspects.add(index)
+        what = f"a loader worker {max(ends, default=(-1, 'lost a batch'))[1]}"
+        warnings.warn(f"{what}; new workers load again what was lost", stacklevel=3)
+        return what
 
 
 def build_loader(
@@ -286,31 +295,6 @@ def plain_plan(section: DataConfig, num_videos: int, epochs: int, batch_size: in
     return BatchPlan(num_videos, [Phase(epochs, (base_shape(section, batch_size),))])
 
 
-def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches with clips and labels on the device.
-
-    On CUDA a batch is copied on a stream of its own while the step before it computes: its tensors must come pinned.
-    """
-    if device.type != "cuda":
-        yield from batches
-        return
-    stream = torch.cuda.Stream(device)
-    ahead: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in itertools.chain(batches, [None]):
-        following = None
-        if batch is not None:
-            with torch.cuda.stream(stream):
-                following = batch.to(device), stream.record_event()
-        if ahead is not None:
-            copied, arrived = ahead
-            current = torch.cuda.current_stream(device)
-            current.wait_event(arrived)
-            for tensor in (copied.clips, copied.labels):
-                tensor.record_stream(current)  # its memory must not go to another batch before the step is done with it
-            yield copied
-        ahead = following
-
-
 def clip_spec(section: DataConfig) -> ClipSpec:
     """How the data section of a config takes a clip from a video."""
     return ClipSpec(
@@ -332,19 +316,6 @@ def view_spec(section: DataConfig, test: TestConfig) -> ViewSpec:
         crop_size=test.crop_size,
         short_side=test.short_side,
         squeeze=section.aspect == "squeeze",
-    )
-
-
-def collate(groups: list[list[Sample]]) -> Batch:
-    """Stack the samples of several videos into a Batch."""
-    samples = [sample for group in groups for sample in group]
-    return Batch(
-        # clips come with their channels last in memory, from the decoder on: stacked so, nothing is transposed
-        clips=torch.stack([sample.clips.movedim(-4, -1) for sample in samples]).movedim(-1, -4),
-        labels=torch.tensor([sample.label for sample in samples]),
-        indices=torch.tensor([sample.index for sample in samples]),
-        valid=torch.tensor([sample.valid for sample in samples]),
-        bad=[bad for sample in samples for bad in sample.bad],
     )
 
 
@@ -389,19 +360,20 @@ def _init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def _fit_shared_memory(num_workers: int, batch_bytes: int) -> tuple[int, int | None]:
-    """Workers and batches prefetched by each that fit into shared memory; a container may have as little as 64 MB."""
-    if num_workers == 0:
-        return 0, None
-    budget = MAX_SHARED_BYTES
-    if os.path.isdir("/dev/shm"):
-        budget = min(budget, shutil.disk_usage("/dev/shm").free // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    num_batches = max(budget // batch_bytes, 1)
-    if num_batches < num_workers:
-        warnings.warn(
-            f"shared memory (/dev/shm) has room for {num_batches} batches of {batch_bytes / 1e6:.0f} MB: "
-            f"{num_batches} loader workers instead of {num_workers}; give a container more with --shm-size",
-            stacklevel=3,
-        )
-    num_workers = min(num_workers, num_batches)
-    return num_workers, min(max(num_batches // num_workers, 1), MAX_PREFETCH)
+def _refused_locks(num_workers: int) -> str:
+    """Why the system does not make the locks of so many workers, which lie in /dev/shm; empty if it does."""
+    try:
+        # at least as many as the queues of a DataLoader have, which does not clear up after it could not make all of them
+        _ = [multiprocessing.Lock() for _ in range(8 + 3 * num_workers if num_workers else 0)]
+    except OSError as error:
+        return error.strerror.lower()
+    return ""
+
+
+def _prefetch(num_workers: int, batch_bytes: int) -> int:
+    """Batches that every worker loads ahead."""
+    return min(max(MAX_WAITING_BYTES // (batch_bytes * max(num_workers, 1)), 1), MAX_PREFETCH)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
