@@ -25,6 +25,8 @@ class Light(Network):
             os.kill(os.getpid(), signal.SIGSEGV)
         if content in (b"hang", b"slow"):
             time.sleep(600 if content == b"hang" else 1)
+        if content == b"grows":
+            self.kept = b"x" * 10**8
         if content == b"large":
             raise MemoryError
         if content == b"broken":

@@ -22,6 +22,7 @@ import pytest
 import torch
 from demo_networks import Known, Light
 
+from videornn.data import parallel
 from videornn.demo import Demo, analyst
 from videornn.demo.analyst import Analyst, Network
 from videornn.timeline import Window
@@ -295,6 +296,21 @@ def test_a_timeline_comes_in_parts_that_begin_anew_for_each_video(monkeypatch: p
     assert [part["until"] for part in parts] == [2, 3, 4, 4] and [part["complete"] for part in parts] == [False] * 3 + [True]
     assert parts[1]["segments"] == [{"start": 0, "end": 3, "label": "a", "score": 0.75}]
     assert network.timeline("other.mp4", 0)["until"] == 2 and asked == [2.0, 2.0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_a_worker_that_a_video_has_made_large_is_ended_and_the_next_video_has_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "GROWN_BYTES", 5 * 10**7)
+    ours = Analyst(Light("best.pt"))
+    ours.start()
+    for content, is_ended in ((b"small", False), (b"grows", True), (b"small", False)):
+        (tmp_path / "a.mp4").write_bytes(content)
+        lines = list(ours.analyse(tmp_path / "a.mp4", "mine.mp4"))
+        assert any("top" in line for line in lines) and lines[-1] == {"step": "done"}
+        assert (ours._worker is None) == is_ended
+    ours.stop()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from videornn.data import parallel
 from videornn.data.files import replacing
 from videornn.data.parallel import GeneratorWorker, Lost, WorkerLost, run_parallel
 from videornn.errors import UserError
@@ -40,6 +41,18 @@ def count(start: int, bad: str = "") -> Iterator[tuple[int, int]]:
 
 def refuse(number: int) -> int:
     raise UserError(f"{number} is refused")
+
+
+def keep(number: int) -> int:
+    """The process, which keeps much for good at the first item, as after a video of millions of packets."""
+    if number == 0:
+        keep.kept = b"x" * 10**8
+    return os.getpid()
+
+
+def keep_in_turn(number: int) -> Iterator[int]:
+    yield keep(number)
+    yield keep(number + 1)
 
 
 def leave_temporary(folder: str) -> None:
@@ -104,3 +117,13 @@ def test_a_generator_that_nobody_follows_to_its_end_does_not_get_into_the_way_of
         assert next(items)[0] == 0
         items.close()
         assert [number for number, _ in worker.iterate(count, 5)] == [5, 6, 7, 8]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_a_worker_that_keeps_much_memory_gives_way_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "GROWN_BYTES", 5 * 10**7)
+    processes = dict(run_parallel(keep, range(4), num_workers=1))
+    assert processes[0] != processes[1] == processes[2] == processes[3]
+    with GeneratorWorker(60) as worker:
+        first, second, third = (list(worker.iterate(keep_in_turn, number)) for number in (0, 1, 2))
+    assert len(set(first)) == 1 and len({*second, *third}) == 1 and first[0] != second[0]

@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from videornn.signals import handled_by
 
+GROWN_BYTES = 2**30  # that a worker may keep after an item, beyond what it needs; then another takes its place
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -72,7 +74,7 @@ def run_parallel(
                 if not worker.pipe.poll() and worker.seconds_left() > 0:
                     continue
                 index, answer = worker.index, worker.answer()
-                if todo and not isinstance(answer, Lost):
+                if todo and not isinstance(answer, Lost) and not worker.has_grown():
                     worker.give(*todo.popleft())
                 else:
                     worker.stop()
@@ -89,7 +91,8 @@ def run_parallel(
 class Worker:
     """A process, the parent's end of its pipe, and which item it is at (None: it is still starting).
 
-    The function is sent to it once, and keeps from item to item what it will. After a Lost, the process must be stopped.
+    The function is sent to it once, and keeps from item to item what it will. After a Lost, the process must be stopped;
+    once it has grown, it should be.
 
     Args:
         function: something picklable.
@@ -102,6 +105,7 @@ class Worker:
         self.index: int | None = None
         self.timeout_seconds = timeout_seconds  # a change of it holds at once
         self._given = 0.0  # when, on the monotonic clock, it got its item
+        self._num_bytes = self._usual_bytes = 0  # of its memory, after the last answer and before the first item
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         with handled_by(signal.SIG_IGN, (signal.SIGINT,)):  # it leaves Ctrl-C to its parent from its first moment on
             self._process.start()
@@ -126,6 +130,14 @@ class Worker:
         with suppress(OSError):  # a process that is gone is noticed when its answer is read
             self.pipe.send(item)
 
+    def has_grown(self) -> bool:
+        """Whether it keeps much more memory than when it began, for good: whatever it was, the next one is without it."""
+        return self._num_bytes > self._usual_bytes + GROWN_BYTES
+
+    def take_as_usual(self) -> None:
+        """Count what it keeps by now as what it needs."""
+        self._usual_bytes = self._num_bytes
+
     def seconds_left(self) -> float:
         if self.index is None or self.timeout_seconds is None:
             return math.inf
@@ -136,13 +148,15 @@ class Worker:
         if not self.pipe.poll():
             return Lost("timeout", f"took longer than {self.timeout_seconds:g} s")
         try:
-            raised, result = self.pipe.recv()
+            raised, result, self._num_bytes = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
             reason = f"the process that read it ended ({exit_reason(self._process.exitcode)})"
             if self.index is None:
                 raise RuntimeError(f"a worker process cannot start ({exit_reason(self._process.exitcode)})") from None
             return Lost("crashed", reason)
+        if self.index is None:  # it is ready
+            self.take_as_usual()
         if raised:
             raise result
         return result
@@ -186,11 +200,14 @@ class GeneratorWorker:
         Raises:
             WorkerLost: the process crashed, or an item took too long.
         """
+        is_new = self._worker is None
         worker = self._worker = self._worker or Worker(_Generators(), None)
         idle = False
         try:
             worker.timeout_seconds = None
             worker.ask((generate, arguments))  # which imports what they need: no part of the time for an item
+            if is_new:
+                worker.take_as_usual()
             worker.give(0, None)
             worker.timeout_seconds = self.timeout_seconds
             while (answer := worker.wait()) is not None:
@@ -199,14 +216,14 @@ class GeneratorWorker:
                 worker.give(0, None)
                 yield answer[0]
                 worker.timeout_seconds = self.timeout_seconds
-            idle = True
+            idle = not worker.has_grown()
         except WorkerLost:
             raise
         except Exception:  # of the generator, which is over; the process waits for another
-            idle = True
+            idle = not worker.has_grown()
             raise
         finally:
-            if not idle:  # lost, or still at work on an item that nobody wants any more
+            if not idle:  # lost, too large, or still at work on an item that nobody wants any more
                 self.stop()
 
     def stop(self) -> None:
@@ -250,14 +267,22 @@ def _serve(pipe: Connection, function: Callable) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with suppress(EOFError, OSError):
-        pipe.send((False, None))  # ready
+        pipe.send((False, None, _resident_bytes()))  # ready
         while True:
             item = pipe.recv()
             try:
                 answer = (False, function(item))
             except Exception as error:  # whatever it is, the parent raises it
                 answer = (True, error)
-            pipe.send(answer)
+            pipe.send((*answer, _resident_bytes()))
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def exit_reason(exit_code: int) -> str:

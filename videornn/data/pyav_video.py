@@ -16,7 +16,8 @@ from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.data.video import Deadline, FrameVideo
 from videornn.errors import DecodeError
 
-KEPT_BYTES = 2**25  # compressed data of a video that stays in memory; of a longer one it is read again
+KEPT_BYTES = 2**25  # of packets that stay in memory; those of a longer video are read again
+PACKET_BYTES = 2**10  # that a packet takes besides its data
 
 
 class PyAVVideo(FrameVideo):
@@ -67,7 +68,7 @@ class PyAVVideo(FrameVideo):
 
     def _list_packets(self) -> None:
         """Find key frames and the order in which packets are shown, and keep the packets themselves if they are few."""
-        self._list = PacketList(self._container, self._stream, self._kept_packets())
+        self._list = PacketList(self.path, self._container, self._stream, self._kept_packets())
         everything = range(self._list.num_packets)
         # a decoder of packed B frames loses count if it leaves some out
         self._discard = "DEFAULT" if self._list.shown is None else "NONREF"
@@ -85,7 +86,7 @@ class PyAVVideo(FrameVideo):
         """The packets, which are kept while they are few."""
         num_bytes = 0
         for packet in self._read_packets():
-            num_bytes += packet.size
+            num_bytes += packet.size + PACKET_BYTES
             if num_bytes > KEPT_BYTES:
                 self._kept = None
             if self._kept is not None:

@@ -134,7 +134,7 @@ class VideoStream:
     def _list_packets(self) -> None:
         """Read a file's clock before its frames: what it announces need not hold."""
         length = self._container.duration
-        self._list = PacketList(self._container, self._stream, self._packets())
+        self._list = PacketList(self._name, self._container, self._stream, self._packets())
         if self._list.times is not None:
             self.duration = self._list.duration
         else:

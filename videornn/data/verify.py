@@ -189,8 +189,7 @@ def _last_seconds(path: str) -> float:
     """When the last packet of any stream ends: sound may be longer than the pictures."""
     with open_file(path) as container:
         packets = (packet for packet in container.demux() if packet.pts is not None)
-        ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets]
-    return float(max(ends, default=0))
+        return float(max(((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets), default=0))
 
 
 def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None:

@@ -119,6 +119,7 @@ class Analyst:
         except UserError:
             self.stop()
             raise
+        self._worker.take_as_usual()
         self.num_classes, self.suffixes = about["num_classes"], about["suffixes"]
 
     def stop(self) -> None:
@@ -155,6 +156,8 @@ class Analyst:
             yield from self._piece("timeline", video, self._timeline(video))
         if seconds:
             yield from self._piece("attention", video, self._attention(video, name))
+        if self._worker is not None and self._worker.has_grown():
+            self.stop()  # the next video gets a new one
         yield {"step": "done"}
 
     def _piece(self, step: str, video: Path, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
