@@ -1,6 +1,8 @@
 """Pictures of frames: the right way up and in the right colours with every reader and version of PyAV."""
 
+import gc
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -57,18 +59,26 @@ def test_a_turn_that_is_not_quite_a_right_angle_is_the_nearest(tmp_path: Path) -
         assert turn_of(next(container.decode(video=0))) == (True, True, False)
 
 
-def test_side_data_that_pyav_cannot_name_leaves_the_rotation() -> None:
-    class Frame:
-        rotation = -90
+def test_a_frame_is_gone_when_nobody_needs_it_any_more(tmp_path: Path) -> None:
+    path = set_display_matrix(write_textures(tmp_path / "a.mp4", 3), (-1, 0, 0, 1))
+    gc.collect()
+    gc.disable()  # which may come minutes later, and frames are large
+    try:
+        assert _first_picture(path, "pyav").shape == _first_picture(path, "stream").shape == (96, 128, 3)
+        assert not [thing for thing in gc.get_objects() if type(thing) is av.VideoFrame]
+    finally:
+        gc.enable()
 
-        @property
-        def side_data(self) -> dict:
-            raise ValueError("31 is not a valid Type")
 
+def test_side_data_that_pyav_cannot_name_leaves_the_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(frame: object) -> dict:
+        raise ValueError("31 is not a valid Type")
+
+    monkeypatch.setattr("videornn.data.pictures.SideDataContainer", unknown)
     picture = np.arange(12).reshape(3, 4, 1)
     for rotation, quarters in ((-180, 2), (-90, 3), (0, 0), (90, 1)):
-        Frame.rotation = rotation
-        assert np.array_equal(turn_of(Frame()).of(picture), np.rot90(picture, quarters))
+        frame = SimpleNamespace(rotation=rotation)
+        assert np.array_equal(turn_of(frame).of(picture), np.rot90(picture, quarters))
 
 
 MATRICES = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}

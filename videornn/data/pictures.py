@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from videornn.errors import DecodeError
@@ -63,7 +64,8 @@ def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
 def turn_of(frame: av.VideoFrame) -> Turn:
     """How a frame is to be turned: by the nearest of the eight ways that keep pixels whole."""
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        # frame.side_data would keep the frame until the next garbage collection: each of the two holds the other
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     except ValueError:  # beside it is something that this version of PyAV has no name for: then no flip is seen
         quarters = frame.rotation // 90 % 4  # counter-clockwise
         return (Turn(), Turn(True, False, True), Turn(False, True, True), Turn(True, True, False))[quarters]
