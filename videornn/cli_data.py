@@ -125,6 +125,8 @@ def verify(
     if out is not None:
         write_reports(out, reports)
     bad = [report for report in reports if report.status != "ok"]
+    for remark in table.remarks():
+        say(remark)
     _say_bad([f"{report.path}: {report.reason}" for report in bad], out)
     _print_counts({MEANINGS[status]: count for status, count in count_statuses(reports).items()})
     if bad:
@@ -180,6 +182,8 @@ def _say_prepared(prepared: Prepared) -> None:
 
     good = [row for row in prepared.rows if row.status == "ok"]
     bad = [row for row in prepared.rows if row.status != "ok"]
+    for remark in prepared.remarks:
+        say(remark)
     _say_bad([f"{row.path}: {row.reason}" for row in bad], prepared.report)
     meanings = {**MEANINGS, "ok": "prepared"}
     _print_counts({meanings[status]: count for status, count in count_statuses(prepared.rows).items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from videornn.data.annotations import VIDEO_SUFFIXES, VideoTable, load_videos
+from videornn.console import complain
+from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import load_views
 from videornn.data.loader import build_test_loader, view_spec
 from videornn.data.packed_paths import PathPacker
 from videornn.data.parallel import GeneratorWorker
 from videornn.data.shared_batch import to_device
 from videornn.data.stream import is_live
-from videornn.data.video_files import FRAME_SUFFIXES, scan_videos
+from videornn.data.video_files import FRAME_SUFFIXES, counted, scan_videos
 from videornn.errors import UserError
 from videornn.predictions import Ranking
 from videornn.trained import Trained, load_trained
@@ -124,11 +126,15 @@ def find_videos(paths: list[str]) -> list[str]:
         if is_live(path):
             files = [path]
         elif os.path.isdir(path):
-            files = sorted(str(Path(path, name)) for name in scan_videos(path))
+            others = Counter()
+            files = sorted(str(Path(path, name)) for name in scan_videos(path, others))
             if not files and any(file.suffix.lower() in FRAME_SUFFIXES for file in Path(path).iterdir()):
                 files = [path]
             if not files:
-                raise UserError(f"folder {path} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+                only = f": it holds {counted(others)}" if counted(others) else ""
+                raise UserError(f"folder {path} has no video{only}")
+            if counted(others) and files != [path]:
+                complain(f"folder {path}: {counted(others)} are left out, as they are called like no video")
         elif Path(path).suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
             table = load_videos(path)
             files = [table.path(index) for index in range(len(table))]

@@ -91,6 +91,8 @@ def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]
     val_remarks = replace(data.val, class_names=()).remarks() if data.val else []  # the names are those of the other list
     sentences = [*data.train.remarks(), *val_remarks]
     empty = empty_classes(data)
+    if len(data.class_names) == 1:
+        sentences.append(f"there is one class only, {data.class_names[0]}, and the network will call everything that")
     if empty:
         names = ", ".join(empty[:10]) + (f", and {len(empty) - 10} more" if len(empty) > 10 else "")
         sentences.append(

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 
 from videornn.data.label_maps import ClassIds, LabelReader, load_labels
 from videornn.data.packed_paths import PathPacker
-from videornn.data.video_files import VIDEO_SUFFIXES, FileIndex, scan_videos, stem
+from videornn.data.video_files import FRAME_SUFFIXES, FileIndex, counted, is_hidden, scan_videos, stem
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
@@ -200,24 +201,45 @@ def read_something(path: Path, class_names: tuple[str, ...], root: str) -> Video
 
 def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable:
     """Folders of videos, or of folders of frames, one per class; sorted by name they are the classes."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
+    names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
         raise UserError(f"{folder} has no class folders; it should hold one folder of videos per class")
-    if all(SPLIT_NAMES.get(name.lower(), name.lower()) in ("train", "val", "test") for name in names):
-        raise UserError(f"{folder} holds splits, not classes ({', '.join(names)}): give {folder / names[0]}")
+    splits = [name for name in names if SPLIT_NAMES.get(name.lower(), name.lower()) in ("train", "val", "test")]
+    if len(splits) in (len(names), 2, 3):
+        raise UserError(f"{folder} holds splits, not classes ({', '.join(splits)}): give {folder / splits[0]}")
     class_names = class_names or tuple(names)
-    ids, packer, labels = ClassIds(class_names), PathPacker(), array("i")
+    ids, packer, labels, left_out, deep = ClassIds(class_names), PathPacker(), array("i"), Counter(), True
     for name in names:
         index = ids.get(name)
         if index is None:
             raise UserError(f"class folder {folder / name} is not one of the {len(class_names)} class names")
-        videos = sorted(scan_videos(folder / name))
+        others = Counter()
+        videos = sorted(scan_videos(folder / name, others))
         if not videos:
-            raise UserError(f"class folder {folder / name} has no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+            raise UserError(_without_video(folder / name, others))
+        left_out += others
+        deep = deep and all("/" in video for video in videos)
         for video in videos:
             packer.append(f"{name}/{video}")
             labels.append(index)
-    return VideoTable(str(folder), str(folder), packer.pack(), torch.tensor(labels, dtype=torch.int32), class_names)
+    left_out.update(entry.suffix.lower() or entry.name for entry in entries if not entry.is_dir())
+    paths, label_ids, notes = packer.pack(), torch.tensor(labels, dtype=torch.int32), []
+    if kinds := counted(left_out):
+        notes.append(f"{folder}: {kinds} are left out, as they are called like no video or are in no class folder")
+    if deep:
+        above, within, _ = paths[0].split("/", 2)
+        notes.append(
+            f"{folder}: all videos lie a folder deeper than their class folders, such as {paths[0]}: its class is {above}; "
+            f"if it should be {within}, give {folder / above}"
+        )
+    return VideoTable(str(folder), str(folder), paths, label_ids, class_names, notes=tuple(notes))
+
+
+def _without_video(folder: Path, others: Counter[str]) -> str:
+    only = f": it holds {kinds}" if (kinds := counted(others)) else ""
+    frames = "; frames of a video are a folder within that of their class" if FRAME_SUFFIXES & others.keys() else ""
+    return f"class folder {folder} has no video{only}{frames}"
 
 
 class _Row(NamedTuple):

@@ -12,13 +12,12 @@ from videornn.data import annotation_formats as formats
 from videornn.data.files import is_file
 from videornn.data.label_maps import load_labels
 from videornn.data.plain_lists import read_list
-from videornn.data.video_files import VIDEO_SUFFIXES
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
 NUM_FEW = 100  # videos of a list, looked for first of all
 
-__all__ = ["VIDEO_SUFFIXES", "VideoTable", "check_files", "check_labels", "load_labels", "load_videos", "needs_split"]
+__all__ = ["VideoTable", "check_files", "check_labels", "load_labels", "load_videos", "needs_split"]
 
 
 def load_videos(

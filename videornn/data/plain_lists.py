@@ -85,11 +85,9 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
 def _of_several_labels(hashes: np.ndarray, labels: np.ndarray) -> list[int]:
     """A row of every video, int64 [N], that has more than one label, in their order."""
     order = np.argsort(hashes, kind="stable").astype(np.int32)
-    same = hashes[order[1:]] == hashes[order[:-1]]
-    other = labels[order[1:]] != labels[order[:-1]]
-    rows = order[:-1][same & other]
-    _, first = np.unique(hashes[rows], return_index=True)
-    return sorted(rows[first].tolist())
+    hashes, labels = hashes[order], labels[order]
+    rows = order[1:][(hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1])]
+    return sorted(rows.tolist())
 
 
 def format_list(rows: Iterable[tuple[str, int]], class_names: Sequence[str]) -> Iterator[str]:

@@ -54,7 +54,7 @@ class PreparedVideo:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run has done: rows in the order of the list, its report, and the list of all sound videos.
+    """What a run has done: rows in the order of the list, its report, the list of all sound videos, remarks on the source.
 
     list_file is None where no video is sound, or while shards are missing.
     """
@@ -63,6 +63,7 @@ class Prepared:
     report: Path
     list_file: Path | None
     missing_shards: list[int]
+    remarks: list[str]
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def prepare_videos(
     write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, ordered))
     missing = [part for part in range(1, shard[1] + 1) if not _report_path(out, name, part, shard[1]).is_file()]
     list_file = None if missing else _write_list(out, name, shard[1], table, outputs)
-    return Prepared(ordered, report, list_file, missing)
+    return Prepared(ordered, report, list_file, missing, table.remarks())
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,36 +15,69 @@ import numpy as np
 from videornn.data.packed_paths import PackedPaths, PathPacker
 from videornn.errors import UserError
 
+# what FFmpeg's readers of videos (containers.FORMATS) have for names; not .gif, which lies beside frames as a preview
 VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".ogv"]
+    [
+        *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".ismv", ".mkv", ".mk3d", ".webm", ".flv"),
+        *(".avi", ".divx", ".xvid", ".wmv", ".asf", ".wtv", ".ogv", ".ogm", ".rm", ".rmvb", ".mxf", ".gxf", ".nut", ".dv"),
+        *(".mpg", ".mpeg", ".m1v", ".m2v", ".mpv", ".m2p", ".vob", ".evo", ".mod"),  # .mod, .tod: of camcorders
+        *(".ts", ".mts", ".m2ts", ".m2t", ".tod", ".trp"),
+        *(".h264", ".264", ".hevc", ".h265", ".265", ".ivf", ".obu", ".y4m", ".mjpeg", ".mjpg"),
+    ]
 )
 FRAME_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp"])
+# what systems put beside the files of their users: thumbnails, trash, snapshots
+SYSTEM_NAMES = frozenset(
+    [
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "$recycle.bin"),
+        *("system volume information", "lost+found", "thumbs.db", "desktop.ini"),
+    ]
+)
+MAX_KINDS = 8  # kinds of files named in a remark
 
 
-def scan_videos(folder: str | Path) -> Iterator[str]:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not meant to be seen."""
+    return name[0] == "." or name.casefold() in SYSTEM_NAMES
+
+
+def scan_videos(folder: str | Path, left_out: Counter[str] | None = None) -> Iterator[str]:
     """Paths, relative to a folder, of all videos under it, in no order; symbolic links are followed, hidden names skipped.
 
     A folder with images and neither videos nor folders in it is a video too, one of frames.
+
+    Args:
+        left_out: gets the number of files that are in no video by their suffix, and of hidden ones that have one of videos.
     """
+    left_out = Counter() if left_out is None else left_out
     waiting, linked = [""], set()
     while waiting:
         here = waiting.pop()
-        frames = videos = False
-        below = []
+        images, videos, below = Counter(), False, []
         for entry in _entries(os.path.join(folder, here)):
             suffix = os.path.splitext(entry.name)[1].lower()
-            if entry.name[0] == ".":
-                continue
-            if suffix in VIDEO_SUFFIXES:
+            if is_hidden(entry.name):
+                left_out[f"hidden {suffix}"] += suffix in VIDEO_SUFFIXES
+            elif suffix in VIDEO_SUFFIXES and not entry.is_dir(follow_symlinks=False):
                 videos = True
                 yield os.path.join(here, entry.name)
             elif suffix in FRAME_SUFFIXES:
-                frames = True
-            elif entry.is_dir() and not (entry.is_symlink() and _leads_back(entry.path, linked)):
+                images[suffix] += 1
+            elif not entry.is_dir():
+                left_out[suffix or entry.name] += 1
+            elif not (entry.is_symlink() and _leads_back(entry.path, linked)):
                 below.append(os.path.join(here, entry.name))
-        if frames and here and not videos and not below:
+        if images and here and not videos and not below:
             yield here
+        else:
+            left_out.update(images)
         waiting += below
+
+
+def counted(left_out: Counter[str]) -> str:
+    """`12 .mtsx, 3 .txt`, the most first; empty if there are none."""
+    kinds = [f"{count} {kind}" for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0])) if count]
+    return ", ".join(kinds[:MAX_KINDS] + ([f"{len(kinds) - MAX_KINDS} other kinds"] if len(kinds) > MAX_KINDS else []))
 
 
 def fault_of_file(path: str) -> tuple[Literal["missing", "no_video", "empty", "undecodable"], str] | None:
