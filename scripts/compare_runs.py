@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from videornn.errors import UserError
+from videornn.text_files import NoFile, parse_json, read_bytes
 
 CLOCK_WORDS = {"second", "seconds", "ms", "wait", "memory", "eta", "mfu"}
 Record = dict[str, Any]
@@ -50,15 +51,18 @@ def read_records(run: Path) -> dict[tuple[int, str], Record]:
         UserError: no run folder, a line that is no record, two records of one kind and step, or none at all.
     """
     path = run / "metrics.jsonl"
-    if not path.is_file():
-        raise UserError(f"{run} is not a run folder: it has no metrics.jsonl")
+    try:
+        lines = read_bytes(path).splitlines()
+    except (NoFile, NotADirectoryError):
+        raise UserError(f"{run} is not a run folder: it has no metrics.jsonl") from None
     records: dict[tuple[int, str], Record] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
+        record = parse_json(line, f"{path}:{number}")
         try:
-            record = json.loads(line)
             key = int(record.pop("step")), str(record.pop("kind"))
-        except (ValueError, AttributeError, TypeError, KeyError):  # of JSON (a ValueError), or of what it holds
-            raise UserError(f"{path}:{number}: not a record with kind and step: {line[:60]!r}") from None
+        except (ValueError, AttributeError, TypeError, KeyError, OverflowError):
+            shown = line[:60].decode(errors="replace")
+            raise UserError(f"{path}:{number}: not a record with kind and step: {shown!r}") from None
         if key in records:
             raise UserError(f"{path}:{number}: a second {key[1]} record of step {key[0]}")
         records[key] = {name: value for name, value in record.items() if CLOCK_WORDS.isdisjoint(name.split("_"))}
@@ -114,7 +118,7 @@ def main() -> int:
         if not arguments.rtol >= 0:
             raise UserError(f"--rtol must be at least 0, got {arguments.rtol:g}")
         compared = compare(*(read_records(run) for run in arguments.runs))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if report(compared, arguments.rtol) else 1

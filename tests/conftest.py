@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -155,6 +156,31 @@ def room_for_files():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limit
+
+
+@pytest.fixture
+def without_root_rights():
+    """A context in which root, too, may read only what its modes say; others do so anyway."""
+    capabilities = (1 << 1) | (1 << 2)  # to write, and to read, whatever the modes of a file say
+
+    @contextmanager
+    def without() -> Iterator[None]:
+        if not hasattr(os, "geteuid") or os.geteuid() != 0:
+            yield
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the third version; this thread
+        before = (ctypes.c_uint32 * 6)()
+        assert libc.capget(header, before) == 0
+        now = (ctypes.c_uint32 * 6)(*before)
+        now[0] &= ~capabilities
+        assert libc.capset(header, now) == 0, os.strerror(ctypes.get_errno())
+        try:
+            yield
+        finally:
+            assert libc.capset(header, before) == 0, os.strerror(ctypes.get_errno())
+
+    return without
 
 
 @pytest.fixture

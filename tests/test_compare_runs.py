@@ -36,7 +36,7 @@ def _changed(index: int, **numbers: object) -> list[dict]:
 def _compare(*arguments: object) -> tuple[int, list[str], str]:
     command = [sys.executable, str(ROOT / "scripts/compare_runs.py"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
@@ -105,7 +105,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(two_runs: tuple[Path, Path]
     good = path.read_text()
     for text, message in [
         ("", "has no records"),
-        (good + '{"kind": "tra', "metrics.jsonl:4: not a record"),
+        (good + '{"kind": "tra', "metrics.jsonl:4 is not valid JSON: Unterminated string"),
         ("[1]\n", "metrics.jsonl:1: not a record"),
         ('{"loss": 1}\n', "metrics.jsonl:1: not a record"),
         ('{"kind": "train", "step": [1]}\n', "metrics.jsonl:1: not a record"),

@@ -34,7 +34,7 @@ app.add_typer(data_app, name="data")
 WIDTH = 120  # of long lines
 # errors of the system that say enough by themselves, with the name of the file
 OUT_OF_REACH = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
     *(errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
 }
 

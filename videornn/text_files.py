@@ -35,8 +35,9 @@ def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'a pipe or a device'}, not a file")
     with open(path, "rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
+        # files of the system say that they have no size
+        content = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
+    if max(status.st_size, len(content)) > max_bytes:
         size = f"{max(status.st_size, len(content)) / 1e6:,.1f} MB"
         raise UserError(f"{path} is too large for what it should be ({size}, of at most {max_bytes / 1e6:,.1f} MB)")
     return content

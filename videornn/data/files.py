@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from videornn.errors import UserError
+from videornn.text_files import read_json
 
 MAX_NAME_BYTES = 200  # file systems take 255
+MAX_RECORD_BYTES = 1 << 16
 
 
 @contextmanager
@@ -61,6 +64,19 @@ def is_file(path: str | Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         return False
+
+
+def differing_parameters(record: Path, parameters: dict[str, Any]) -> str:
+    """In what the parameters in a folder's JSON record are others than these, in words; empty if they are the same.
+
+    Raises:
+        UserError: the record is damaged, or something else.
+    """
+    found = read_json(record, max_bytes=MAX_RECORD_BYTES)
+    if not isinstance(found, dict):
+        raise UserError(f"{record} does not say how what is beside it was made: choose another folder or remove this one")
+    differing = [key for key in parameters if found.get(key) != parameters[key]]
+    return ", ".join(f"{key} {str(found.get(key))[:100]} instead of {parameters[key]}" for key in differing)
 
 
 def make_folder(folder: Path | None, option: str = "--out") -> None:

@@ -7,7 +7,6 @@ earlier one was stopped.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 
 from videornn.data.annotations import VideoTable, load_videos
-from videornn.data.files import make_folder, write_table, write_text
+from videornn.data.files import differing_parameters, make_folder, write_table, write_text
 from videornn.data.label_maps import format_labels, load_labels
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.pictures import MAX_FRAME_PIXELS
@@ -28,6 +27,7 @@ from videornn.data.reencode import Encoded, Encoding, measure_quality, read_enco
 from videornn.data.verify import Status, VideoFault, check_workers, inspect_video, status_of
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError, UserError
+from videornn.text_files import read_rows
 
 FORMAT = 2  # raise it whenever the same parameters no longer give the same files
 
@@ -182,12 +182,8 @@ def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
     """Make OUT, and say in it how its videos are encoded and what the classes are; another answer there is an error."""
     parameters = {"format": FORMAT, **asdict(encoding)}
     record, names = out / "prepare.json", out / "labels.txt"
-    if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        differing = [key for key in parameters if found.get(key) != parameters[key]]
-        if differing:
-            described = ", ".join(f"{key} {found.get(key)} instead of {parameters[key]}" for key in differing)
-            raise UserError(f"{out} holds videos prepared with {described}: choose another folder or remove this one")
+    if record.exists() and (described := differing_parameters(record, parameters)):
+        raise UserError(f"{out} holds videos prepared with {described}: choose another folder or remove this one")
     if table.class_names and names.exists() and load_labels(names) != table.class_names:
         raise UserError(f"{names} has other classes than {table.source}: choose another folder")
     make_folder(out, "OUT")
@@ -248,8 +244,8 @@ def _write_list(out: Path, name: str, num_parts: int, table: VideoTable, outputs
     """The list of what is sound by the reports of all shards, in the order of the source."""
     sound: set[str] = set()
     for part in range(1, num_parts + 1):
-        with open(_report_path(out, name, part, num_parts), newline="", encoding="utf-8", errors="surrogateescape") as file:
-            sound |= {row["output"] for row in csv.DictReader(file) if row["status"] == "ok"}
+        report = read_rows(_report_path(out, name, part, num_parts), ("output", "status"))
+        sound |= {row["output"] for row in report if row["status"] == "ok"}
     rows = ((outputs[table.path(index)], label) for index, label in enumerate(table.labels.tolist()))
     rows = [(output, label) for output, label in rows if output in sound]
     if not rows:

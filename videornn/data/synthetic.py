@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videornn.data.files import make_folder, replacing, write_text
+from videornn.data.files import differing_parameters, make_folder, replacing, write_text
 from videornn.data.label_maps import format_labels
 from videornn.data.movie import write_movie
 from videornn.data.moving_shapes import CLASSES, draw_scene, render
@@ -92,10 +92,7 @@ def _matches(record: Path, parameters: dict) -> bool:
     """Whether the record exists; an error if it tells of other parameters."""
     if not record.exists():
         return False
-    found = json.loads(record.read_text(encoding="utf-8"))
-    differing = [key for key in parameters if found.get(key) != parameters[key]]
-    if differing:
-        described = ", ".join(f"{key} {found.get(key)} instead of {parameters[key]}" for key in differing)
+    if described := differing_parameters(record, parameters):
         raise UserError(
             f"{record.parent} holds a synthetic data set made with {described}: choose another folder or remove this one"
         )

@@ -53,9 +53,8 @@ def _load(run: RunResults, split: str, source: str) -> VideoTable:
 
 
 def _list_row(run: RunResults, split: str, source: str | None, videos: VideoTable | None) -> list[str | Markup | None]:
-    counts = run.starts[-1].get("data") if run.starts else None
-    noted = counts.get(split) if isinstance(counts, dict) else None
-    used, missing = (noted.get("used"), noted.get("missing")) if isinstance(noted, dict) else (None, None)
+    noted = run.starts[-1].get("data", {}).get(split, {}) if run.starts else {}
+    used, missing = noted.get("used"), noted.get("missing")
     if split == "test" and run.test is not None:
         used, missing = run.test.numbers.get("num_scored"), run.test.numbers.get("num_missing")
     if used is None and videos is not None:

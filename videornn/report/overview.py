@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from videornn.report.markup import Markup, join, percent, plural, tag
-from videornn.report.run_results import RunResults, TestResults
+from videornn.report.run_results import ListCounts, Machine, RunResults, Start, TestResults, Training
 
 FAMILIES = {"slow": "Slow-only", "i3d": "I3D", "c2d": "C2D", "r3d": "R3D", "r2plus1d": "R(2+1)D"}
 BLOCKS = {
@@ -44,7 +43,7 @@ def _what(run: RunResults) -> str:
         blocks = f"with {BLOCKS[attention.kind]} blocks after {', '.join(places)}"
     used = _training_data(run).get("used")
     classes = config.model.num_classes or (len(run.test.class_names) if run.test else None)
-    videos = f" on {plural(used, 'video')}" if isinstance(used, int) else ""
+    videos = "" if used is None else f" on {plural(used, 'video')}"
     of = f" of {plural(classes, 'class')}" if classes else ""
     data = config.data
     apart = "" if data.sampling == "segments" else f" ({data.temporal_stride} apart)"
@@ -56,10 +55,8 @@ def _places(stage: str, blocks: tuple[int, ...] | str) -> list[str]:
     return [f"every block of {stage}"] if blocks == "all" else [f"{stage}.{block}" for block in blocks]
 
 
-def _training_data(run: RunResults) -> dict[str, Any]:
-    data = run.starts[-1].get("data") if run.starts else None
-    train = data.get("train") if isinstance(data, dict) else None
-    return train if isinstance(train, dict) else {}
+def _training_data(run: RunResults) -> ListCounts:
+    return run.starts[-1].get("data", {}).get("train", {}) if run.starts else {}
 
 
 def _numbers(run: RunResults) -> list[Markup]:
@@ -74,7 +71,7 @@ def _numbers(run: RunResults) -> list[Markup]:
     best = run.best_val
     if best is not None:
         note = f"epoch {best['epoch']:.4g}" if "epoch" in best else f"step {best['step']}"
-        videos = f", {plural(best['num_scored'], 'video')}" if isinstance(best.get("num_scored"), int) else ""
+        videos = f", {plural(best['num_scored'], 'video')}" if "num_scored" in best else ""
         cards.append(
             _card("Best validation, top-1", percent(best.get("top1")), note + videos, None if run.test else "first")
         )
@@ -102,25 +99,24 @@ def _card(name: str, value: str | Markup, note: str, class_: str | None = None) 
     return tag("div", tag("dt", name), tag("dd", value, class_="value"), tag("dd", note, class_="note"), class_=class_)
 
 
-def _provenance(starts: list[dict[str, Any]]) -> Markup:
+def _provenance(starts: list[Start]) -> Markup:
     """Every start of the run, a line each."""
     if not starts:
         return tag("p", "There is no manifest.json, which would tell of commit, versions and hardware.", class_="hint")
     command = starts[-1].get("command")
-    said = tag("pre", shlex.join(map(str, command))) if isinstance(command, list) else None
+    said = None if command is None else tag("pre", shlex.join(command))
     lines = tag("ol", [tag("li", _start_line(start)) for start in starts], class_="starts")
     return tag("div", lines, tag("details", tag("summary", "Command"), said) if said else None)
 
 
-def _start_line(start: dict[str, Any]) -> str:
+def _start_line(start: Start) -> str:
     code, versions, machine, training, begun = (
-        part if isinstance(part := start.get(key), dict) else {}
-        for key in ("code", "versions", "machine", "training", "start")
+        start.get(key, {}) for key in ("code", "versions", "machine", "training", "start")
     )
-    when = f"{start.get('time', 'unknown time')}".replace("T", " ").replace("+00:00", " UTC")
-    step = begun.get("step")
-    went_on = f"Taken up after step {step:,}, {when}" if isinstance(step, int) and step else f"Started {when}"
-    commit = f"commit {str(code.get('commit') or 'unknown')[:10]}{' with changes' if code.get('dirty') else ''}"
+    when = start.get("time", "unknown time").replace("T", " ").replace("+00:00", " UTC")
+    step = begun.get("step", 0)
+    went_on = f"Taken up after step {step:,}, {when}" if step else f"Started {when}"
+    commit = f"commit {(code.get('commit') or 'unknown')[:10]}{' with changes' if code.get('dirty') else ''}"
     names = [f"{name} {versions[name]}" for name in ("videornn", "torch", "python") if versions.get(name)]
     keys = {"precision": "", "batch_size": "batch ", "seed": "seed "}
     settings = [f"{word}{training[key]}" for key, word in keys.items() if key in training]
@@ -128,10 +124,10 @@ def _start_line(start: dict[str, Any]) -> str:
     return " \N{MIDDLE DOT} ".join(part for part in parts if part)
 
 
-def _hardware(machine: dict[str, Any], training: dict[str, Any]) -> str:
-    ranks = training.get("ranks")
-    of_ranks = f", {ranks} processes" if isinstance(ranks, int) and ranks > 1 else ""
+def _hardware(machine: Machine, training: Training) -> str:
+    ranks = training.get("ranks", 1)
+    of_ranks = f", {ranks} processes" if ranks > 1 else ""
     gpus = machine.get("gpus")
-    if training.get("device") != "cpu" and isinstance(gpus, list) and gpus:
+    if training.get("device") != "cpu" and gpus:
         return f"{len(gpus)} x {gpus[0].get('name', 'GPU')} a node{of_ranks}"
     return f"{machine.get('cores', '?')} cores of {machine.get('cpu', 'a CPU')}{of_ranks}"

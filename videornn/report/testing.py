@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
+from videornn.errors import UserError
 from videornn.report.charts import bar
 from videornn.report.markup import Markup, data_uri, join, percent, plural, scroll, section, table, tag
-from videornn.report.pictures import to_webp
+from videornn.report.pictures import read_png, to_webp
 from videornn.report.run_results import RunResults, TestResults
 
 MAX_MATRIX = 30  # classes of a matrix whose counts can be read
@@ -43,8 +43,8 @@ def testing_section(run: RunResults) -> Markup:
 def _views(test: TestResults) -> str:
     clips, crops = test.numbers.get("num_clips"), test.numbers.get("num_crops")
     step = test.numbers.get("step")
-    of = f" of the checkpoint of step {step:,}" if isinstance(step, int) else ""
-    if not isinstance(clips, int) or not isinstance(crops, int):
+    of = f" of the checkpoint of step {step:,}" if step is not None else ""
+    if clips is None or crops is None:
         return f"The test{of}."
     return (
         f"The test{of} sees every video {plural(clips * crops, 'time')}: {plural(clips, 'clip')} over its length, "
@@ -131,12 +131,19 @@ def _calibration(test: TestResults) -> Markup | None:
     hint = "Of the videos that are given a score of 80 %, 80 % should be right: on the diagonal, scores mean what they say."
     if "ece" in test.numbers:
         hint += f" They are off by {percent(test.numbers['ece'])} on average (expected calibration error)."
-    with Image.open(test.reliability) as image:
-        width, height = image.size
-        picture = tag(
-            "img", src=data_uri(to_webp(image, max_width=900), "webp"), alt="Reliability diagram", width=width, height=height
-        )
-    return join([tag("h3", "Are the scores honest?"), tag("p", hint), tag("div", picture, class_="plate small")])
+    heading = join([tag("h3", "Are the scores honest?"), tag("p", hint)])
+    try:
+        image = read_png(test.reliability)
+    except (UserError, OSError) as error:  # a damaged picture is no reason to lose the rest of the page
+        return join([heading, tag("p", f"There is no diagram: {error}.")])
+    picture = tag(
+        "img",
+        src=data_uri(to_webp(image, max_width=900), "webp"),
+        alt="Reliability diagram",
+        width=image.width,
+        height=image.height,
+    )
+    return join([heading, tag("div", picture, class_="plate small")])
 
 
 def _all_numbers(test: TestResults) -> Markup:

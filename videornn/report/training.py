@@ -16,7 +16,7 @@ def training_section(run: RunResults) -> Markup:
     resumed = _resumed_at(run, x_key)
 
     def series(name: str, records: list[dict[str, Any]], key: str, role: str = "main", factor: float = 1.0) -> Series:
-        points = [(record[x_key], factor * record[key]) for record in records if _is_number(record.get(key))]
+        points = [(record[x_key], factor * record[key]) for record in records if key in record]
         return Series(name, [x for x, _ in points], [y for _, y in points], role)
 
     def chart(title: str, lines: list[Series], **options: Any) -> Markup | None:
@@ -49,7 +49,7 @@ def _remarks(run: RunResults, resumed: bool) -> Iterable[str]:
     last = (run.train or run.val)[-1]
     planned = run.config.train.epochs
     epochs = last.get("epoch")
-    if isinstance(epochs, (int, float)) and epochs < planned - 0.01:
+    if epochs is not None and epochs < planned - 0.01:
         yield f"So far {epochs:.4g} of {planned} epochs ({plural(last['step'], 'step')}): the run stopped early or goes on."
     else:
         yield f"{plural(planned, 'epoch')}, {plural(last['step'], 'step')}."
@@ -62,20 +62,15 @@ def _remarks(run: RunResults, resumed: bool) -> Iterable[str]:
 
 
 def _x_axis(records: list[dict[str, Any]]) -> tuple[str, str]:
-    return ("epoch", "epoch") if all(_is_number(record.get("epoch")) for record in records) else ("step", "step")
+    return ("epoch", "epoch") if all("epoch" in record for record in records) else ("step", "step")
 
 
 def _resumed_at(run: RunResults, x_key: str) -> list[float]:
     """Where on the x axis the starts after the first went on."""
-    steps = [start["start"]["step"] for start in run.starts if isinstance(start.get("start"), dict)]
+    steps = [start.get("start", {}).get("step", 0) for start in run.starts]
     records = run.train or run.val
     return [
         next((record[x_key] * step / record["step"] for record in records if record["step"] >= step), records[-1][x_key])
         for step in steps
-        if isinstance(step, int) and step > 0
+        if step > 0
     ]
-
-
-def _is_number(value: Any) -> bool:
-    """Also NaN and infinity, which a chart shows as crosses."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

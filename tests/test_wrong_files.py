@@ -1,0 +1,219 @@
+"""Every file that a command reads, with something else in its place: one sentence that names it, and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from videornn.checkpoint import save_checkpoint
+from videornn.config import config_to_yaml, load_config
+
+QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
+SECONDS = 100  # that nothing here takes, however busy the machine is, unless it hangs
+MEMORY = 4 << 30  # bytes that nothing here takes, unless it reads all of a file that is far larger
+
+
+def _put_nothing(path: Path) -> None:
+    pass
+
+
+def _put_much(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(100 << 30)  # which take no room
+
+
+def _put_unreadable(path: Path) -> None:
+    path.write_bytes(b"whatever")
+    path.chmod(0)
+
+
+WRONG: dict[str, Callable[[Path], object]] = {
+    "missing": _put_nothing,
+    "empty": Path.touch,
+    "folder": Path.mkdir,
+    "random bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(3000)),
+    "UTF-16": lambda path: path.write_text("größer\n", encoding="utf-16"),
+    "Latin-1": lambda path: path.write_text("größer\n", encoding="latin-1"),
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "100 GB": _put_much,
+    "unreadable": _put_unreadable,
+}
+
+
+@dataclass(frozen=True)
+class Read:
+    """A file that a command reads: the command, with {places}; the file; what is the wrong type inside of it.
+
+    fine: what may lie there, without an error; skip: what is a sound file here, and would take long.
+    """
+
+    command: str
+    file: str
+    wrong: dict[str, Callable[[Path], object]] = field(default_factory=dict)
+    fine: frozenset[str] = frozenset()
+    skip: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.command} reads {self.file}"
+
+
+def text(content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content)
+
+
+def _another_png(path: Path) -> None:
+    Image.new("L", (12_000, 12_000)).save(path)  # more pixels than Pillow opens without a warning
+
+
+CONFIG = {"a list": text("- a\n"), "a checkpoint": lambda path: save_checkpoint(path, {"model": {}})}
+JSON = {"text": text("good day"), "deep JSON": text("[" * 100_000), "a number": text("9" * 5000)}
+RECORD = {**JSON, "a list": text("[1]")}
+METRICS = {
+    "text": text('{"video_top1": "high"}'),
+    "a list": text("[1]"),
+    "huge": text('{"step": ' + "9" * 400 + "}"),
+    **JSON,
+}
+MANIFEST = {
+    "an object": text("{}"),
+    "a number for a start": text("[{}, 5]"),
+    "text for a step": text('[{"start": {"step": "a"}}]'),
+}
+MANIFEST |= {
+    "a list for a GPU": text('[{"machine": {"gpus": [[1]]}}]'),
+    "text for a count": text('[{"data": {"val": {"used": "1"}}}]'),
+}
+TABLE = {"other columns": text("a,b\n1,2\n"), "zero bytes": text("path,label\0\n")}
+PREDICTIONS = {"a word for a score": text("path,label,prediction,score\na,b,c,high\n"), **TABLE}
+PREDICTIONS |= {"nan for a score": text("path,label,prediction,score\na,b,c,nan\n")}
+LINES = {
+    "text for a step": text('{"kind": "train", "step": "1"}\n'),
+    "text for a number": text('{"kind": "train", "step": 1, "loss": "low"}\n'),
+    "infinite epochs": text('{"kind": "train", "step": 1, "epoch": Infinity}\n'),
+    "a list": text("[1]\n"),
+    "deep JSON": text("[" * 100_000 + "\n"),
+}
+PNG = {"another picture": lambda path: Image.new("RGB", (8, 8)).save(path, "JPEG"), "a huge picture": _another_png}
+OPTIONAL = frozenset({"missing"})
+
+READS = [
+    Read("config {config}", "{config}", CONFIG, frozenset({"empty"})),
+    Read("info {config}", "{config}", CONFIG, skip="empty"),
+    Read("train {config} --out {tmp}/out", "{config}", CONFIG, skip="empty"),
+    Read("data prepare {set}/train.txt {prepared}", "{prepared}/prepare.json", RECORD, skip="missing"),
+    Read("data synthetic {set} --num-train 1 --num-val 1 --num-test 1", "{set}/synthetic.json", RECORD, skip="missing"),
+    Read("data synthetic {tmp}/out", "{tmp}/out/synthetic.partial.json", RECORD, skip="missing"),
+    Read("report {run}", "{run}/config.yaml", CONFIG, frozenset({"empty"})),
+    Read("report {run}", "{run}/metrics.jsonl", LINES),
+    Read("report {run}", "{run}/manifest.json", MANIFEST, OPTIONAL),
+    Read("report {run}", "{run}/test/metrics.json", METRICS, OPTIONAL),
+    Read("report {run}", "{run}/test/predictions.csv", PREDICTIONS, OPTIONAL),
+    Read("report {run}", "{run}/test/per_class.csv", TABLE, OPTIONAL),
+    Read("report {run}", "{run}/test/bad_videos.csv", TABLE, OPTIONAL),
+    Read("report {run}", "{run}/bad_videos.csv", TABLE, OPTIONAL),
+]
+# the page says in the place of each that it is not there, or damaged
+READS += [
+    Read("report {run}", f"{{run}}/{name}", wrong, frozenset({*WRONG, *wrong}))
+    for name, wrong in (("test/reliability.png", PNG),)
+]
+
+
+@pytest.fixture(scope="module")
+def tested_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run after its test."""
+    from videornn.evaluate import evaluate
+
+    run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("tested") / "run"))
+    evaluate(run / "checkpoints/best.pt", [], None, lambda done, total: None)
+    (run / "bad_videos.csv").write_text("path,reason\n")
+    return run
+
+
+@pytest.fixture(scope="module")
+def lists(motion_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lists of the synthetic set, and what else lies beside them, with links to its videos."""
+    folder = tmp_path_factory.mktemp("lists") / "set"
+    folder.mkdir()
+    for path in motion_set.iterdir():
+        shutil.copy(path, folder) if path.is_file() else (folder / path.name).symlink_to(path)
+    return folder
+
+
+@contextmanager
+def bounds() -> Iterator[None]:
+    """Neither for ever nor with all memory; and warnings, which nobody asked for, are errors."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if os.path.exists("/proc/self/statm") else None
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"nothing came back for {SECONDS} s")
+
+    handler = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(SECONDS)
+    if pages is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def _replace(path: Path, put: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    put(path)
+
+
+@pytest.mark.parametrize("read", READS, ids=str)
+def test_whatever_lies_in_the_place_of_a_file_is_one_sentence(
+    read: Read, tested_run: Path, lists: Path, tiny_settings: list[str], videornn, without_root_rights, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("videornn.report.write.examples_section", lambda *_: "")  # of videos, which are not the point here
+    monkeypatch.setattr("videornn.report.attention._explain_first", lambda *_: [])
+    failures = []
+    for name, put in (WRONG | read.wrong).items():
+        if name == read.skip:
+            continue
+        root = tmp_path / name.replace(" ", "_")
+        root.mkdir()
+        run, made = (Path(shutil.copytree(folder, root / folder.name, symlinks=True)) for folder in (tested_run, lists))
+        places = {"tmp": root, "run": run, "set": made, "checkpoint": run / "checkpoints/last.pt"}
+        places |= {"config": root / "run.yaml", "scores": run / "test/scores.npz", "init": root / "weights.pth"}
+        places |= {"video": root / "video.mp4", "prepared": root / "prepared"}
+        settings = [re.sub("=/.*/", f"={made}/", setting) for setting in tiny_settings]
+        places["config"].write_text(config_to_yaml(load_config(QUICKSTART, settings)))
+        path = Path(read.file.format(**places))
+        _replace(path, put)
+        arguments = read.command.format(**places).split()
+        if arguments[0] == "test" and "--scores" not in arguments:
+            arguments.append(f"data.test={made}/test.txt")
+        with bounds(), without_root_rights():
+            try:
+                code, _, err = videornn(*arguments)
+            except BaseException as error:
+                failures.append(f"{name}: {type(error).__name__}: {str(error)[:150]}")
+                continue
+        fine = name in read.fine
+        if code != (0 if fine else 2):
+            failures.append(f"{name}: exit code {code}: {err[:300]}")
+        elif not fine and (err.count("\n") != 1 or not err.startswith("videornn: ") or path.name not in err):
+            failures.append(f"{name}: {err[:300]}")
+    assert not failures, "\n".join(failures)
