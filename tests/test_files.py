@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.files import check_output_file, make_folder
+from videornn.data.files import check_output_file, make_folder, replacing, write_text
 from videornn.errors import UserError
 
 
@@ -45,6 +45,26 @@ def test_a_folder_in_which_nothing_can_be_written_is_found_out_by_trying() -> No
     assert _says(make_folder, folder).startswith("nothing can be written in /proc/self (")
     assert _says(check_output_file, folder / "x.csv").startswith("nothing can be written in /proc/self (")
     assert _says(make_folder, folder / "x").startswith("the folder cannot be made (")
+
+
+def test_an_error_of_writing_has_the_name_of_the_file(tmp_path: Path, room_for_files) -> None:
+    path = tmp_path / "a.txt"
+    with room_for_files(10), pytest.raises(OSError, match="File too large") as caught:
+        write_text(path, "x" * 100)
+    assert caught.value.filename == str(path) and list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError) as caught:  # not the temporary name
+        write_text(tmp_path / "no/a.txt", "")
+    assert caught.value.filename == str(tmp_path / "no/a.txt")
+    with pytest.raises(PermissionError) as caught, replacing(path):
+        raise PermissionError(1, "not permitted", "another.txt")
+    assert caught.value.filename == "another.txt"
+
+
+def test_a_full_disk_is_one_sentence_of_any_command(videornn, tmp_path: Path, room_for_files) -> None:
+    with room_for_files(10):
+        code, _, err = videornn("data", "synthetic", tmp_path / "out")
+    place = tmp_path / "out/synthetic.partial.json"
+    assert (code, err) == (2, f"videornn: {place}: file too large; make room, then give the same command again\n")
 
 
 def test_every_job_that_makes_its_own_folder_refuses_a_file_in_its_place(

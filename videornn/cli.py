@@ -35,8 +35,9 @@ WIDTH = 120  # of long lines
 # errors of the system that say enough by themselves, with the name of the file
 OUT_OF_REACH = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
-    *(errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
 }
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @app.command()
@@ -257,9 +258,11 @@ def _run() -> int:
         complain(str(error))
         return 2
     except OSError as error:  # what no command foresees: folders that may not be entered, names too long, dead disks
-        if error.filename is None or error.errno not in OUT_OF_REACH:
+        full = error.errno in DISK_FULL
+        if not full and (error.filename is None or error.errno not in OUT_OF_REACH):
             raise
-        complain(f"{os.fsdecode(error.filename)}: {error.strerror.lower()}")
+        name = "what it writes" if error.filename is None else os.fsdecode(error.filename)
+        complain(f"{name}: {error.strerror.lower()}{'; make room, then give the same command again' if full else ''}")
         return 2
     except RankFailure as error:
         complain(str(error), topic=RankFailure.topic)

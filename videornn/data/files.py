@@ -21,11 +21,19 @@ MAX_RECORD_BYTES = 1 << 16
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of `path` if all went well."""
+    """A temporary path in the same folder that takes the place of `path` if all went well.
+
+    Raises:
+        OSError: as it came, with the name of `path`: an error of writing has none, that of opening the temporary one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or os.fsdecode(error.filename) == str(temporary):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
