@@ -286,7 +286,7 @@ def test_new_attention_leaves_the_logits_of_the_loaded_network_bit_identical(tmp
 def test_the_report_is_a_table_with_notes(tmp_path) -> None:
     state = {**_random(attention=NL, num_classes=400).state_dict(), "ema.decay": torch.ones(1)}
     path = _save(state, tmp_path / "weights.pt")
-    lines = str(load_weights(_network(depth=18, attention=DNL, num_classes=10), path)).splitlines()
+    lines = load_weights(_network(depth=18, attention=DNL, num_classes=10), path).lines()
     assert lines[0] == f"weights of {path} (videornn)"
     assert re.fullmatch(r"  loaded +\d+", lines[1]) and re.fullmatch(r"  inflated +0", lines[2])
     assert re.fullmatch(r"  new +\d+  res3.1.attention \(\d+\), res4.1.attention \(\d+\), head \(2\)", lines[3])

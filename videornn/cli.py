@@ -13,15 +13,14 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import fill
+from textwrap import wrap
 from typing import Annotated, Literal, Optional
 
 import typer
-from rich.console import Console
 
 from videornn.cli_data import Overrides, data_app
 from videornn.cli_infer import infer
-from videornn.console import ProgressBar, complain, fail, is_main, say
+from videornn.console import ProgressBar, SafeConsole, complain, fail, is_main, say
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import several_ranks
 from videornn.signals import Interrupted
@@ -83,7 +82,7 @@ def test(
         files = [word for word in words if word not in settings]
         if is_main():
             lines = describe(rescore(files, settings, out))
-            say("\n".join([*lines, "nothing is written without --out" if out is None else f"results in {out}"]))
+            say(*lines, "nothing is written without --out" if out is None else f"results in {out}")
         return
     if source.endswith(".npz"):
         raise UserError(f"{source} is named like the scores of a test: give --scores to take those")
@@ -95,7 +94,7 @@ def test(
     except Interrupted as stop:
         fail(f"{stop}; the same command goes on", stop.exit_code)
     if is_main():
-        say("\n".join([*describe(result), f"results in {folder}"]))
+        say(*describe(result), f"results in {folder}")
 
 
 app.command()(infer)
@@ -155,7 +154,7 @@ def info(
     """Print a network stage by stage, with sizes, parameters and FLOPs."""
     from videornn.info import describe
 
-    Console().print(describe(source, overrides or []))
+    SafeConsole().print(describe(source, overrides or []))
 
 
 @app.command()
@@ -182,8 +181,7 @@ def convert(
     """Make a checkpoint of public weights, for test, infer and model.init."""
     from videornn.convert import convert as run
 
-    say(str(run(source, out, overrides, labels=labels, force=force)))
-    say(f"wrote {out}")
+    say(*run(source, out, overrides, labels=labels, force=force).lines(), f"wrote {out}")
 
 
 @app.command()
@@ -229,11 +227,11 @@ def doctor(
     for finding in examine():
         findings.append(finding)
         if not as_json:
-            say(fill(finding.text, WIDTH, initial_indent=f"{finding.topic:19s}", subsequent_indent=" " * 19))
+            say(*wrap(finding.text, WIDTH, initial_indent=f"{finding.topic:19s}", subsequent_indent=" " * 19))
             if finding.advice:
-                say(fill(finding.advice, WIDTH, initial_indent=f"{'':16s}-> ", subsequent_indent=" " * 19))
+                say(*wrap(finding.advice, WIDTH, initial_indent=f"{'':16s}-> ", subsequent_indent=" " * 19))
     if as_json:
-        say(json.dumps([asdict(finding) for finding in findings], indent=2))
+        say(*json.dumps([asdict(finding) for finding in findings], indent=2).splitlines())
     if broken := [finding.topic for finding in findings if finding.fatal]:
         fail(f"nothing can be trained here: see {', '.join(broken)} above", 1)
 
@@ -255,7 +253,7 @@ def _run() -> int:
     try:
         app()
     except UserError as error:
-        complain(str(error))
+        complain(*map(str, error.args))
         return 2
     except OSError as error:  # what no command foresees: folders that may not be entered, names too long, dead disks
         full = error.errno in DISK_FULL

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from videornn.console import ProgressBar, complain, fail, say
+from videornn.console import ProgressBar, SafeConsole, complain, fail, say
 from videornn.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def list_videos(
     from videornn.data.lists import make_lists
 
     report = make_lists(source, out, root=root, labels=labels, split=split, fold=fold, val_share=val_share)
-    Console().print(report.table())
+    SafeConsole().print(report.table())
     for remark in report.remarks:
         say(remark)
     say("wrote " + ", ".join(map(str, report.files)))
@@ -229,4 +228,4 @@ def _print_counts(counts: dict[str, int]) -> None:
     table.columns[0].justify = "right"
     for meaning, count in counts.items():
         table.add_row(f"{count:,}", meaning)
-    Console().print(table)
+    SafeConsole().print(table)

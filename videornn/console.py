@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from videornn.rank_store import first_to_say
+
+JOINERS = "\u200c\u200d"  # invisible, but letters of Persian, Hindi and others, and faces, are made with them
+
+
+class SafeConsole(Console):
+    """A console on which text, of a table too, is what it is: no markup, and nothing that moves the cursor."""
+
+    def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
+        """What rich shows for a string."""
+        plain = "\n".join(map(printable, text.split("\n")))
+        return super().render_str(plain, *arguments, **{**options, "markup": False, "emoji": False, "highlight": False})
 
 
 class ProgressBar:
@@ -25,7 +39,7 @@ class ProgressBar:
             TextColumn("eta"),
             TimeRemainingColumn(),
         )
-        console = Console(stderr=True)
+        console = SafeConsole(stderr=True)
         # lines of output appear above the bar, but one that goes to a file must not end up on the terminal
         self._bar = (
             Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty())
@@ -62,15 +76,23 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(text: str) -> None:
-    """A line of output."""
-    print(text, flush=True)
+def printable(text: str) -> str:
+    """A line of text for a terminal: letters of any script as they are, with \\x1b, \\n, \\u202e for what controls it.
+
+    Names of files and classes can hold anything: what clears the screen, begins a line, turns the order of letters around.
+    """
+    return "".join(c if c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 
 
-def complain(text: str, topic: str | None = None) -> None:
-    """A line on the error stream; of several ranks that have the same to say, or have one topic, the first says it."""
-    if first_to_say(topic or text):
-        print(f"videornn: {text}", file=sys.stderr, flush=True)
+def say(*lines: str) -> None:
+    """Lines of output."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
+def complain(*lines: str, topic: str | None = None) -> None:
+    """Lines on the error stream; of several ranks that have the same to say, or have one topic, the first says it."""
+    if first_to_say(topic or "\n".join(lines)):
+        print("videornn:", "\n".join(map(printable, lines)), file=sys.stderr, flush=True)
 
 
 def fail(text: str, code: int = 2) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something in the user's input is wrong: the message says what, where, and the way out."""
+    """Something in the user's input is wrong: the message, of one line or several, says what, where, and the way out."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class DecodeError(UserError):

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from videornn.console import SafeConsole, printable
 from videornn.errors import UserError
 
 
@@ -34,7 +34,7 @@ class RunLogger:
         _drop_lines_after(self._path, first_step)
         # without a buffer: a line is there once it is logged, and closing the file cannot fail
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
-        self._console = Console()
+        self._console = SafeConsole()
         self._tensorboard: SummaryWriter | None = None
         with self._tensorboard_may_fail():
             self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1 if first_step else None)
@@ -66,7 +66,7 @@ class RunLogger:
     def say(self, text: str) -> None:
         """A line for people."""
         if self._active:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(text), soft_wrap=True)
 
     def close(self) -> None:
         """Flush everything and stop the progress bar."""
@@ -120,7 +120,7 @@ def _train_note(numbers: dict[str, float]) -> str:
     )
 
 
-def _progress(console: Console) -> Progress:
+def _progress(console: SafeConsole) -> Progress:
     columns = (
         BarColumn(bar_width=12),
         MofNCompleteColumn(),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from videornn.console import say
 from videornn.data.files import make_folder
 from videornn.errors import UserError
 
@@ -66,7 +67,7 @@ def _take(descriptor: int, folder: Path, wait_seconds: float) -> str | None:
         if time.monotonic() >= give_up:
             raise UserError(f"{folder}: {holder} is at work in it; wait for its end, stop it, or choose another --out")
         if not told:
-            print(f"{folder} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end", flush=True)
+            say(f"{folder} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end")
             told = True
         time.sleep(0.1)
     os.ftruncate(descriptor, 0)

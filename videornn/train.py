@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from videornn import distributed, metrics
 from videornn.config import Config, config_to_yaml
+from videornn.console import say
 from videornn.data.decoding import choose_decoder
 from videornn.data.files import write_text
 from videornn.data.loader import ClipLoader, build_loader, build_test_loader, plain_plan, view_spec
@@ -123,7 +124,7 @@ def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device
     if config.model.init and load_init:
         report = load_weights(model, config.model.init, inflation=config.model.inflation)
         if distributed.rank() == 0:
-            print(report, flush=True)
+            say(*report.lines())
     parts = distributed.num_ranks() * section.accumulate
     for shape in plan.shapes:
         num_clips = shape.num_videos * config.data.clips_per_video // parts

@@ -53,7 +53,7 @@ class Problems:
         """Raises UserError if there was one."""
         more = [f"... and {self._count - MAX_PROBLEMS} more"] if self._count > MAX_PROBLEMS else []
         if self._first:
-            raise UserError("\n".join(self._first + more))
+            raise UserError(*self._first, *more)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from videornn.console import say
+from videornn.console import SafeConsole, printable, say
 from videornn.predictions import Ranking
 from videornn.timeline import Segment, Window, time_text
 
@@ -23,20 +22,21 @@ class Screen:
 
     def __init__(self, files: list[str], class_names: Sequence[str], *, quiet: bool) -> None:
         self._quiet = quiet
-        self._console = Console()
-        self._path_width = max((len(_printable(file)) for file in files), default=0)
+        self._console = SafeConsole()
+        self._path_width = max((len(printable(file)) for file in files), default=0)
         if self._console.is_terminal:
             self._path_width = min(self._path_width, max(self._console.width - 60, self._console.width // 5))
-        self._class_width = min(max(map(len, class_names)), 40)
+        self._class_width = min(max(len(printable(name)) for name in class_names), 40)
         self._has_header = False
 
     def ranking(self, path: str, ranking: Ranking) -> None:
         """The best classes of a video."""
-        names, scores = [name for name, _ in ranking], [score for _, score in ranking]
+        names, scores = [printable(name) for name, _ in ranking], [score for _, score in ranking]
         if self._console.is_terminal:
-            self._row({"video": _printable(path)}, names, scores)
+            self._row({"video": printable(path)}, names, scores)
         else:
-            cells = (f"{name:{self._class_width}} {_percent(score)}" for name, score in ranking)
+            pairs = zip(names, scores, strict=True)
+            cells = (f"{name:{self._class_width}} {_percent(score)}" for name, score in pairs)
             self._line(path, *cells)
 
     def segments(self, path: str, segments: Sequence[Segment]) -> None:
@@ -51,15 +51,15 @@ class Screen:
 
     def _moment(self, path: str, kind: str, segment: Segment) -> None:
         times = f"{time_text(segment.start):>9} - {time_text(segment.end):<9}"
-        label = segment.label or "none"
+        label = printable(segment.label or "none")
         if self._console.is_terminal:
-            self._row({"video": _printable(path), kind: times}, [label], [segment.score])
+            self._row({"video": printable(path), kind: times}, [label], [segment.score])
         else:
             self._line(path, times, f"{label:{self._class_width}} {_percent(segment.score)}")
 
     def _line(self, path: str, *cells: str) -> None:
         if not self._quiet:
-            say("  ".join([f"{_printable(path):{self._path_width}}", *cells]))
+            say("  ".join([f"{printable(path):{self._path_width}}", *cells]))
 
     def _row(self, cells: dict[str, str], names: list[str], scores: list[float]) -> None:
         """A row of a table, of which each is printed as it comes; on narrow terminals bars are shorter, or not there."""
@@ -83,13 +83,8 @@ class Screen:
         self._has_header = True
         with self._console.capture() as capture:
             self._console.print(table)
-        say(capture.get().rstrip("\n"))  # a progress bar on this terminal stays below it
+        print(capture.get().rstrip("\n"), flush=True)  # a progress bar on this terminal stays below it
 
 
 def _percent(score: float) -> str:
     return f"{100 * score:5.1f} %"
-
-
-def _printable(text: str) -> str:
-    """Text without what would move the cursor: names of files may have anything in them."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -73,7 +73,8 @@ class LoadReport:
     unused: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """The report for people."""
         rows = (
             ("loaded", self.loaded, ""),
             ("inflated", self.inflated, ""),
@@ -81,7 +82,7 @@ class LoadReport:
             ("unused", self.unused, _groups(self.unused)),
         )
         lines = [f"  {label:<8} {len(names):>4}  {groups}".rstrip() for label, names, groups in rows]
-        return "\n".join([f"weights of {self.source} ({self.format})", *lines, *(f"  note: {note}" for note in self.notes)])
+        return [f"weights of {self.source} ({self.format})", *lines, *(f"  note: {note}" for note in self.notes)]
 
 
 def read_weights(path: str | Path) -> Weights:
