@@ -1,6 +1,7 @@
 """What goes wrong in the middle of a run: one sentence, nothing lost."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from videornn import train as job
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import RankFailure, UserError
+from videornn.evaluate import evaluate
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
@@ -87,3 +89,29 @@ def test_out_of_memory_names_the_settings_that_need_less(
     error = RankFailure("something else")
     with pytest.raises(RankFailure, match="something else"):
         job.train(load_config(CONFIG, tiny_settings), tmp_path / "other")
+
+
+def test_a_run_folder_that_is_removed_ends_the_run_and_does_not_rise_again(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, step = tmp_path / "run", job.train_step
+
+    def train_step(*arguments: object, **options: object) -> object:
+        if (run / "checkpoints/last.pt").exists():  # after the first epoch
+            shutil.rmtree(run)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(job, "train_step", train_step)
+    with pytest.raises(UserError, match=r"run was removed, moved or replaced while this run was at work in it"):
+        job.train(load_config(CONFIG, [*tiny_settings, "data.val=null", "train.log_every=100"]), run)
+    assert not run.exists()
+
+
+def test_a_test_folder_that_goes_away_is_a_sentence(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remove(done: int, total: int) -> None:
+        if done == 5:
+            shutil.rmtree(tmp_path / "test")
+
+    with pytest.raises(UserError, match=r"the scores of 10 of 10 videos are gone from .*unfinished: it was removed, moved"):
+        evaluate(tiny_run / "checkpoints/last.pt", ["data.num_workers=0"], tmp_path / "test", remove)
+    assert not (tmp_path / "test").exists()

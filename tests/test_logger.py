@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,27 @@ def test_a_share_of_the_machine_that_cannot_be_is_not_printed_as_a_number(
     logger.close()
     lines = capsys.readouterr().out.splitlines()
     assert "mfu 40 %  1.5 GB" in lines[0] and "mfu > 100 % (rate measured on a busy machine)  1.5 GB" in lines[1]
+
+
+@pytest.mark.parametrize("fate", ["removed", "moved", "replaced", "a file"])
+def test_a_run_folder_that_goes_away_is_noticed_at_the_next_line(fate: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    logger = RunLogger(run, num_steps=9)
+    logger.log("train", 1, **NUMBERS)
+    logger.check_place()
+    run.rename(tmp_path / "moved")
+    if fate == "removed":
+        shutil.rmtree(tmp_path / "moved")
+    if fate == "replaced":
+        run.mkdir()
+        (run / "metrics.jsonl").write_text("of another run")
+    if fate == "a file":
+        run.touch()
+    with pytest.raises(UserError, match=r"run was removed, moved or replaced .*--out with its new place and --resume"):
+        logger.log("train", 2, **NUMBERS)
+    logger.close()
+    if fate == "moved":
+        assert _steps(tmp_path / "moved") == [("train", 1)]
+    if fate == "replaced":
+        assert (run / "metrics.jsonl").read_text() == "of another run"

@@ -231,6 +231,11 @@ def _score(
 def _finish(job: TestJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, Any]:
     """Write the results of what is kept, which is then no longer needed; gives the content of metrics.json."""
     indices, logits = kept.read()
+    if lost := len(job.table) - len(indices) - len(bad):
+        raise UserError(
+            f"the scores of {lost} of {len(job.table)} videos are gone from {kept.folder}: it was removed, moved or "
+            f"replaced while this test was at work; give the same command again"
+        )
     if not indices:
         write_bad_videos(job.out / "bad_videos.csv", bad)
         raise _none_decodable(bad)

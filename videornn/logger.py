@@ -30,7 +30,7 @@ class RunLogger:
         self._active = folder is not None
         if folder is None:
             return
-        self._path = folder / "metrics.jsonl"
+        self._folder, self._path = folder, folder / "metrics.jsonl"
         _drop_lines_after(self._path, first_step)
         # without a buffer: a line is there once it is logged, and closing the file cannot fail
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
@@ -48,11 +48,12 @@ class RunLogger:
         """One line of numbers of a kind (train, val, ...) after a step, on the screen and in both files.
 
         Raises:
-            UserError: metrics.jsonl cannot be written, for the disk is full. TensorBoard's file, which shows the same
-                numbers, is given up with a remark.
+            UserError: metrics.jsonl cannot be written, for the disk is full, or the folder is gone. TensorBoard's file,
+                which shows the same numbers, is given up with a remark.
         """
         if not self._active:
             return
+        self.check_place()
         record = {"kind": kind, "step": step, **{key: _short(value) for key, value in numbers.items()}}
         self._write(json.dumps(record).encode() + b"\n")
         with self._tensorboard_may_fail():
@@ -62,6 +63,20 @@ class RunLogger:
             self._progress.update(self._task, completed=step, note=_train_note(numbers))
         else:
             self.say(f"{kind:5}  {self._line(kind, step, numbers)}")
+
+    def check_place(self) -> None:
+        """Raises UserError if the run folder is gone or another one is in its place: nothing of it is to rise again."""
+        if not self._active:
+            return
+        try:
+            in_place = os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            in_place = False
+        if not in_place:
+            raise UserError(
+                f"{self._folder} was removed, moved or replaced while this run was at work in it, so the run ends and "
+                f"writes no more; if it was moved, --out with its new place and --resume go on from its last checkpoint"
+            )
 
     def say(self, text: str) -> None:
         """A line for people."""

@@ -131,6 +131,7 @@ class Run:
             "class_names": list(self.data.class_names),
         }
         folder = self.out / "checkpoints"
+        folder.mkdir(exist_ok=True)  # but not the run folder, if somebody has removed it
         if last:
             save_last(folder, content, self.step, self.config.train.keep, best=best)
         elif best:

@@ -175,7 +175,7 @@ def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str]
         for sentence in [headline(run), *sentences, choose_decoder(run.config.data.decoder)[1]]:
             logger.say(sentence)
         if run.step < run.plan.num_steps:
-            with _errors_of_a_step(run):
+            with _errors_of_a_step(run, logger):
                 _loop(run, loader, _val_loader(run), logger, watch, received)
     finally:
         logger.close()
@@ -236,6 +236,7 @@ def _loop(
         stop = vote.decide(received[0] if received else 0)
         if due or best or stop or last:
             watch.at(run.step, "saving")
+            logger.check_place()
             run.save(last=bool(due or stop or last), best=best)
             meter.restart_clock()
         if stop and not last:
@@ -244,10 +245,13 @@ def _loop(
 
 
 @contextmanager
-def _errors_of_a_step(run: Run) -> Iterator[None]:
-    """Turns what the machine lacks into a sentence about the settings that need it."""
+def _errors_of_a_step(run: Run, logger: RunLogger) -> Iterator[None]:
+    """Turns what the machine lacks into a sentence about the settings that need it; a run folder that is gone, too."""
     try:
         yield
+    except FileNotFoundError:
+        logger.check_place()
+        raise
     except (RuntimeError, MemoryError) as error:
         if sentence := _what_is_lacking(run, error):
             raise UserError(sentence) from error
