@@ -70,6 +70,8 @@ def test_a_rate_measured_while_the_machine_was_busy_is_measured_again(
     assert measured == [1e9, 8e9, 4e9, 4e9, 4e9, 4e9]  # after 1, 2, 4, 8 and 16 lines
     assert speed.numbers(16.0)["mfu"] == 2.0 and len(measured) == 7  # never seen idle: the line says so
     assert speed.numbers(4.0)["mfu"] == 0.5 and len(measured) == 7
+    assert [speed.numbers(16.0)["mfu"] for _ in range(8)] == [2.0] * 8
+    assert len(measured) == 7 + 2  # at the 4th and the 8th line of the run that is too fast
 
 
 @pytest.mark.slow

@@ -234,7 +234,7 @@ def _finish(job: TestJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, An
     if lost := len(job.table) - len(indices) - len(bad):
         raise UserError(
             f"the scores of {lost} of {len(job.table)} videos are gone from {kept.folder}: it was removed, moved or "
-            f"replaced while this test was at work; give the same command again"
+            f"replaced while this test was at work, or not every node sees it; give the same command again"
         )
     if not indices:
         write_bad_videos(job.out / "bad_videos.csv", bad)

@@ -396,7 +396,7 @@ class _Speed:
     """What the log lines say of memory and of how much of the machine's rate of matrix products a run reaches.
 
     A machine that is busy with something else when it is measured comes out too slow, so it is measured again, ever more
-    seldom on a CPU, and whenever a run seems to be faster; the best counts.
+    seldom: a CPU now and then, any device where a run seems to be faster; the best counts.
     """
 
     def __init__(self, run: Run) -> None:
@@ -405,13 +405,13 @@ class _Speed:
         self._clip_flops = training_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
         # on a CPU the products of fp16, and without its instructions those of bf16, are slower than float32
         self._dtypes = {torch.float32, AUTOCAST.get(run.config.train.precision, torch.float32)}
-        self._rate, self._peak, self._num_lines = self._measured(), 0, 0
+        self._rate, self._peak, self._num_lines, self._num_fast = self._measured(), 0, 0, 0
 
     def numbers(self, clips_per_second: float) -> dict[str, float]:
         """mfu 0..1 (model FLOPs utilisation) at so many full clips per second, and the peak memory of this rank in GB."""
-        self._num_lines += 1
-        doubled = self._num_lines & (self._num_lines - 1) == 0
-        if clips_per_second > self._clips_per_second or (doubled and self._device.type == "cpu"):
+        fast = clips_per_second > self._clips_per_second
+        self._num_lines, self._num_fast = self._num_lines + 1, self._num_fast + fast
+        if (fast and _doubled(self._num_fast)) or (self._device.type == "cpu" and _doubled(self._num_lines)):
             self._peak = max(self._peak, peak_memory(self._device))  # a measurement is not what a run needs
             with suppress(torch.OutOfMemoryError):  # a GPU that the run fills is measured as it was
                 self._rate = max(self._rate, self._measured())
@@ -425,3 +425,8 @@ class _Speed:
 
     def _measured(self) -> float:
         return max(matrix_rate(self._device, dtype) for dtype in self._dtypes)
+
+
+def _doubled(number: int) -> bool:
+    """Whether a number that grows has become 1, 2, 4, 8 ..."""
+    return number & (number - 1) == 0

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 import torch
@@ -338,6 +337,8 @@ def _imported_once() -> Iterator[None]:
     if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) != "forkserver":
         yield
         return
+    from multiprocessing import forkserver  # not for Windows
+
     before = forkserver._forkserver._preload_modules  # there is no other way to put it back
     multiprocessing.set_forkserver_preload([*(name for name in before if name != "__main__"), __name__])
     try:
