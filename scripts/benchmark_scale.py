@@ -71,14 +71,18 @@ def measure(folder: Path, num_videos: int, num_classes: int, num_views: int, num
 
 
 def make_run(folder: Path, num_videos: int, num_classes: int, num_listed: int) -> Path:
-    """A run folder with the checkpoint of a small network, and its lists; its videos are named, but not there."""
+    """A run folder with the checkpoint of a small network, and its lists; of the videos that they name one is there."""
     names = [f"class {index:03d}" for index in range(num_classes)]
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
     for split, count in (("train", num_listed), ("test", num_videos)):
         with open(folder / f"{split}.txt", "w") as file:
             for row in range(count):
                 label = row % num_classes
-                file.write(f"videos/{split}/{names[label]}/{row:011x}_000012_000022.mp4 {label}\n")
+                video = f"videos/{split}/{names[label]}/{row:011x}_000012_000022.mp4"
+                if row == 0:
+                    (folder / video).parent.mkdir(parents=True)
+                    (folder / video).touch()
+                file.write(f"{video} {label}\n")
     run = folder / "run"
     config = config_from_dict(
         {
