@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from videornn import train as job
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.engine import build_scaler
 from videornn.errors import UserError
+from videornn.logger import RunLogger
 from videornn.preflight import load_training_data
 from videornn.resume import check_resumable
 from videornn.train import _new_run, _what_is_lacking
@@ -174,3 +176,17 @@ def test_out_of_memory_advises_what_is_left(
     data, config = load_training_data(load_config(CONFIG, [*tiny_settings, *settings]))
     run = _new_run(config, tmp_path, data, CPU, load_init=False)
     assert re.search(f"clips at once; {ways}", _what_is_lacking(run, MemoryError()))
+
+
+def test_out_of_memory_in_a_validation_is_not_blamed_on_the_steps(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(job, "score_all", no_memory)
+    for settings, advice in (["test.batch_size=6"], "test.batch_size=3"), (["test.batch_size=1"], "a lower test.crop_size"):
+        data, config = load_training_data(load_config(CONFIG, [*tiny_settings, *settings]))
+        run = job._new_run(config, tmp_path, data, CPU, load_init=False)
+        with pytest.raises(UserError, match=rf"in the validation after step 0 with \d videos at once; {advice} needs less"):
+            job._validate(run, job._val_loader(run), RunLogger(None, num_steps=4), last=True)

@@ -348,7 +348,8 @@ def _validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: b
         return True
     mean, std = run.normalization
     precision, views_at_once = config.train.precision, config.test.batch_size
-    logits, labels = score_all(run.trained, loader, mean, std, precision=precision, views_at_once=views_at_once)
+    with _memory_of_validation(run):
+        logits, labels = score_all(run.trained, loader, mean, std, precision=precision, views_at_once=views_at_once)
     summary = metrics.summarize(logits, labels, config.test.average)
     numbers = {"top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
     epoch = run.plan.epoch_at(run.step)
@@ -357,6 +358,22 @@ def _validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: b
     best = numbers["top1"] >= run.best_top1
     run.best_top1 = max(run.best_top1, numbers["top1"])
     return best
+
+
+@contextmanager
+def _memory_of_validation(run: Run) -> Iterator[None]:
+    """Turns a lack of memory into a sentence about the settings of a validation, which has no gradient to make in parts."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        views = min(run.config.test.batch_size, len(run.data.val))
+        advice = f"test.batch_size={views // 2}" if views > 1 else "a lower test.crop_size"
+        raise UserError(
+            f"rank {distributed.rank()} is out of memory in the validation after step {run.step} with {views} videos at "
+            f"once; {advice} needs less, also with --resume"
+        ) from error
 
 
 def _precise_batch_norm(run: Run) -> None:
