@@ -196,19 +196,19 @@ def _steps_until_signal(watch: RankWatch, signalled: dict[int, int], num_steps: 
             if signalled.get(rank()) == step:
                 os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.01 * rank())
-            number = vote.decide(received[0] if received else 0)
+            number = vote.decide(received[0] if received else 0, 10 * step + rank())
             if number:
-                return f"{number} after {step}"
-    return f"{vote.drain()} at the end, {step}"
+                return f"{number} after {step}, {vote.largest}"
+    return f"{vote.drain()} at the end, {step}, {vote.largest}"
 
 
 @pytest.mark.parametrize(
     ("signalled", "end"),
     [
-        ({1: 4}, "10 after 5"),  # one step later, on all ranks
-        ({0: 6, 2: 4}, "10 after 5"),
-        ({}, "0 at the end, 8"),
-        ({2: 8}, "10 at the end, 8"),  # the run is complete then
+        ({1: 4}, "10 after 5, 42"),  # one step later, on all ranks
+        ({0: 6, 2: 4}, "10 after 5, 42"),
+        ({}, "0 at the end, 8, 82"),
+        ({2: 8}, "10 at the end, 8, 82"),  # the run is complete then
     ],
 )
 def test_all_ranks_stop_after_the_same_step(start_ranks, signalled: dict[int, int], end: str) -> None:

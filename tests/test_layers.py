@@ -14,7 +14,7 @@ LEVELS = [
     {"engine", "multigrid", "run_folder", "scores", "kept_scores"},
     {"trained", "results"},
     {"evaluate", "windows", "meter", "precise_bn", "preflight", "resume"},
-    {"nonfinite"},
+    {"nonfinite", "bad_share"},
     {"run"},
     {"train", "predict", "explain", "info", "convert", "bench", "export", "doctor"},
     {"demo", "infer"},

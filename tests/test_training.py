@@ -171,10 +171,13 @@ def test_too_many_broken_videos_stop_the_run_and_are_listed(
         lines[index] = f"{tmp_path}/{index}.mp4 {lines[index].split()[-1]}"
     (tmp_path / "list.txt").write_text("\n".join(lines))
     settings = [*tiny_settings, f"data.train={tmp_path}/list.txt", "data.labels=" + str(motion_set / "labels.txt")]
+    settings += ["train.batch_size=2"]
     with pytest.raises(UserError, match=r"training videos cannot be decoded, more than data\.max_bad_share=0\.05"):
         train(load_config(CONFIG, [*settings, "data.max_bad_share=0.05", "data.val=null"]), tmp_path / "run")
     table = (tmp_path / "run/bad_videos.csv").read_text().splitlines()
     assert table[0] == "path,reason" and len(table) >= 3 and "cannot be decoded" in table[1]
+    # the run did not wait for the end of an epoch, and what it did is saved
+    assert 0 < load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] < 10
 
 
 def test_labels_and_classes_are_checked_before_the_first_step(

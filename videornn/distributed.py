@@ -76,26 +76,32 @@ def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Itera
 
 
 class StopVote:
-    """Makes all ranks stop after the same step, though a signal reaches them at different ones, or only one of them.
+    """Makes all ranks stop after the same step, though a reason reaches them at different ones, or only one of them.
 
     Each step every rank says which signal it has received, and reads what all said a step ago: the exchange goes on in the
     background during a step, so that nobody waits for it, nor for a GPU. So a run stops one step later than it could.
+
+    Attributes:
+        largest: of the numbers that the ranks gave with what was read last.
     """
 
     def __init__(self) -> None:
+        self.largest = 0
         self._pending: tuple[dist.Work, Tensor] | None = None
 
-    def decide(self, received: int) -> int:
+    def decide(self, received: int, number: int = 0) -> int:
         """Call once a step: the signal number that all ranks stop for now, the same on each, or 0.
 
         Args:
             received: number of the signal that this rank has received, or 0.
+            number: of anything that all should know the largest of.
         """
         if not dist.is_initialized():
+            self.largest = number
             return received
         agreed = self.drain()
         if not agreed:
-            votes = torch.tensor([received])
+            votes = torch.tensor([received, number])
             self._pending = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True), votes
         return agreed
 
@@ -105,7 +111,8 @@ class StopVote:
             return 0
         (work, votes), self._pending = self._pending, None
         work.wait()
-        return int(votes)
+        signal, self.largest = votes.tolist()
+        return signal
 
 
 def pick_device(choice: str) -> torch.device:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videornn import distributed, metrics
+from videornn.bad_share import BadShare
 from videornn.config import Config, config_to_yaml
 from videornn.console import say
 from videornn.data.decoding import choose_decoder
@@ -36,7 +37,6 @@ from videornn.optim import class_weights, set_lr
 from videornn.precise_bn import update_batch_norm
 from videornn.preflight import TrainingData, check_batch_norm, load_training_data, remarks
 from videornn.rank_watch import RankWatch
-from videornn.results import write_bad_videos
 from videornn.resume import check_resumable, check_same_data, describe_run
 from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
 from videornn.run_folder import has_checkpoint, load_newest
@@ -196,13 +196,14 @@ def _loop(
     weights = class_weights(torch.from_numpy(run.data.train.labels), run.config.model.num_classes, section.class_weights)
     weights = None if weights is None else weights.to(run.device)
     vote, speed, waits = StopVote(), _Speed(run), 0
+    share = BadShare(run.bad, run.out / "bad_videos.csv", len(run.data.train), run.config.data.max_bad_share)
     while run.step < plan.num_steps:
         lr, indices = run.lr, []
         set_lr(run.optimizer, lr)
         parallel.train()
         result = train_step(
             parallel,
-            _parts(run, watch, batches, indices),
+            _parts(run, watch, batches, indices, share),
             run.optimizer,
             num_parts=section.accumulate,
             scaler=run.scaler,
@@ -226,19 +227,23 @@ def _loop(
             if waits == 3:  # not at the start, when workers have just begun
                 logger.say("the network waits for data most of the time: `videornn data bench` tells why, and what to do")
         best = due = False
-        if plan.ends_epoch(run.step):
-            _share_bad(run)
+        ends_epoch = plan.ends_epoch(run.step)
+        too_many = share.exchange() if ends_epoch or share.may_be_passed(vote.largest) else None
+        if ends_epoch and too_many is None:
             due = round(epoch) % section.save_every == 0
             if round(epoch) % section.val_every == 0 or last:
                 watch.at(run.step, "validating")
                 best = _validate(run, val_loader, logger, last=last)
         due = due or bool(section.save_every_steps and run.step % section.save_every_steps == 0)
-        stop = vote.decide(received[0] if received else 0)
-        if due or best or stop or last:
+        stop = vote.decide(received[0] if received else 0, share.num_new)
+        if due or best or stop or last or too_many:
             watch.at(run.step, "saving")
             logger.check_place()
-            run.save(last=bool(due or stop or last), best=best)
+            run.save(last=bool(due or stop or last or too_many), best=best)
             meter.restart_clock()
+        if too_many is not None:
+            vote.drain()
+            raise too_many
         if stop and not last:
             raise Interrupted(stop, f"after step {run.step}, which is saved")
     vote.drain()
@@ -286,13 +291,16 @@ def _ways_to_need_less(run: Run) -> str:
     return f"{' or '.join(ways)} needs less, also with --resume; " if ways else ""
 
 
-def _parts(run: Run, watch: RankWatch, batches: Iterator[Batch], indices: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(
+    run: Run, watch: RankWatch, batches: Iterator[Batch], indices: list[int], share: BadShare
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The parts of the next step's batch as the network takes them; notes the indices of its videos, and bad ones."""
     num_parts = run.config.train.accumulate
     mean, std = run.normalization
     for number in range(num_parts):
         watch.at(run.step, "loading")
-        batch = run.meter.wait_for(batches)
+        with share.listed():
+            batch = run.meter.wait_for(batches)
         watch.at(run.step, "computing")
         run.bad |= {video.path: video for video in batch.bad}
         indices += batch.indices.tolist()
@@ -393,20 +401,6 @@ def _precise_batch_norm(run: Run) -> None:
     clips = (to_model_input(batch.clips, mean, std) for batch in to_device(loader, run.device))
     num_batches = config.train.precise_bn * config.train.accumulate
     update_batch_norm(run.trained, clips, num_batches=num_batches, precision=config.train.precision)
-
-
-def _share_bad(run: Run) -> None:
-    """Bad videos of all ranks, written to bad_videos.csv; too many of them stop every rank alike."""
-    run.bad = {path: video for part in distributed.gather_objects(run.bad) for path, video in part.items()}
-    num_videos, max_share = len(run.data.train), run.config.data.max_bad_share
-    if distributed.rank() == 0 and run.bad:
-        write_bad_videos(run.out / "bad_videos.csv", sorted(run.bad.values(), key=lambda video: video.path))
-    if len(run.bad) > max_share * num_videos:
-        first = next(iter(run.bad.values()))
-        raise UserError(
-            f"{len(run.bad)} of {num_videos} training videos cannot be decoded, more than data.max_bad_share="
-            f"{max_share} allows; one of them: {first.reason}"
-        )
 
 
 class _Speed:

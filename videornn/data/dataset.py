@@ -1,14 +1,15 @@
 """Map-style datasets: training clips by ClipKey, test views by index. A sample is a pure function of its key.
 
-A video that cannot be decoded never stops a loader: in training the next sound video of the table stands in for it, with its
-own label, and in evaluation its row is marked invalid; both carry the reason along.
+A video that cannot be decoded never stops a loader: in training another one, drawn of all, stands in for it, with its own
+label; in evaluation its row is marked invalid. Both carry the reason along.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import RawArray
@@ -28,7 +29,8 @@ from videornn.data.video import FrameVideo
 from videornn.data.video_errors import memory_of_video
 from videornn.errors import DecodeError, UserError
 
-MAX_REPLACEMENTS = 10
+MAX_SEARCHED = 1000  # bad videos met in search of a sound one, or those that data.max_bad_share allows
+SLOW_SECONDS = 1.0  # a video that takes longer to fail is not tried again
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class BadVideo:
 class Sample:
     """One row of a batch: clips uint8 [3, T, H, W] (training) or [V, 3, T, H, W] (test views), label, index of the video.
 
-    valid is False, and clips is all zeros, where an evaluated video is bad.
+    valid is False, and clips is all zeros, where an evaluated video is bad, or no sound training video is found.
     """
 
     clips: Tensor
@@ -51,6 +53,17 @@ class Sample:
     index: int
     valid: bool = True
     bad: tuple[BadVideo, ...] = ()
+
+
+class TooManyBad(UserError):
+    """More training videos are bad than data.max_bad_share allows."""
+
+    def __init__(self, bad: Collection[BadVideo], num_videos: int, max_share: float) -> None:
+        super().__init__(
+            f"{len(bad)} of {num_videos} training videos cannot be decoded, more than data.max_bad_share={max_share:g} "
+            f"allows; one of them: {next(iter(bad)).reason}"
+        )
+        self.bad = bad
 
 
 class ClipKey(NamedTuple):
@@ -70,7 +83,8 @@ class VideoReader:
     Args:
         timeout: seconds that PyAV may take to open a video, and again to decode from it.
         max_pixels: width x height that a frame may have.
-        known_bad: videos that are not opened again, by index, with the reason: they killed a worker or hung in it.
+        known_bad: videos that are not opened again, by index, with the reason: they killed a worker, hung in it, or failed
+            slowly.
     """
 
     table: VideoTable
@@ -86,9 +100,14 @@ class VideoReader:
         if index in self.known_bad:
             raise DecodeError(self.known_bad[index])
         self._note(index)
+        start = time.monotonic()
         try:
             with memory_of_video(self.table.path(index)):
                 yield
+        except DecodeError as error:
+            if time.monotonic() - start > SLOW_SECONDS:
+                self.known_bad[index] = str(error)
+            raise
         finally:
             self._note(-1)
 
@@ -133,33 +152,45 @@ class TrainClips(Dataset):
         transform: TrainTransform,
         seed: int,
         clips_per_video: int = 1,
+        max_bad_share: float = 1.0,
     ) -> None:
         self.reader = reader
         self.spec = spec
         self.transform = transform
         self.seed = seed
         self.clips_per_video = clips_per_video
+        self.max_bad_share = max_bad_share
 
     def __len__(self) -> int:
         return len(self.reader.table)
 
     def __getitem__(self, key: ClipKey) -> list[Sample]:
         epoch, index, draw, num_frames, crop_size = key
-        bad = []
-        for attempt in range(MAX_REPLACEMENTS):
-            candidate = (index + attempt) % len(self)
-            seed = sample_seed(self.seed, epoch, candidate, *([draw] if draw else []))
-            try:
-                with self.reader.reading(candidate):
-                    clips = self._clips(candidate, seed, num_frames, crop_size)
-            except DecodeError as error:
-                bad.append(BadVideo(self.reader.table.path(candidate), str(error)))
-                continue
-            return [
-                Sample(clip, label, candidate, bad=tuple(bad) if number == 0 else ())
-                for number, (clip, label) in enumerate(clips)
-            ]
-        raise UserError(f"{MAX_REPLACEMENTS} videos in a row cannot be decoded; the last: {bad[-1].reason}")
+        bad: dict[int, BadVideo] = {}
+        candidate, seed = index, sample_seed(self.seed, epoch, index, *([draw] if draw else []))
+        for attempt in itertools.count(1):
+            if candidate not in bad:
+                try:
+                    with self.reader.reading(candidate):
+                        clips = self._clips(candidate, seed, num_frames, crop_size)
+                    return self._samples(clips, candidate, bad)
+                except DecodeError as error:
+                    bad[candidate] = BadVideo(self.reader.table.path(candidate), str(error))
+                    if len(bad) == len(self) or len(bad) > max(self.max_bad_share * len(self), MAX_SEARCHED):
+                        break
+            # any video of the table, for those of a class lie side by side, and what is missing is mostly a folder
+            candidate = sample_seed(self.seed, epoch, index, draw, attempt) % len(self)
+            # not the clip that the stand-in has in its own place
+            seed = sample_seed(self.seed, epoch, candidate, draw, index)
+        nothing = torch.zeros(3, num_frames, crop_size, crop_size, dtype=torch.uint8)
+        return self._samples([(nothing, -1)] * self.clips_per_video, index, bad, valid=False)
+
+    def _samples(
+        self, clips: list[tuple[Tensor, int]], index: int, bad: dict[int, BadVideo], *, valid: bool = True
+    ) -> list[Sample]:
+        """Samples of the clips of one video; the first one tells of the bad videos."""
+        told = [tuple(bad.values())] + [()] * (len(clips) - 1)
+        return [Sample(clip, label, index, valid, some) for (clip, label), some in zip(clips, told, strict=True)]
 
     def _clips(self, index: int, seed: int, num_frames: int, crop_size: int) -> list[tuple[Tensor, int]]:
         """Clips of one video with their labels."""

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from videornn.data.annotations import VideoTable
 from videornn.data.batches import TestBatches, TrainBatches
-from videornn.data.dataset import TrainClips, VideoReader, VideoViews, ViewSpec
+from videornn.data.dataset import TooManyBad, TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.decoding import choose_decoder
 from videornn.data.parallel import exit_reason
 from videornn.data.plan import BatchPlan, BatchShape, Phase
@@ -103,6 +103,8 @@ class ClipLoader:
                     raise UserError(f"{num_restarts} times in a row, {what}: {_first_line(error)}") from error
                 self._loader = iterator = None  # new workers start from the batch that did not come
                 continue
+            if isinstance(self.dataset, TrainClips) and not batch.valid.all():
+                raise TooManyBad({v.path: v for v in batch.bad}.values(), len(self.dataset), self.dataset.max_bad_share)
             self._suspects.difference_update(batch.indices.tolist())
             yield batch
             done += 1
@@ -224,6 +226,7 @@ def build_loader(
         transform=train_transform(section, table.class_names),
         seed=seed,
         clips_per_video=section.clips_per_video,
+        max_bad_share=section.max_bad_share,
     )
     batches = TrainBatches(
         torch.from_numpy(table.labels),
