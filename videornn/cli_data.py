@@ -123,10 +123,12 @@ def verify(
         )
     if out is not None:
         write_reports(out, reports)
+    odd = [report for report in reports if report.status == "ok" and report.reason]
     bad = [report for report in reports if report.status != "ok"]
     for remark in table.remarks():
         say(remark)
-    _say_bad([f"{report.path}: {report.reason}" for report in bad], out)
+    for some in (odd, bad):
+        _say_bad([f"{report.path}: {report.reason}" for report in some], out)
     _print_counts({MEANINGS[status]: count for status, count in count_statuses(reports).items()})
     if bad:
         fail(f"{len(bad)} of {len(reports)} videos are not sound", 1)

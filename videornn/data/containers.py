@@ -33,15 +33,18 @@ def open_container(source: str | io.RawIOBase, **arguments: Any) -> av.container
     return av.open(source, **LENIENT, **arguments)
 
 
-def open_file(path: str) -> av.container.InputContainer:
+def open_file(path: str, **options: str) -> av.container.InputContainer:
     """Open a video file of this machine, and never another file that it names.
+
+    Args:
+        options: of FFmpeg, for its format.
 
     Raises:
         DecodeError: it is in none of the formats that hold their own frames.
         av.FFmpegError, OSError or UnicodeError: it cannot be read.
     """
     try:
-        return open_container(local_url(path), container_options=ITSELF_ONLY)
+        return open_container(local_url(path), container_options=ITSELF_ONLY | options)
     except av.FFmpegError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -58,10 +61,16 @@ def local_url(path: str) -> str:
     return f"file:{path}"
 
 
+def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """The video streams in their order; the cover picture of a record is none."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
 def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video stream that players show, or None; the cover picture of a record is none."""
-    stream = container.streams.best("video")
-    return None if stream is None or stream.disposition & Disposition.attached_pic else stream
+    """The video stream that players show: the default, else the first; None if there is none."""
+    streams = video_streams(container)
+    default = (stream for stream in streams if stream.disposition & Disposition.default)
+    return next(default, streams[0] if streams else None)
 
 
 def frame_rate(stream: av.VideoStream) -> Fraction | None:

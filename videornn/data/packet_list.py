@@ -25,13 +25,15 @@ class PacketList:
 
     Attributes:
         num_packets: how many there are.
+        num_chunks: the same for all containers but AVI, where a chunk without data stands for a frame that stays.
         keys: int64, those with which a decoder can begin.
         shown: int64 [F], those that are frames, in the order in which they are shown; None where only a decoder can tell.
-        ticks: int64 [F], when each appears, counted from the first, in steps of tick seconds; None where shown is.
+        ticks: int64 [F], when each frame appears, counted from the first, in steps of tick seconds; None where that is not
+            known, and frames are to be counted.
         times: float64 [F], the same in seconds.
-        fps: their average rate; where shown is None, that which the file announces.
-        last_seconds: how long the last one is on the screen; None where shown is.
-        duration: the seconds of all; None where shown is.
+        fps: their average rate; where frames are counted, that which the file announces.
+        last_seconds: how long the last one is on the screen; None where frames are counted.
+        duration: the seconds of all; None where frames are counted.
 
     Raises:
         DecodeError: the file declares more packets than it can hold.
@@ -66,37 +68,66 @@ class PacketList:
         self._flags = np.array(flags, np.uint8)
         self._pts, self._dts = (np.array(kept, np.int64) for kept in stamps)
         self.keys = np.flatnonzero(self._flags & KEY)
+        is_avi = container.format.name == "avi"
+        self.num_chunks = max(self.num_packets, int(self._dts.max(initial=-1)) + 1) if is_avi else self.num_packets
         # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame of the packet before
-        is_counted = container.format.name == "avi" and (codec.has_b_frames or (smallest or 0) <= NOTHING_MOVED_BYTES)
+        has_small = (smallest or 0) <= NOTHING_MOVED_BYTES
         clock = None
-        if not is_counted:
-            is_shown = self._flags & (HIDDEN | SECOND_FIELD) == 0
-            clock = read_clock(
-                self._pts,
-                self._dts,
-                self._flags & KEY != 0,
-                is_shown,
-                tick=self.tick,
-                longest=longest_step(container),
-                announced=self.fps,
-            )
+        if not (is_avi and (codec.has_b_frames or has_small)):
+            is_key, is_shown = self._flags & KEY != 0, self._flags & (HIDDEN | SECOND_FIELD) == 0
+            rule = {"tick": self.tick, "longest": longest_step(container), "announced": self.fps}
+            clock = read_clock(self._pts, self._dts, is_key, is_shown, **rule)
         if clock is not None:
             self._set_frames(*clock)
-        else:
-            self.keys = self.keys[:0]  # such files mark frames as key frames that are none
+            return
+        self.keys = self.keys[:0]  # such files mark frames as key frames that are none
+        if is_avi and not has_small and (np.diff(self._dts) > 1).any():  # frames were dropped: others stay for longer
+            self._set_frames(None, np.sort(self._dts))
 
-    def _set_frames(self, shown: np.ndarray, ticks: np.ndarray) -> None:
+    def _set_frames(self, shown: np.ndarray | None, ticks: np.ndarray) -> None:
         self.shown, self.ticks = shown, ticks - ticks[0]
         self.times = self.ticks * float(self.tick)
         usual = 1 / self.fps
-        if len(shown) > 1:
+        if len(ticks) > 1:
             gaps = np.sort(np.diff(ticks))
-            self.fps = average_rate(len(shown), int(self.ticks[-1]) * self.tick)
-            usual = int(gaps[len(gaps) // 2]) * self.tick
-            if abs(1 / self.fps - usual) <= self.tick:  # ticks can be coarse: the average tells a constant rate better
-                usual = 1 / self.fps
+            self.fps = average_rate(len(ticks), int(self.ticks[-1]) * self.tick)
+            # where gaps differ by the rounding of ticks only, the average says it better
+            usual = 1 / self.fps if gaps[-1] - gaps[0] <= 1 else int(gaps[len(gaps) // 2]) * self.tick
         self.last_seconds = float(usual)
-        self.duration = float((len(shown) - 1) / self.fps + usual)
+        self.duration = float((len(ticks) - 1) / self.fps + usual)
+
+    def learn(self, shown: np.ndarray, announced: Fraction) -> None:
+        """Take from a decoder which packets are frames, in the order in which they are shown."""
+        if self.times is not None and len(shown) != len(self.times):
+            self.ticks = self.times = self.duration = self.last_seconds = None
+            self.fps = announced
+        self.shown = shown
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether there are frames in front of the first that a decoder can begin with, which may not be decoded."""
+        if self.shown is None or len(self.keys) == 0:
+            return self.shown is not None
+        return self.shown[0] != self.keys[0] and (self.keys[0] > 0 or self.keys[0] in self.shown)
+
+    def leave_out_lead(self, decoded: Iterable[int | None]) -> int:
+        """Leave out the frames in front of the first key frame that are not among the first decoded; returns how many.
+
+        Args:
+            decoded: the packets of the frames that a decoder gives from the first packet on, which is not followed for long.
+        """
+        places, seen = self.places(), set()
+        first_key = places[self.keys[0]] if len(self.keys) else 0
+        for number in decoded:
+            if number is not None and places[number] >= 0:
+                seen.add(int(places[number]))
+            if seen and (0 in seen or max(seen) >= first_key):
+                break
+        is_kept = np.ones(len(self.shown), bool)
+        is_kept[: max(seen, default=0)] = False
+        is_kept[list(seen)] = True
+        self._set_frames(self.shown[is_kept], self.ticks[is_kept])
+        return int((~is_kept).sum())
 
     def places(self) -> np.ndarray:
         """int64 [num_packets], which frame each packet is; -1 where it is none."""

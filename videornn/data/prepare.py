@@ -202,7 +202,9 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int)
     target = out / job.output
     try:
         with errors_of_video(job.path):
-            encoded = _already_encoded(target) or _encode_anew(job.path, target, encoding, max_pixels)
+            encoded, remark = _already_encoded(target), ""
+            if encoded is None:
+                encoded, remark = _encode_anew(job.path, target, encoding, max_pixels)
             # the source of an earlier run's file may be gone
             measures = job.measure and os.path.exists(job.path)
             quality = measure_quality(job.path, target, encoding, max_pixels) if measures else None
@@ -211,7 +213,7 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int)
         return PreparedVideo(job.path, job.output, status_of(error), reason, source_bytes=_size(job.path))
     sizes = {"source_bytes": _size(job.path), "output_bytes": _size(target)}
     numbers = {key: round(value, 4) for key, value in asdict(quality).items()} if quality else {}
-    return PreparedVideo(job.path, job.output, "ok", **asdict(encoded), **sizes, **numbers)
+    return PreparedVideo(job.path, job.output, "ok", remark, **asdict(encoded), **sizes, **numbers)
 
 
 def _already_encoded(target: Path) -> Encoded | None:
@@ -221,7 +223,8 @@ def _already_encoded(target: Path) -> Encoded | None:
         return None
 
 
-def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -> Encoded:
+def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -> tuple[Encoded, str]:
+    """What it has become, and what is odd about the source."""
     report = inspect_video(path, max_pixels=max_pixels)
     if report.status != "ok":
         raise VideoFault(report.status, report.reason)
@@ -229,7 +232,7 @@ def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be made ({error.strerror})") from error
-    return reencode(path, target, encoding, max_pixels)
+    return reencode(path, target, encoding, max_pixels), report.reason
 
 
 def _size(path: str | Path) -> int | None:

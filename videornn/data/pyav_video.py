@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from videornn.data.containers import open_file, shown_stream
+from videornn.data.containers import frame_rate, open_file, shown_stream, video_streams
 from videornn.data.packet_list import PacketList
 from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.data.video import Deadline, FrameVideo
@@ -32,6 +32,9 @@ class PyAVVideo(FrameVideo):
         timeout: seconds for opening, and again for every call of frames_at.
         max_pixels: width x height that a frame may have.
 
+    Attributes:
+        remarks: what is odd about the file, in words.
+
     Raises:
         DecodeError: the file is missing, is no video, has no frame, or takes longer than the timeout.
     """
@@ -43,8 +46,11 @@ class PyAVVideo(FrameVideo):
         self._deadline = Deadline(timeout)
         self._converter = VideoReformatter()  # one for all frames: setting one up takes longer than converting a small frame
         self._container: av.container.InputContainer | None = None
+        self.remarks: list[str] = []
         try:
             self._open()
+            if (num_videos := len(video_streams(self._container))) > 1:
+                self.remarks.append(f"has {num_videos} video streams, of which number {self._stream.index} is read")
             self._list_packets()
         except DecodeError:
             self.close()
@@ -72,9 +78,13 @@ class PyAVVideo(FrameVideo):
         everything = range(self._list.num_packets)
         # a decoder of packed B frames loses count if it leaves some out
         self._discard = "DEFAULT" if self._list.shown is None else "NONREF"
-        if self._list.shown is None:
+        if self._list.begins_late:
+            decoded = (number for number, _ in self._frames_of(everything, everything))
+            if num_left_out := self._list.leave_out_lead(decoded):
+                self.remarks.append(f"begins between key frames: its first {num_left_out} frames cannot be decoded")
+        elif self._list.shown is None:
             numbers = dict.fromkeys(number for number, _ in self._frames_of(everything, everything) if number is not None)
-            self._list.shown = np.array(list(numbers), np.int64)
+            self._list.learn(np.array(list(numbers), np.int64), frame_rate(self._stream) or Fraction(25))
         self._shown, self.fps = self._list.shown, self._list.fps
         self.num_frames = len(self._shown)
         if self.num_frames == 0:
@@ -99,9 +109,9 @@ class PyAVVideo(FrameVideo):
         return self._list.duration if self._list.duration is not None else super().duration
 
     @property
-    def num_packets(self) -> int:
-        """Packets of the file, also those that show nothing."""
-        return self._list.num_packets
+    def num_chunks(self) -> int:
+        """Frames that the file holds, also those that are hidden or have no data."""
+        return self._list.num_chunks
 
     @property
     def ticks(self) -> np.ndarray | None:

@@ -135,15 +135,21 @@ class VideoStream:
         """Read a file's clock before its frames: what it announces need not hold."""
         length = self._container.duration
         self._list = PacketList(self._name, self._container, self._stream, self._packets())
+        self._reopen()
+        if self._list.begins_late:
+            self._list.leave_out_lead(frame.pts for frame in self._decoded(self._numbered(None)))
+            self._reopen()
         if self._list.times is not None:
             self.duration = self._list.duration
         else:
             self.duration = length / av.time_base if length and length > 0 else None
+        self.fps = self._list.fps
+        self._last_seconds = self._list.last_seconds or 1 / float(self.fps)
+
+    def _reopen(self) -> None:
         self.num_damaged = 0  # it comes to the end again
         self._container.close()
         self._open()
-        self.fps = self._list.fps
-        self._last_seconds = self._list.last_seconds or 1 / float(self.fps)
 
     def _opened_live(self) -> av.container.InputContainer:
         if is_pipe(self.source):
@@ -178,7 +184,7 @@ class VideoStream:
         if self._folder is not None:
             yield from self._pictures_of_folder()
             return
-        timed = self._running() if self.live else self._counted() if self._list.times is None else self._listed(wanted)
+        timed = self._running() if self.live else self._counted() if self._list.shown is None else self._listed(wanted)
         for seconds, self.first_seconds, frame in timed:
             self.end = seconds + self._last_seconds
             yield TimedFrame(seconds, partial(to_picture, frame, self._converter))
@@ -193,14 +199,16 @@ class VideoStream:
             yield clock.time(timestamp), clock.zero, frame
 
     def _counted(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
-        """The same of a file without timestamps that hold."""
+        """The same of a file whose packets do not tell which frame they are."""
+        times = () if self._list.times is None else self._list.times
         for index, frame in enumerate(self._decoded(self._packets())):
-            yield index / float(self.fps), self._list.first_seconds, frame
+            seconds = float(times[index]) if index < len(times) else index / float(self.fps)
+            yield seconds, self._list.first_seconds, frame
 
     def _listed(self, wanted: Wanted | None) -> Iterator[tuple[float, float, av.VideoFrame]]:
         """The same of a file that says when its frames appear."""
         places, times, last = self._list.places(), self._list.times, -1
-        for frame in self._decoded(self._numbered(places, times, wanted)):
+        for frame in self._decoded(self._numbered(wanted)):
             place = -1 if frame.pts is None else int(places[frame.pts])
             if place > last:
                 last = place
@@ -233,8 +241,9 @@ class VideoStream:
             self.num_damaged += 1
             return []
 
-    def _numbered(self, places: np.ndarray, times: np.ndarray, wanted: Wanted | None) -> Iterator[av.Packet]:
+    def _numbered(self, wanted: Wanted | None) -> Iterator[av.Packet]:
         """Every packet, with its number as its timestamp; the decoder is told which frames it may leave out."""
+        places, times = self._list.places(), self._list.times
         numbers = range(self._list.num_packets)  # a file that is still written can have grown
         for number, packet in zip(numbers, self._packets(), strict=False):
             packet.pts = number

@@ -57,7 +57,10 @@ class VideoFault(DecodeError):
 
 @dataclass(frozen=True)
 class VideoReport:
-    """A row of the report; width and height as shown (after rotation), what is not known is None."""
+    """A row of the report; width and height as shown (after rotation), what is not known is None.
+
+    The reason of a sound video is what is odd about it.
+    """
 
     path: str
     status: Status
@@ -137,7 +140,7 @@ def inspect_video(path: str, *, full: bool = False, max_pixels: int = MAX_FRAME_
         with errors_of_video(path):
             _inspect_frames(path, full, max_pixels, known)
     except DecodeError as error:
-        return VideoReport(path, status_of(error), _without_path(error, path), **known)
+        return VideoReport(path, status_of(error), **known | {"reason": _without_path(error, path)})
     return VideoReport(path, "ok", **known)
 
 
@@ -176,13 +179,34 @@ def read_header(path: str) -> Header:
 
 def _check_length(path: str, header: Header, video: PyAVVideo) -> None:
     if header.num_frames:
-        held = video.num_packets
-        if held < header.num_frames - HEADER_SLACK_FRAMES:
+        held = video.num_chunks
+        if held < header.num_frames - HEADER_SLACK_FRAMES and not _ends_well(path, header.format):
             raise VideoFault("truncated", f"holds {held} of the {header.num_frames} frames that its header tells of")
     elif "matroska" in header.format and header.seconds:  # its header has a length in time only
         end = _last_seconds(path)
         if end < header.seconds - HEADER_SLACK_SECONDS:
             raise VideoFault("truncated", f"ends after {end:.1f} of the {header.seconds:.1f} s that its header tells of")
+
+
+def _ends_well(path: str, form: str) -> bool:
+    """Whether a file is whole although it has fewer frames than its header tells of."""
+    if form == "avi":  # the last frames can be chunks without data
+        return riff_is_whole(path)
+    if "mp4" in form:  # an edit list can leave out what lies before or after the part that is shown
+        with open_file(path, ignore_editlist="1") as container:
+            stream = shown_stream(container)
+            return sum(1 for packet in container.demux(stream) if packet.size) >= stream.frames - HEADER_SLACK_FRAMES
+    return False
+
+
+def riff_is_whole(path: str) -> bool:
+    """Whether an AVI file is as long as its parts say."""
+    size, place = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        while file.read(4) == b"RIFF":
+            place += 8 + int.from_bytes(file.read(4), "little")
+            file.seek(place)
+    return 0 < place <= size
 
 
 def _last_seconds(path: str) -> float:
@@ -205,6 +229,7 @@ def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None
         video = open_whole(path, max_pixels)
     with video:
         known |= {"num_frames": video.num_frames, "fps": told_rate(video.fps)}
+        known["reason"] = "; ".join(video.remarks) if isinstance(video, PyAVVideo) else ""
         picks = sorted({0, video.num_frames // 2, video.num_frames - 1})
         for number, index in enumerate(picks):
             try:
