@@ -1,5 +1,6 @@
 """Frames that are too large are refused before they are decoded, by every reader, and others cost the memory of one."""
 
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from videornn import config
 from videornn.bench import _time_stages
 from videornn.cli_data import data_app
 from videornn.config import load_config
+from videornn.data import pyav_video
 from videornn.data.annotations import load_videos
-from videornn.data.dataset import ClipKey
+from videornn.data.dataset import ClipKey, load_views
 from videornn.data.decoding import open_video, why_not
-from videornn.data.loader import build_loader, build_test_loader, view_spec
+from videornn.data.loader import build_loader, build_test_loader, plain_plan, view_spec
 from videornn.data.movie import redraw_movie
 from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge
 from videornn.data.prepare import prepare_videos
 from videornn.data.reencode import Encoding
 from videornn.data.stream import VideoStream
+from videornn.data.transforms import TrainTransform, _crop, crop_views
 from videornn.data.verify import inspect_video
 from videornn.errors import DecodeError
 from videornn.explain.job import load_clip
@@ -141,3 +144,61 @@ def test_verify_and_prepare_have_a_row_for_it(large: Path, tmp_path: Path, monke
         out = tmp_path / str(max_pixels)
         (row,) = prepare_videos(arguments[0], out, Encoding(), root=str(large.parent), max_pixels=max_pixels).rows
         assert row.status == status
+
+
+@pytest.fixture
+def frames_held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many whole frames there are whenever another one has been decoded."""
+    convert, held, counts = pyav_video.to_picture, weakref.WeakValueDictionary(), []
+
+    class Picture(np.ndarray):
+        """An array that tells when it is gone."""
+
+    def counted(*arguments: object) -> np.ndarray:
+        picture = convert(*arguments).copy().view(Picture)
+        held[len(counts)] = picture
+        counts.append(len(held))
+        return picture
+
+    monkeypatch.setattr(pyav_video, "to_picture", counted)
+    return counts
+
+
+@pytest.mark.parametrize("num_frames", [3, 24])
+def test_of_a_clip_memory_holds_one_whole_frame_at_a_time(large: Path, num_frames: int, frames_held: list[int]) -> None:
+    section = SMALL.model_copy(update={"num_frames": num_frames, "clips_per_video": 3, "num_workers": 0})
+    test = config.TestConfig(num_clips=4, num_crops=3, crop_size=16, short_side=16)
+    assert load_views(str(large), view_spec(section, test)).shape == (12, 3, num_frames, 16, 16)
+    assert len(frames_held) <= 10 and max(frames_held) <= 2  # the one that is cut, and the one that takes its place
+    frames_held.clear()
+    (large.parent / "list.txt").write_text(f"{large} 0\n")
+    table = load_videos(str(large.parent / "list.txt"))
+    dataset = build_loader(section, table, plan=plain_plan(section, 1, 1, 3), seed=0).dataset
+    assert len(dataset[ClipKey(0, 0, 0, num_frames, 16)]) == 3
+    assert len(frames_held) <= 10 and max(frames_held) <= 2
+    frames_held.clear()
+    assert _read_evenly(str(large), section)[0].shape == (12, 132, 176, 3)
+    assert len(frames_held) == 10 and max(frames_held) <= 2
+
+
+@pytest.mark.parametrize("num_crops", [1, 3])
+@pytest.mark.parametrize("size", [(320, 240), (48, 64), (300, 16)])
+def test_frames_cut_one_by_one_are_those_cut_together(
+    make_video, tmp_path: Path, size: tuple[int, int], num_crops: int
+) -> None:
+    path = make_video(tmp_path / "a.mkv", 6, size=size, codec="ffv1")
+    spec = view_spec(SMALL, config.TestConfig(num_clips=3, num_crops=num_crops, crop_size=16, short_side=20))
+    with open_video(path) as video:
+        (indices,) = spec.choose(video)
+        frames = video.frames_at(indices)
+        first, second = torch.tensor([5, 0, 5]), torch.tensor([2, 2, 0])
+        rows = video.cuts_at(torch.stack([first, second]), [lambda frame: frame, lambda frame: 255 - frame])
+        assert torch.equal(rows, torch.stack([video.frames_at(first), 255 - video.frames_at(second)]))
+    together = crop_views(frames, 16, 20, num_crops).unflatten(2, (3, -1)).permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
+    assert torch.equal(load_views(str(path), spec), together)
+    for crop in ("scale_jitter", "resized"):
+        transform = TrainTransform(16, crop, (16, 24), hflip=0.5, color_jitter=0.4, rand_augment=2, erasing=0.5)
+        draws = [torch.Generator().manual_seed(7) for _ in range(2)]
+        draw_box = transform._draw_scaled_square if crop == "scale_jitter" else transform._draw_resized_box
+        crops = _crop(frames, draw_box(*frames.shape[1:3], draws[0]), 16).permute(0, 2, 3, 1)
+        assert torch.equal(transform(frames, 0, draws[1])[0], transform.finish(crops, 0, draws[0])[0])

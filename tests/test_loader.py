@@ -134,9 +134,9 @@ def test_clips_of_fewer_frames_have_any_stride_anywhere(table: VideoTable, monke
     chosen = []
     video = SimpleNamespace(num_frames=300, fps=Fraction(30), on_screen=lambda indices: indices)
 
-    def read(path: str, choose, **options) -> torch.Tensor:
-        chosen.append(choose(video))
-        return torch.zeros(len(chosen[-1]), 24, 24, 3, dtype=torch.uint8)
+    def read(path: str, choose, cuts, **options) -> torch.Tensor:
+        chosen.append(choose(video)[0])
+        return torch.stack([cuts[0](torch.zeros(24, 24, 3, dtype=torch.uint8)) for _ in chosen[-1]])[None]
 
     monkeypatch.setattr("videornn.data.dataset.read_frames", read)
     dataset = build_loader(SMALL, table, plan=plan_of(20, 4), seed=5).dataset

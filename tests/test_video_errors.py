@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ def odd(motion_set: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> tuple[
     table = load_videos(str(motion_set / "train.txt"))
     decode = PyAVVideo._decode
 
-    def decode_or_raise(self: PyAVVideo, indices: list[int]) -> np.ndarray:
+    def decode_or_raise(self: PyAVVideo, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         return FAULTS[fault]() if self.path == table.path(7) else decode(self, indices)
 
     monkeypatch.setattr(PyAVVideo, "_decode", decode_or_raise)
@@ -117,18 +117,18 @@ def test_what_a_file_says_of_itself_may_break_the_choice_of_frames(
 def test_of_a_transform_only_a_lack_of_memory_is_the_videos_fault(motion_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = load_videos(str(motion_set / "train.txt"))
     dataset = build_loader(SMALL, table, plan=plan_of(20, 4), seed=0).dataset
-    transform, calls = TrainTransform.__call__, []
+    transform, calls = TrainTransform.finish, []
 
     def first(fault: Callable[[], object], self: TrainTransform, *arguments: object) -> tuple[torch.Tensor, int]:
         calls.append(1)
         return fault() if len(calls) == 1 else transform(self, *arguments)
 
-    monkeypatch.setattr(TrainTransform, "__call__", lambda *a: first(lambda: np.empty(2**60, np.uint8), *a))
+    monkeypatch.setattr(TrainTransform, "finish", lambda *a: first(lambda: np.empty(2**60, np.uint8), *a))
     (sample,) = dataset[ClipKey(0, 3, 0, 4, 16)]
     assert [bad.path for bad in sample.bad] == [table.path(3)] and "do not fit into memory" in sample.bad[0].reason
     for fault, kind in ((lambda: 1 / 0, ZeroDivisionError), (lambda: torch.zeros(2) @ torch.zeros(3), RuntimeError)):
         calls.clear()
-        monkeypatch.setattr(TrainTransform, "__call__", lambda *a, fault=fault: first(fault, *a))
+        monkeypatch.setattr(TrainTransform, "finish", lambda *a, fault=fault: first(fault, *a))
         with pytest.raises(kind):
             dataset[ClipKey(0, 3, 0, 4, 16)]
     monkeypatch.setattr("videornn.data.dataset.crop_views", lambda *a, **k: np.empty(2**60, np.uint8))

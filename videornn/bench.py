@@ -19,6 +19,7 @@ from videornn.data.loader import build_loader, plain_plan
 from videornn.data.parallel import num_cores
 from videornn.data.sampling import sample_random_clip
 from videornn.data.shared_batch import collate
+from videornn.data.video import Cut
 from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
 from videornn.models import build_model
@@ -131,18 +132,32 @@ def _read_clips(
             with open_video(path, reader.decoder, timeout=reader.timeout, max_pixels=reader.max_pixels) as video:
                 opened = clock()
                 clip = sample_random_clip(dataset.spec, video.num_frames, video.fps, clip_seed)
-                frames = video.frames_at(video.on_screen(clip))
+                generator, cutting = torch.Generator().manual_seed(clip_seed), []
+                cut = _timed(dataset.transform.cutter(generator), cutting)
+                crops = video.cuts_at(video.on_screen(clip)[None], [cut])[0]
                 decoded = clock()
         except DecodeError:
             num_bad += 1
             continue
-        clip, label = dataset.transform(frames, label, torch.Generator().manual_seed(clip_seed))
-        transformed = clock()
+        clip, label = dataset.transform.finish(crops, label, generator)
+        transformed = clock() - decoded + sum(cutting)
         samples.append(Sample(clip, label, index))
-        for stage, spent in zip(seconds, (opened - start, decoded - opened, transformed - decoded), strict=True):
+        for stage, spent in zip(seconds, (opened - start, decoded - opened - sum(cutting), transformed), strict=True):
             seconds[stage] += spent
         on_clip(number + 1)
     return samples, seconds, num_bad
+
+
+def _timed(cut: Cut, seconds: list[float]) -> Cut:
+    """The same, which notes how long it took each time."""
+
+    def timed(frame: torch.Tensor) -> torch.Tensor:
+        start = time.perf_counter()
+        piece = cut(frame)
+        seconds.append(time.perf_counter() - start)
+        return piece
+
+    return timed
 
 
 def _loader_rate(config: Config, table: VideoTable, num_clips: int) -> tuple[float, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import RawArray
@@ -25,7 +25,7 @@ from videornn.data.decoding import Decoder, read_frames
 from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
 from videornn.data.transforms import TrainTransform, crop_views
-from videornn.data.video import FrameVideo
+from videornn.data.video import Cut, FrameVideo
 from videornn.data.video_errors import memory_of_video
 from videornn.errors import DecodeError, UserError
 
@@ -111,10 +111,10 @@ class VideoReader:
         finally:
             self._note(-1)
 
-    def frames(self, index: int, choose: Callable[[FrameVideo], Tensor]) -> Tensor:
-        """Frames uint8 [T, H, W, 3] of one video, as read_frames gives them; raises DecodeError."""
+    def cuts(self, index: int, choose: Callable[[FrameVideo], Tensor], cuts: Sequence[Cut]) -> Tensor:
+        """Cuts of the frames of one video, as read_frames gives them; raises DecodeError."""
         path, limits = self.table.path(index), {"timeout": self.timeout, "max_pixels": self.max_pixels}
-        return read_frames(path, choose, decoder=self.decoder, **limits)
+        return read_frames(path, choose, cuts, decoder=self.decoder, **limits)
 
     def watch_workers(self, num_workers: int) -> None:
         """Make room for what so many workers, started from now on, are at."""
@@ -197,6 +197,7 @@ class TrainClips(Dataset):
         seeds = [seed + 2 * clip for clip in range(self.clips_per_video)]
         transform = self.transform.at_crop_size(crop_size)
 
+        generators = [torch.Generator().manual_seed(clip_seed + 1) for clip_seed in seeds]
         # a seed of its own: the stride must not tell where the clip starts
         specs = [self.spec.shortened(num_frames, sample_seed(clip_seed)) for clip_seed in seeds]
 
@@ -205,14 +206,11 @@ class TrainClips(Dataset):
                 sample_random_clip(spec, video.num_frames, video.fps, clip_seed)
                 for spec, clip_seed in zip(specs, seeds, strict=True)
             ]
-            return video.on_screen(torch.cat(clips))
+            return video.on_screen(torch.stack(clips))
 
-        frames = self.reader.frames(index, choose).unflatten(0, (self.clips_per_video, -1))
+        crops = self.reader.cuts(index, choose, [transform.cutter(generator) for generator in generators])
         _, label = self.reader.table[index]
-        return [
-            transform(clip, label, torch.Generator().manual_seed(clip_seed + 1))
-            for clip, clip_seed in zip(frames, seeds, strict=True)
-        ]
+        return [transform.finish(clip, label, generator) for clip, generator in zip(crops, generators, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -227,14 +225,18 @@ class ViewSpec:
     squeeze: bool = False
 
     def choose(self, video: FrameVideo) -> Tensor:
-        """Frame indices int64 [num_clips * T] of all clips of a video, one clip after the other."""
-        return video.on_screen(uniform_clips(self.clip, video.num_frames, video.fps, self.num_clips)).flatten()
+        """Frame indices int64 [1, num_clips * T] of all clips of a video, one clip after the other."""
+        return video.on_screen(uniform_clips(self.clip, video.num_frames, video.fps, self.num_clips)).reshape(1, -1)
 
-    def cut(self, frames: Tensor) -> Tensor:
-        """Chosen frames uint8 [num_clips * T, H, W, 3] -> views uint8 [num_clips * num_crops, 3, T, S, S]."""
-        crops = crop_views(frames, self.crop_size, self.short_side, self.num_crops, squeeze=self.squeeze)
-        clips = crops.unflatten(2, (self.num_clips, -1))  # [num_crops, 3, num_clips, T, S, S]
-        return clips.permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
+    def cut(self, frame: Tensor) -> Tensor:
+        """A frame uint8 [H, W, 3] -> its crops uint8 [num_crops, S, S, 3]."""
+        crops = crop_views(frame[None], self.crop_size, self.short_side, self.num_crops, squeeze=self.squeeze)
+        return crops[:, :, 0].permute(0, 2, 3, 1)
+
+    def views(self, crops: Tensor) -> Tensor:
+        """Crops uint8 [1, num_clips * T, num_crops, S, S, 3] of the frames chosen -> [num_clips * num_crops, 3, T, S, S]."""
+        clips = crops[0].unflatten(0, (self.num_clips, -1))  # [num_clips, T, num_crops, S, S, 3]
+        return clips.permute(0, 2, 5, 1, 3, 4).flatten(0, 1)
 
     def cut_centre(self, picture: np.ndarray) -> Tensor:
         """A frame uint8 [H, W, 3] -> uint8 [3, 1, S, S], as the centre crop of a view has it."""
@@ -252,7 +254,8 @@ def load_views(
 ) -> Tensor:
     """Views uint8 [num_clips * num_crops, 3, T, S, S] of a video, every frame decoded once; raises DecodeError."""
     with memory_of_video(path):
-        return spec.cut(read_frames(path, spec.choose, decoder=decoder, timeout=timeout, max_pixels=max_pixels))
+        crops = read_frames(path, spec.choose, [spec.cut], decoder=decoder, timeout=timeout, max_pixels=max_pixels)
+        return spec.views(crops)
 
 
 class VideoViews(Dataset):
@@ -269,7 +272,8 @@ class VideoViews(Dataset):
         path, label = self.reader.table[index]
         try:
             with self.reader.reading(index):
-                return [Sample(self.spec.cut(self.reader.frames(index, self.spec.choose)), label, index)]
+                views = self.spec.views(self.reader.cuts(index, self.spec.choose, [self.spec.cut]))
+                return [Sample(views, label, index)]
         except DecodeError as error:
             spec = self.spec
             shape = (spec.num_clips * spec.num_crops, 3, spec.clip.num_frames, spec.crop_size, spec.crop_size)

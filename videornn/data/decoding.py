@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
@@ -26,7 +26,7 @@ from torch import Tensor
 from videornn.data.containers import create_file, local_url, open_file, shown_stream
 from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge, bound_frames, check_frame_size, turn_of
 from videornn.data.pyav_video import PyAVVideo
-from videornn.data.video import FrameVideo
+from videornn.data.video import Cut, FrameVideo
 from videornn.data.video_errors import errors_of_video
 from videornn.data.video_files import FRAME_SUFFIXES, fault_of_file
 from videornn.errors import DecodeError, UserError
@@ -60,13 +60,14 @@ class DecordVideo(FrameVideo):
             raise DecodeError(f"{path}: decord cannot open it ({_first_line(error)})") from error
         self.times = (starts - starts[0]).astype(np.float64)
 
-    def _decode(self, indices: list[int]) -> np.ndarray:
-        try:
-            frames = self._reader.get_batch(indices)
-        except self._errors as error:
-            raise DecodeError(f"{self.path}: decord cannot decode it ({_first_line(error)})") from error
-        # another library of the process may have set decord's bridge to torch
-        return frames.numpy() if isinstance(frames, Tensor) else frames.asnumpy()
+    def _decode(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for place, index in enumerate(indices):
+            try:
+                frames = self._reader.get_batch([index])
+            except self._errors as error:
+                raise DecodeError(f"{self.path}: decord cannot decode it ({_first_line(error)})") from error
+            # another library of the process may have set decord's bridge to torch
+            yield place, (frames.numpy() if isinstance(frames, Tensor) else frames.asnumpy())[0]
 
 
 class TorchcodecVideo(FrameVideo):
@@ -96,11 +97,12 @@ class TorchcodecVideo(FrameVideo):
             if listed.num_frames == self.num_frames:
                 self.fps, self.times = listed.fps, listed.times
 
-    def _decode(self, indices: list[int]) -> np.ndarray:
-        try:
-            return self._reader.get_frames_at(indices=indices).data.numpy()
-        except (ValueError, IndexError, RuntimeError, OSError) as error:
-            raise DecodeError(f"{self.path}: torchcodec cannot decode it ({_first_line(error)})") from error
+    def _decode(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for place, index in enumerate(indices):
+            try:
+                yield place, self._reader.get_frame_at(index).data.numpy()
+            except (ValueError, IndexError, RuntimeError, OSError) as error:
+                raise DecodeError(f"{self.path}: torchcodec cannot decode it ({_first_line(error)})") from error
 
 
 class FrameFolder(FrameVideo):
@@ -126,9 +128,9 @@ class FrameFolder(FrameVideo):
         self.fps = FOLDER_FPS
         self.times = np.arange(self.num_frames) / float(FOLDER_FPS)
 
-    def _decode(self, indices: list[int]) -> np.ndarray:
-        pictures: list[np.ndarray] = []
-        for index in indices:
+    def _decode(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        size: tuple[int, int] | None = None
+        for place, index in enumerate(indices):
             file = os.path.join(self.path, self._names[index])
             try:
                 with Image.open(file) as image:
@@ -138,10 +140,8 @@ class FrameFolder(FrameVideo):
                 raise
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise DecodeError(f"{file}: cannot be decoded ({_first_line(error).lower()})") from error
-            if pictures and picture.size[::-1] != pictures[0].shape[:2]:
-                picture = picture.resize(pictures[0].shape[1::-1], Image.Resampling.BICUBIC)
-            pictures.append(np.asarray(picture))
-        return np.stack(pictures)
+            size = size or picture.size
+            yield place, np.array(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC))
 
 
 def open_video(
@@ -195,26 +195,30 @@ def check_file(path: str) -> None:
 def read_frames(
     path: str | Path,
     choose: Callable[[FrameVideo], Tensor],
+    cuts: Sequence[Cut] | None = None,
     *,
     decoder: Decoder = "auto",
     timeout: float = 60.0,
     max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Tensor:
-    """Frames of a video, uint8 [T, H, W, 3]; where decord or torchcodec fails, PyAV is tried once.
+    """Frames of a video, uint8 [N, H, W, 3], or cuts of them; where decord or torchcodec fails, PyAV is tried once.
 
     Nothing stands in for PyAV: decord hangs on some broken files, and torchcodec can bring the process down.
 
     Args:
-        choose: tells which frames, int64 [T], of the opened video; it is asked again for the other back end.
+        choose: tells which frames, int64 [N], or [R, N] for R cuts, of the opened video; it is asked again for the other
+            back end, as the cuts are.
+        cuts: of FrameVideo.cuts_at, which then makes what is returned.
 
     Raises:
         DecodeError: the frames cannot be decoded; the message is that of the first back end.
     """
 
     def read(name: Decoder) -> Tensor:
-        # a choice, too, depends on nothing but what the file says of itself
-        with errors_of_video(os.fspath(path)), open_video(path, name, timeout=timeout, max_pixels=max_pixels) as video:
-            return video.frames_at(choose(video))
+        with open_video(path, name, timeout=timeout, max_pixels=max_pixels) as video:
+            with errors_of_video(video.path):  # a choice, too, depends on nothing but what the file says of itself
+                indices = choose(video)
+            return video.frames_at(indices) if cuts is None else video.cuts_at(indices, cuts)
 
     try:
         return read(decoder)

@@ -132,23 +132,20 @@ class PyAVVideo(FrameVideo):
                 last = index
                 yield index, frame
 
-    def _decode(self, indices: list[int]) -> np.ndarray:
+    def _decode(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         self._deadline = Deadline(self._timeout)
         places = {int(self._shown[index]): place for place, index in enumerate(indices)}
-        frames: np.ndarray | None = None
+        shape: tuple[int, ...] | None = None
         try:
             for number, frame in self._wanted_frames(indices):
                 picture = to_picture(frame, self._converter)
-                if frames is None:
-                    frames = np.empty((len(indices), *picture.shape), dtype=np.uint8)
-                elif picture.shape != frames.shape[1:]:  # the size changes in mid-stream
-                    height, width = frames.shape[1:3]
+                shape = shape or picture.shape
+                if picture.shape != shape:  # the size changes in mid-stream
                     whole = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))
-                    picture = whole.to_ndarray(format="rgb24", width=width, height=height)
-                frames[places[number]] = picture
+                    picture = whole.to_ndarray(format="rgb24", width=shape[1], height=shape[0])
+                yield places[number], picture
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
-        return frames
 
     def _wanted_frames(self, indices: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """The frames of these indices, each with the number of its packet."""

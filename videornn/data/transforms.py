@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -69,11 +70,33 @@ class TrainTransform:
             frames: uint8 [T, H, W, 3].
 
         Returns:
+            As of finish.
+        """
+        cut = self.cutter(generator)
+        return self.finish(torch.stack([cut(frame) for frame in frames]), label, generator)
+
+    def cutter(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        """A function that cuts the crop of one clip, drawn at its first frame, out of frames uint8 [H, W, 3]: [S, S, 3]."""
+        draw_box = self._draw_scaled_square if self.crop == "scale_jitter" else self._draw_resized_box
+        box: Box | None = None
+
+        def cut(frame: Tensor) -> Tensor:
+            nonlocal box
+            box = box or draw_box(*frame.shape[:2], generator)
+            return _crop(frame[None], box, self.crop_size)[0].permute(1, 2, 0)
+
+        return cut
+
+    def finish(self, crops: Tensor, label: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """The clip that the model sees and its label, of the crops of its frames uint8 [T, S, S, 3].
+
+        Args:
+            generator: that of cutter, after it.
+
+        Returns:
             uint8 [3, T, crop_size, crop_size], and the label, which a flip may have changed.
         """
-        draw_box = self._draw_scaled_square if self.crop == "scale_jitter" else self._draw_resized_box
-        box = draw_box(*frames.shape[1:3], generator)
-        images = _crop(frames, box, self.crop_size)  # [T, 3, S, S]
+        images = crops.permute(0, 3, 1, 2)
         mirrored = self.mirrored[label] if self.mirrored else label
         if _draw(generator) < self.hflip and mirrored >= 0:
             images, label = F.horizontal_flip(images), mirrored

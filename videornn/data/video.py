@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from pytorchvideo.data.video import Video
 from torch import Tensor
 
-from videornn.data.video_errors import errors_of_video
+from videornn.data.video_errors import errors_of_video, memory_of_video
 from videornn.errors import DecodeError
+
+Cut = Callable[[Tensor], Tensor]  # what is made of a frame uint8 [H, W, 3], as uint8
 
 
 class FrameVideo(Video):
@@ -33,19 +36,45 @@ class FrameVideo(Video):
         return float(self.num_frames / self.fps)
 
     def frames_at(self, indices: Tensor) -> Tensor:
-        """RGB frames uint8 [len(indices), H, W, 3], in the order of indices (repeats allowed).
+        """RGB frames uint8 [N, H, W, 3], in the order of indices [N] (repeats allowed); raises as cuts_at does."""
+        return self.cuts_at(indices[None], [lambda frame: frame])[0]
+
+    def cuts_at(self, indices: Tensor, cuts: Sequence[Cut]) -> Tensor:
+        """What cuts make of RGB frames, each as soon as it is decoded: memory holds one whole frame.
+
+        Args:
+            indices: int64 [R, N], repeats allowed; a frame is decoded once, and cut once for each row.
+            cuts: R functions, one for each row, of a frame uint8 [H, W, 3]; all they give is of one shape.
+
+        Returns:
+            uint8 [R, N, *shape].
 
         Raises:
-            DecodeError: a frame cannot be decoded, or they do not fit into memory.
+            DecodeError: a frame cannot be decoded, or the memory is not enough.
             ValueError: an index is outside the video.
         """
         wanted = indices.numpy()
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.num_frames:
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_frames:
             raise ValueError(f"{self.path}: frames {wanted.min()} to {wanted.max()} of a video of {self.num_frames} frames")
         unique, places = np.unique(wanted, return_inverse=True)
+        places = places.reshape(wanted.shape)  # numpy 2.0 gives them flat
+        pieces: Tensor | None = None
+        with memory_of_video(self.path):
+            for number, picture in self._pictures(unique.tolist()):
+                frame = torch.from_numpy(np.ascontiguousarray(picture))
+                for row, cut in enumerate(cuts):
+                    same = np.flatnonzero(places[row] == number).tolist()
+                    piece = cut(frame) if same else frame
+                    if pieces is None and same:
+                        pieces = torch.empty((*wanted.shape, *piece.shape), dtype=torch.uint8)
+                    for place in same:
+                        pieces[row, place] = piece
+        return pieces
+
+    def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """What _decode gives; whatever that raises, and not what is done with a frame meanwhile, is a DecodeError."""
         with errors_of_video(self.path):
-            frames = torch.from_numpy(self._decode(unique.tolist()))
-            return frames if np.array_equal(unique, wanted) else frames[torch.from_numpy(places)]
+            yield from self._decode(indices)
 
     def on_screen(self, indices: Tensor) -> Tensor:
         """Where the frame rate varies, the frame that is on screen when a video of the constant rate fps shows index.
@@ -79,8 +108,11 @@ class FrameVideo(Video):
         """Release the file."""
 
     @abstractmethod
-    def _decode(self, indices: list[int]) -> np.ndarray:
-        """RGB frames uint8 [len(indices), H, W, 3] of sorted, unique, valid indices."""
+    def _decode(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """(place in indices, RGB frame uint8 [H, W, 3]) of sorted, unique, valid indices, in any order, all of one size.
+
+        A frame may change once the next one is asked for.
+        """
 
 
 class Deadline:

@@ -139,15 +139,15 @@ def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
         elif 0 <= start < opened.duration:
             first, step = int(start * opened.fps), spec.clip.frame_step(opened.fps)
             indices = clip_indices(opened.num_frames, data.num_frames, step, first, data.short_videos)
-            indices = opened.on_screen(indices)
+            indices = opened.on_screen(indices)[None]
         else:
             raise UserError(f"--start {start:g} is outside the video, which has seconds 0 to {opened.duration:.2f}: {video}")
-        seconds[:] = opened.times[indices.numpy()].tolist()
+        seconds[:] = opened.times[indices[0].numpy()].tolist()
         return indices
 
     limits = {"timeout": data.timeout, "max_pixels": data.max_frame_pixels}
     with memory_of_video(video):
-        return Clip(spec.cut(read_frames(video, choose, decoder=data.decoder, **limits)), seconds)
+        return Clip(spec.views(read_frames(video, choose, [spec.cut], decoder=data.decoder, **limits)), seconds)
 
 
 def _explain_block(

@@ -108,24 +108,28 @@ def _animation(video: Prediction, data: DataConfig) -> Markup:
 
 
 def _read_evenly(path: str, data: DataConfig) -> tuple[Tensor, float]:
-    """NUM_FRAMES frames uint8 [T, H, W, 3] over the whole of a video, and its seconds; raises DecodeError."""
+    """NUM_FRAMES frames uint8 [T, H, W, 3] over the whole of a video, made small, and its seconds; raises DecodeError."""
     with open_video(path, timeout=data.timeout, max_pixels=data.max_frame_pixels) as video:
         indices = ((torch.arange(NUM_FRAMES) + 0.5) * video.num_frames / NUM_FRAMES).long()
-        return video.frames_at(video.on_screen(indices)), video.duration
+        return video.cuts_at(video.on_screen(indices)[None], [_small])[0], video.duration
 
 
 def _strip(frames: Tensor) -> tuple[bytes, tuple[int, int]]:
     """Frames side by side as WebP of MAX_STRIP_BYTES or little more, and width and height of one."""
-    height, width = frames.shape[1:3]
-    scale = min(FRAME_BOX[0] / width, FRAME_BOX[1] / height, 1.0)
-    size = (max(round(scale * width), 1), max(round(scale * height), 1))
-    pictures = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames.numpy()]
-    strip = Image.fromarray(np.concatenate(pictures, axis=1))
+    strip = Image.fromarray(np.concatenate(frames.numpy(), axis=1))
     for quality in (75, 50, 25):
         content = to_webp(strip, quality=quality)
         if len(content) <= MAX_STRIP_BYTES:
             break
-    return content, size
+    return content, (frames.shape[2], frames.shape[1])
+
+
+def _small(frame: Tensor) -> Tensor:
+    """A frame uint8 [H, W, 3] that fits into FRAME_BOX."""
+    height, width = frame.shape[:2]
+    scale = min(FRAME_BOX[0] / width, FRAME_BOX[1] / height, 1.0)
+    size = (max(round(scale * width), 1), max(round(scale * height), 1))
+    return torch.from_numpy(np.array(Image.fromarray(frame.numpy()).resize(size, Image.Resampling.LANCZOS)))
 
 
 def _common_folder(paths: list[str]) -> str:
