@@ -155,7 +155,7 @@ class Run:
         elif distributed.rank() == 0:
             self.meter.load([record for meter in saved["meters"] for record in meter])
         same_videos = saved.get("data", self.data_fingerprint)["paths"].equal(self.data_fingerprint["paths"])
-        if distributed.rank() == 0 and same_videos:
+        if same_videos:  # on every rank: that the share of bad videos is passed, they must find after the same step
             bad = [BadVideo(os.path.join(self._root, name), reason) for name, reason in saved["bad"]]
             self.bad = {video.path: video for video in bad}
 
