@@ -8,6 +8,7 @@ ends.
 from __future__ import annotations
 
 import errno
+import io
 import ipaddress
 import json
 import os
@@ -19,12 +20,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 from videornn.console import complain, say
@@ -35,8 +37,15 @@ from videornn.signals import handled_by
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_VIDEOS = 4  # that arrive, wait or are looked at, at a time
+MAX_ARRIVING = 2  # of the videos of one client, at a time
+MAX_CONNECTIONS = 16  # of one client; a page needs one or two
+MAX_ALL_CONNECTIONS = 128  # each has a thread
 IDLE_SECONDS = 30.0  # without a byte from the browser
+HEADER_SECONDS = 10.0  # for all that comes before a file
+HEADER_BYTES = 2**16
 UPLOAD_SECONDS = 600.0  # for a whole file
+LEAST_RATE = 8000  # bytes a second of a file that arrives, on average over all RATE_SECONDS
+RATE_SECONDS = 10.0
 NOT_KNOWN = "{name} is no video: a name that ends in {suffixes} is needed"
 TOO_LARGE = "{name} has {size} MB, and this demo takes {limit} MB: cut the video, or start the demo with a larger --max-mb"
 HEADERS = {
@@ -75,6 +84,9 @@ class Demo(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._folder = PrivateFolder()
         self._places = threading.Semaphore(MAX_VIDEOS)
+        self._lock = threading.Lock()
+        self._connections: Counter[str] = Counter()  # of each client
+        self._arriving: Counter[str] = Counter()
         self._closing = False
         try:
             super().__init__((host, port), _Handler)
@@ -104,6 +116,42 @@ class Demo(ThreadingHTTPServer):
         finally:
             self._places.release()
 
+    @contextmanager
+    def arrival(self, client: str) -> Iterator[None]:
+        """While a video of a client arrives; raises Refusal if MAX_ARRIVING do."""
+        if not self._take(self._arriving, client, MAX_ARRIVING):
+            sentence = f"{MAX_ARRIVING} videos from you are arriving already: send this one when one of them is here"
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence)
+        try:
+            yield
+        finally:
+            self._give_back(self._arriving, client)
+
+    def verify_request(self, request: object, client_address: tuple) -> bool:
+        """Whether a connection is taken: who holds many, be it for slow headers, does not keep others from the page."""
+        with self._lock:
+            total = sum(self._connections.values())
+        return total < MAX_ALL_CONNECTIONS and self._take(self._connections, _client(client_address), MAX_CONNECTIONS)
+
+    def process_request_thread(self, request: object, client_address: tuple) -> None:
+        """Answer a connection that was taken, in a thread of its own."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._give_back(self._connections, _client(client_address))
+
+    def _take(self, held: Counter[str], client: str, most: int) -> bool:
+        with self._lock:
+            free = held[client] < most
+            held[client] += free
+            return free
+
+    def _give_back(self, held: Counter[str], client: str) -> None:
+        with self._lock:
+            held[client] -= 1
+            if not held[client]:
+                del held[client]
+
     def server_bind(self) -> None:
         """Bind without looking up the name of this machine, which HTTPServer does and may ask the network for."""
         socketserver.TCPServer.server_bind(self)
@@ -127,8 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "videornn", ""
-    timeout = IDLE_SECONDS
     server: Demo
+
+    def setup(self) -> None:
+        """Read what comes in time or not at all."""
+        super().setup()
+        self._incoming = _Incoming(self.connection)
+        self.rfile = io.BufferedReader(self._incoming)
 
     def do_GET(self) -> None:
         self._answer(self._page)
@@ -137,6 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._predict)
 
     def _answer(self, work: Callable[[], None]) -> None:
+        self._incoming.header_is_here()
         try:
             self._check_sender()
             work()
@@ -187,7 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = self._length(name)
         with self.server.place() as folder:
             video = folder / f"video{suffix}"  # of the name, nothing else becomes part of a path
-            self._receive(video, name, length)
+            with self.server.arrival(_client(self.client_address)):
+                self._receive(video, name, length)
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "application/x-ndjson")
             self.end_headers()
@@ -213,17 +268,26 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             with open(video, "xb") as file:
                 while length:
-                    part = self.rfile.read1(min(length, 2**20))
-                    if not part:
-                        raise ConnectionError(f"{name}: the rest did not come")
-                    if time.monotonic() > end:
-                        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"{name} took longer than {UPLOAD_SECONDS:.0f} s to come")
-                    length -= file.write(part)
-        except (ConnectionError, TimeoutError):
+                    left = self._receive_some(file, name, length)
+                    if left and (time.monotonic() > end or length - left < LEAST_RATE * RATE_SECONDS):
+                        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"{name} comes too slowly, or no longer")
+                    length = left
+        except ConnectionError:
             raise
         except OSError as error:
             reason = f"{name} cannot be kept while it is looked at: {error.strerror}"
             raise Refusal(HTTPStatus.INSUFFICIENT_STORAGE, reason) from error
+
+    def _receive_some(self, file: BinaryIO, name: str, length: int) -> int:
+        """Write what comes of the body within RATE_SECONDS; returns how much of it is left."""
+        self._incoming.deadline = time.monotonic() + RATE_SECONDS
+        with suppress(TimeoutError):
+            while length and time.monotonic() < self._incoming.deadline:
+                part = self.rfile.read1(min(length, 2**20))
+                if not part:
+                    raise ConnectionError(f"{name}: the rest did not come")
+                length -= file.write(part)
+        return length
 
     def _analyse(self, video: Path, name: str) -> None:
         start = time.monotonic()
@@ -267,6 +331,39 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not listed."""
 
 
+class _Incoming(io.RawIOBase):
+    """What a browser sends: a header that is neither long nor late, then a file, no part of which comes after a deadline.
+
+    Reading raises TimeoutError after the deadline, which is time.monotonic()'s; writing may wait for IDLE_SECONDS.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._header_bytes: int | None = HEADER_BYTES  # that may still come
+        self.deadline = time.monotonic() + HEADER_SECONDS
+
+    def header_is_here(self) -> None:
+        """From now on a file comes."""
+        self._header_bytes = None
+
+    def readable(self) -> bool:
+        """It is there to be read."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """What has come, as soon as something has."""
+        if self._header_bytes is not None and self._header_bytes <= 0:
+            raise ConnectionError("the header is too long")
+        self._connection.settimeout(max(self.deadline - time.monotonic(), 1e-3))
+        try:
+            length = self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(IDLE_SECONDS)
+        if self._header_bytes is not None:
+            self._header_bytes -= length
+        return length
+
+
 def serve(
     checkpoint: str | Path,
     *,
@@ -292,6 +389,14 @@ def serve(
             demo.serve_forever()
     except KeyboardInterrupt:
         say("ended; the videos that were sent are removed")
+
+
+def _client(address: tuple) -> str:
+    """Who an address belongs to: whoever has one of IPv6 has 2^64 of them."""
+    host = ipaddress.ip_address(address[0].partition("%")[0])
+    if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is None:
+        return str(ipaddress.ip_network((host, 64), strict=False))
+    return str(host)
 
 
 def _host_name(host: str) -> str:
