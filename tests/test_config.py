@@ -156,3 +156,25 @@ def test_a_missing_config_names_the_nearest_one(tmp_path: Path) -> None:
 def test_a_folder_given_as_a_config_is_called_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder; give a file, such as .*config\.yaml"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.val", "data.test", "data.root", "data.labels", "model.init"])
+def test_a_url_is_no_file_and_its_secrets_go_nowhere(
+    videornn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """No setting can be a URL: FFmpeg reads them for infer alone, and a run would write them down in many places."""
+    url = "https://me:s3cret@host/a.txt?token=s3cret"
+    (tmp_path / "a.yaml").write_text("{}\n")
+    code, out, err = videornn("train", tmp_path / "a.yaml", f"{key}={url}", "--out", tmp_path / "run")
+    assert code == 2 and "s3cret" not in out + err and not (tmp_path / "run").exists()
+    assert f"override '{key}=https://***@host/a.txt?token=***': {key} is a URL, and files are read from this machine" in err
+    section, _, name = key.partition(".")
+    (tmp_path / "b.yaml").write_text(f"{section}:\n  {name}: {url}\n")
+    with pytest.raises(UserError, match=rf"b\.yaml:2: {key} is a URL"):
+        load_config(tmp_path / "b.yaml")
+    stored = Config().model_dump(mode="json")
+    stored[section][name] = url
+    config_from_dict(stored, "an old checkpoint")  # which can still be used for what does without
+    monkeypatch.chdir(tmp_path)
+    Path("http:/host").mkdir(parents=True)
+    assert load_config(tmp_path / "a.yaml", [f"{key}=http://host"])  # a folder that is there

@@ -38,6 +38,15 @@ def test_lines_and_complaints_are_printable(capsys: pytest.CaptureFixture[str]) 
         assert capsys.readouterr() == (f"wrote {shown}\nand more\n", f"videornn: {shown} does not exist\n")
 
 
+def test_no_complaint_repeats_the_secrets_of_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("video list https:/me:s3cret@host/train.txt?token=s3cret&n=1 does not exist", "nor 'rtsp://me:s3cret@host'")
+    _, err = capsys.readouterr()
+    assert "s3cret" not in err
+    assert err == "videornn: video list https:/***@host/train.txt?token=***&n=1 does not exist\nnor 'rtsp://***@host'\n"
+    complain("a@b.mp4, key=1.mp4 and C:/me@home.mp4 do not exist")
+    assert capsys.readouterr()[1] == "videornn: a@b.mp4, key=1.mp4 and C:/me@home.mp4 do not exist\n"
+
+
 def test_tables_take_names_as_they_are() -> None:
     for name in (*HOSTILE, *READABLE):
         file = io.StringIO()

@@ -19,9 +19,10 @@ import torch
 
 from videornn.data import stream as stream_module
 from videornn.data.decoding import open_video
-from videornn.data.stream import VideoStream, is_live, is_pipe, without_secrets
+from videornn.data.stream import VideoStream, is_live, is_pipe
 from videornn.errors import DecodeError
 from videornn.predictions import output_names
+from videornn.urls import without_secrets
 
 
 @contextmanager

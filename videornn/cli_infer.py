@@ -58,7 +58,8 @@ def infer(
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:
             worker.start("videornn.data.sliding")  # which takes as long as the imports here
-        from videornn.data.stream import is_live, without_secrets
+        from videornn.data.stream import is_live
+        from videornn.urls import without_secrets
 
         slides = window is not None or any(is_live(path) for path in paths)
         given = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--out": out}

@@ -23,6 +23,7 @@ from videornn.schema import (
     TrainConfig,
 )
 from videornn.text_files import NoFile, read_text
+from videornn.urls import is_url, text_without_secrets
 
 __all__ = [
     "AttentionConfig",
@@ -38,6 +39,7 @@ __all__ = [
     "override_config",
 ]
 
+FILES = ("data.train", "data.val", "data.test", "data.root", "data.labels", "model.init")
 # no config comes near these, but PyYAML takes minutes, or any memory, for what is far beyond them
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
@@ -181,9 +183,15 @@ def _validate(values: dict, overrides: list[str], places: dict[str, str], source
         places[key] = f"override {_shortened(override)!r}"
     try:
         # JSON mode is as strict as Python mode but takes a list for a tuple, which is all that YAML has
-        return Config.model_validate_json(json.dumps(values))
+        config = Config.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UserError(_sentence(error, places, source)) from None
+    for key in FILES:
+        section, _, name = key.partition(".")
+        if key in places and is_url(getattr(getattr(config, section), name) or ""):
+            place = text_without_secrets(places[key])
+            raise UserError(f"{place}: {key} is a URL, and files are read from this machine: download it and give its path")
+    return config
 
 
 def _parse_override(override: str) -> tuple[str, Any]:

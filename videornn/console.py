@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from videornn.rank_store import first_to_say
+from videornn.urls import text_without_secrets
 
 JOINERS = "\u200c\u200d"  # invisible, but letters of Persian, Hindi and others, and faces, are made with them
 
@@ -92,7 +93,7 @@ def say(*lines: str) -> None:
 def complain(*lines: str, topic: str | None = None) -> None:
     """Lines on the error stream; of several ranks that have the same to say, or have one topic, the first says it."""
     if first_to_say(topic or "\n".join(lines)):
-        print("videornn:", "\n".join(map(printable, lines)), file=sys.stderr, flush=True)
+        print("videornn:", "\n".join(printable(text_without_secrets(line)) for line in lines), file=sys.stderr, flush=True)
 
 
 def fail(text: str, code: int = 2) -> None:

@@ -27,6 +27,7 @@ from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, w
 from videornn.preflight import TrainingData, empty_classes
 from videornn.resume import describe_data
 from videornn.run_folder import save_best, save_last
+from videornn.urls import text_without_secrets
 
 
 @dataclass
@@ -242,5 +243,8 @@ def manifest_entry(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     }
     start = {"step": run.step, "checkpoint": None if checkpoint is None else str(checkpoint)}
     return describe_start(
-        command=sys.argv, training=training, data=data | {"empty_classes": empty_classes(run.data)}, start=start
+        command=[*map(text_without_secrets, sys.argv)],
+        training=training,
+        data=data | {"empty_classes": empty_classes(run.data)},
+        start=start,
     )

@@ -18,9 +18,10 @@ from torch import Tensor
 from videornn.data.dataset import ViewSpec
 from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.sampling import clip_indices, in_order
-from videornn.data.stream import VideoStream, without_secrets
+from videornn.data.stream import VideoStream
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import UserError
+from videornn.urls import without_secrets
 
 MAX_WINDOW_SECONDS = 3600.0
 

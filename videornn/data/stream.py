@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +23,8 @@ from videornn.data.decoding import FrameFolder, check_file
 from videornn.data.packet_list import PacketList
 from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.errors import DecodeError
+from videornn.urls import is_url, without_secrets
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 CONNECT_SECONDS = 10.0  # that a live source may take to answer, or send nothing; a pipe may take any time
 SLOWEST_DISK = 2e7  # bytes per second
 STDIN = "-"
@@ -37,8 +36,6 @@ NETWORK = NOT_LOCAL | {
     "overrun_nonfatal": "1",  # of UDP that comes faster than it is read, some is left out: it does not end for that
 }
 NOTHING_ELSE = {"protocol_whitelist": "crypto"}
-USER = re.compile(r"(?<=://)[^/?#]*@")
-SECRET = re.compile(r"((?:passphrase|password|passwd|pass|pwd|token|secret|key)=)[^&;/#\s]+", re.IGNORECASE)
 
 Wanted = Callable[[float, float], bool]
 
@@ -57,17 +54,12 @@ class TimedFrame(NamedTuple):
 
 def is_live(source: str) -> bool:
     """Whether a source is read as it comes, and may never end: a URL, a camera (/dev/video0), a pipe, '-'."""
-    return bool(URL.match(source) and not os.path.exists(source)) or is_pipe(source) or _is_camera(source)
+    return is_url(source) or is_pipe(source) or _is_camera(source)
 
 
 def is_pipe(source: str) -> bool:
     """Whether a source is standard input ('-') or a pipe, which may be open in this process alone, as <(command) is."""
     return source == STDIN or stat.S_ISFIFO(_mode(source))
-
-
-def without_secrets(source: str) -> str:
-    """A source as it may be shown and written: of a URL, neither user:password@ nor the value of password= or the like."""
-    return SECRET.sub(r"\1***", USER.sub("***@", source)) if URL.match(source) else source
 
 
 class VideoStream:

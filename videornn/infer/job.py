@@ -15,7 +15,7 @@ from videornn.console import ProgressBar, complain
 from videornn.data.files import replacing
 from videornn.data.movie import redraw_movie
 from videornn.data.parallel import GeneratorWorker, WorkerLost
-from videornn.data.stream import is_live, is_pipe, listing_seconds, without_secrets
+from videornn.data.stream import is_live, is_pipe, listing_seconds
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError
 from videornn.infer.screen import Screen
@@ -31,6 +31,7 @@ from videornn.predictions import (
     writing,
 )
 from videornn.timeline import Window, find_segments, half_window, smooth_scores
+from videornn.urls import without_secrets
 from videornn.windows import KeptWindows
 
 MANY_VIDEOS = 10  # fewer need no progress bar
