@@ -83,11 +83,12 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
 
 
 def _of_several_labels(hashes: np.ndarray, labels: np.ndarray) -> list[int]:
-    """A row of every video, int64 [N], that has more than one label, in their order."""
+    """A row of every video that has more than one label, given hashes int64 [N] of the paths, in their order."""
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     hashes, labels = hashes[order], labels[order]
-    rows = order[1:][(hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1])]
-    return sorted(rows.tolist())
+    places = np.flatnonzero((hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1]))
+    _, first = np.unique(hashes[places], return_index=True)
+    return sorted(order[places[first]].tolist())
 
 
 def format_list(rows: Iterable[tuple[str, int]], class_names: Sequence[str]) -> Iterator[str]:
