@@ -39,6 +39,12 @@ def test_label_maps_in_all_spellings(tmp_path: Path, text: str) -> None:
         ('{"a": 0', "not valid JSON"),
         ('{"a": {"b": 1}}', "no label map"),
         ("id,name\n0,a,b\n", r"names:2: '0,a,b' does not fit the header"),
+        ("0 a\n" + "1" * 5000 + " b\n", "0 does not fit"),
+        ('{"a": ' + "1" * 5000 + "}", "thousands of digits"),
+        ("[" * 100_000, "nested too deep"),
+        ('id,name\n0,"' + "a" * 200_000 + '"\n', "is no CSV"),
+        ("a\nb\0\n", "zero byte in line 2"),
+        ('{"0": "1", "1": "2", "2": "0"}', "which are the ids and which the names is not clear"),
     ],
 )
 def test_wrong_label_maps_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -50,6 +56,9 @@ def test_wrong_label_maps_are_refused(tmp_path: Path, text: str, message: str) -
 def test_names_that_are_numbers_are_names(tmp_path: Path) -> None:
     (tmp_path / "names").write_text("0\n1\n2\n")
     assert load_labels(tmp_path / "names") == ("0", "1", "2")
+    for text in ('{"0": "10", "1": "11"}', '{"10": 0, "11": 1}', '{"10": "0", "11": "1"}', "0 10\n1 11\n"):
+        (tmp_path / "names").write_text(text)
+        assert load_labels(tmp_path / "names") == ("10", "11")
 
 
 def test_real_label_maps_agree(shared_data: Path) -> None:

@@ -1,5 +1,6 @@
 """Lists with the mistakes that people make: a sentence names the mistake and the way out, or a remark what is odd."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,35 @@ def test_spellings_of_one_class_and_videos_of_several_are_remarked(tmp_path: Pat
     assert any("2 videos are there under more than one label, the first a.mp4" in sentence for sentence in sentences)
     sound = load_videos(_list(tmp_path, "a.mp4 Wave\nb.mp4 walk\na.mp4 Wave\n"))
     assert sound.remarks() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a.mp4 0\nb.mp4 1\n".encode("utf-16"), "list.txt is written in UTF-16: save it in UTF-8"),
+        ("a.mp4 0\né.mp4 1\n".encode("latin-1"), "list.txt:2: byte 0xe9 is not UTF-8: "),
+        (b"a.mp4 0\nb\0.mp4 1\n", "list.txt:2: here is a zero byte"),
+        (b"a.mp4 0\n" + b"1 " * 20_000, "list.txt:2: no list has such long lines"),
+        (b"\x89PNG\r\n", "list.txt:1: byte 0x89 is not UTF-8"),
+        (b'{"path": "a.mp4", "label": 0}\n{"path": "b.mp4", "label": 1}\n', "list.txt: this JSON is no list of videos"),
+        (b'[\n  {"path": "a.mp4", "label": 0}\n]\n', "list.txt: this JSON is no list of videos"),
+    ],
+)
+def test_a_file_that_is_no_list_is_told_why_and_in_which_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_videos(str(tmp_path / "list.txt"))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_sources_that_cannot_be_lists_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "json.json").write_text("[" * 100_000)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "clip.MTS").touch()
+    for name, message in [
+        ("json.json", "nested too deep"),
+        ("pipe", "is a pipe or a device"),
+        ("clip.MTS", r"clip\.MTS is a video: give a file of `path label` lines"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load_videos(str(tmp_path / name))

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import stat
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,14 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
     return parse_json(read_text(path, max_bytes=max_bytes), str(path))
 
 
-def parse_json(text: str | bytes, place: str) -> Any:
-    """The value of a JSON text; raises UserError, which begins with its place, where it is none."""
+def parse_json(text: str | bytes, place: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """The value of a JSON text; raises UserError, which begins with its place, where it is none.
+
+    Args:
+        object_hook: what takes the place of an object.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except RecursionError:
         raise UserError(f"{place} is not valid JSON: it is nested too deep") from None
     except json.JSONDecodeError as error:

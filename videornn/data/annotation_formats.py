@@ -6,7 +6,6 @@ Rows go straight into packed arrays, so that a list of 650,000 videos needs no m
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import sys
@@ -25,6 +24,7 @@ from videornn.data.packed_paths import PathPacker
 from videornn.data.video_files import FRAME_SUFFIXES, FileIndex, counted, is_hidden, scan_videos, stem
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
+from videornn.text_files import parse_json, read_text
 
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 SPLIT_NAMES = {"validate": "val", "validation": "val", "training": "train", "testing": "test"}
@@ -57,19 +57,36 @@ class Problems:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a text file that are not blank, without blanks at their ends, with their numbers from 1."""
+    """Lines of a text file that are not blank, without blanks at their ends, with their numbers from 1.
+
+    They are read one by one, never more of one than MAX_LINE: of 650,000 only the table may stay in memory.
+    """
+    if not path.is_file():  # opening a pipe would wait for its writer, and it could be read only once
+        raise UserError(f"{path} is a pipe or a device, not a file: a list is read more than once")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if len(line) > MAX_LINE or "\0" in line:
-                    raise UserError(f"{path}:{number}: this is no line of a list of videos, which is text and not so long")
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), start=1):
+                if len(line) > MAX_LINE or not line.isascii() or "\0" in line:
+                    _check_text(path, number, line)
                 line = line.strip()
                 if line:
                     yield number, line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file in UTF-8; a list has `path label` lines") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _check_text(path: Path, number: int, line: str) -> None:
+    if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        raise UserError(f"{path} is written in UTF-16: save it in UTF-8")
+    if "\0" in line:
+        raise UserError(f"{path}:{number}: here is a zero byte, so this is no list, which is a text of `path label` lines")
+    if foreign := next((character for character in line if "\udc80" <= character <= "\udcff"), None):
+        byte = ord(foreign) - 0xDC00
+        raise UserError(
+            f"{path}:{number}: byte {byte:#04x} is not UTF-8: a list is a text of `path label` lines, saved in UTF-8"
+        )
+    if len(line) > MAX_LINE:
+        raise UserError(f"{path}:{number}: no list has such long lines; it is a text of `path label` lines")
 
 
 def is_kinetics(first_line: str) -> bool:
@@ -184,19 +201,21 @@ def read_something(path: Path, class_names: tuple[str, ...], root: str) -> Video
         return (str(entry["id"]), class_name) if "id" in entry else None
 
     def rows(problems: Problems) -> Iterator[_Row]:
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8-sig"), object_hook=shorten)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: this is not valid JSON ({error})") from None
+        entries = parse_json(read_text(path), str(path), object_hook=shorten)
         if not isinstance(entries, list) or not all(isinstance(entry, tuple) for entry in entries):
-            raise UserError(
-                f"{path}: this JSON is no list of videos; of JSON lists only those of Something-Something v2, whose entries "
-                f"have id and template, are read"
-            )
+            raise no_json_list(path)
         for number, (video, class_name) in enumerate(entries, start=1):
             yield _Row((path, number, f"entry {number}: id {video}"), video, video, class_name)
 
     return _match(rows, path, class_names or (load_labels(beside[0]) if beside else ()), root)
+
+
+def no_json_list(path: Path) -> UserError:
+    """What to say of JSON that is no list."""
+    return UserError(
+        f"{path}: this JSON is no list of videos; of JSON lists only those of Something-Something v2, whose entries have id "
+        f"and template, are read; write others as `path label` lines"
+    )
 
 
 def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable:

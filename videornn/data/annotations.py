@@ -12,6 +12,7 @@ from videornn.data import annotation_formats as formats
 from videornn.data.files import is_file
 from videornn.data.label_maps import load_labels
 from videornn.data.plain_lists import read_list
+from videornn.data.video_files import VIDEO_SUFFIXES
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 
@@ -105,7 +106,11 @@ def check_files(table: VideoTable) -> None:
 def _read_file(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:
     if path.suffix.lower() == ".json":
         return formats.read_something(path, class_names, root)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise UserError(f"{path} is a video: give a file of `path label` lines or a folder of class folders")
     first_line = next((line for _, line in islice(formats.numbered_lines(path), 1)), "")
+    if first_line in ("[", "{") or first_line.startswith(("[{", '{"')):
+        raise formats.no_json_list(path)
     if formats.is_kinetics(first_line):
         return formats.read_kinetics(path, class_names, root, split)
     if formats.is_ucf101(path, first_line):

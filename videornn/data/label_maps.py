@@ -13,9 +13,11 @@ from typing import Literal
 import numpy as np
 
 from videornn.errors import UserError
+from videornn.text_files import NoFile, parse_json, read_text
 
 ID_COLUMNS = ("id", "label_id", "class_id", "label", "index")
 NAME_COLUMNS = ("name", "class_name", "class", "label_name", "label")
+MAX_BYTES = 1 << 24  # a hundred thousand names
 NumbersAre = Literal["names", "ids"]  # what labels that are numbers mean, where a list says it
 
 
@@ -29,13 +31,10 @@ def load_labels(path: str | Path) -> tuple[str, ...]:
         UserError: there is no such file, or its ids are not 0 to N-1 or 1 to N, each once.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"labels {path} does not exist; it holds one class name a line, by id")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"labels {path} is not a text file in UTF-8; it holds one class name a line, by id") from error
-    return _parse(path, text)
+        return _parse(path, read_text(path, max_bytes=MAX_BYTES))
+    except NoFile:
+        raise UserError(f"labels {path} does not exist; it holds one class name a line, by id") from None
 
 
 def format_labels(class_names: Sequence[str]) -> str:
@@ -224,17 +223,20 @@ def _is_number(text: str) -> bool:
 
 
 def _json_names(path: Path, text: str) -> tuple[str, ...]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"labels {path}:{error.lineno}: this is not valid JSON ({error.msg})") from None
+    content = parse_json(text, f"labels {path}")
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return tuple(content)
-    if isinstance(content, dict) and all(str(index).isdecimal() for index in content.values()):
-        return _by_id(path, [(int(index), name) for name, index in content.items()])
-    if isinstance(content, dict) and all(index.isdecimal() and isinstance(content[index], str) for index in content):
-        return _by_id(path, [(int(index), name) for index, name in content.items()])
-    raise UserError(f"labels {path}: this JSON is no label map; it maps class names to ids, or is a list of names")
+    pairs = list(content.items()) if isinstance(content, dict) else []
+    ids_of_names = [(_number(str(index)), name) for name, index in pairs if str(index).isdecimal()]
+    names_of_ids = [(_number(index), name) for index, name in pairs if index.isdecimal() and isinstance(name, str)]
+    maps = [rows for rows in (ids_of_names, names_of_ids) if len(rows) == len(pairs) > 0]
+    if not maps:
+        raise UserError(f"labels {path}: this JSON is no label map; it maps class names to ids, or is a list of names")
+    maps = [rows for rows in maps if _misfit(rows) is None] or maps[:1]
+    found = {_by_id(path, rows) for rows in maps}
+    if len(found) > 1:
+        raise UserError(f"labels {path}: which are the ids and which the names is not clear: make it a list of names, by id")
+    return found.pop()
 
 
 def _table_names(path: Path, lines: list[str]) -> tuple[str, ...] | None:
@@ -245,11 +247,14 @@ def _table_names(path: Path, lines: list[str]) -> tuple[str, ...] | None:
     name_column = next((column for name in NAME_COLUMNS for column in others if header[column] == name), None)
     if id_column is None or name_column is None:
         return None
-    rows = list(csv.reader(lines[1:]))
+    try:
+        rows = list(csv.reader(lines[1:]))
+    except csv.Error as error:
+        raise UserError(f"labels {path}: this is no CSV ({error})") from None
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header) or not row[id_column].strip().isdecimal():
             raise UserError(f"labels {path}:{number}: {','.join(row)!r} does not fit the header {','.join(header)!r}")
-    return _by_id(path, [(int(row[id_column]), row[name_column]) for row in rows])
+    return _by_id(path, [(_number(row[id_column].strip()), row[name_column]) for row in rows])
 
 
 def _numbered(path: Path, lines: list[str]) -> tuple[str, ...]:
@@ -257,20 +262,30 @@ def _numbered(path: Path, lines: list[str]) -> tuple[str, ...]:
     for separator in (None, ",", ":"):
         rows = [[part.strip() for part in line.split(separator, 1)] for line in lines]
         if all(len(row) == 2 and row[0].isdecimal() for row in rows):
-            return _by_id(path, [(int(index), name) for index, name in rows])
+            return _by_id(path, [(_number(index), name) for index, name in rows])
     return tuple(map(_unquoted, lines))
 
 
 def _by_id(path: Path, rows: list[tuple[int, str]]) -> tuple[str, ...]:
-    ids = sorted(index for index, _ in rows)
-    first = ids[0] if ids else 0
-    if first not in (0, 1) or ids != list(range(first, first + len(ids))):
-        odd = next((index for place, index in enumerate(ids) if index != first + place), first)
+    misfit = _misfit(rows)
+    if misfit is not None:
         raise UserError(
-            f"labels {path}: ids must be 0 to {len(ids) - 1} or 1 to {len(ids)}, each once; {odd} does not fit (a name that "
-            f"begins with a number needs its id before it, as in `0 10 m dash`)"
+            f"labels {path}: ids must be 0 to {len(rows) - 1} or 1 to {len(rows)}, each once; {misfit} does not fit (a name "
+            f"that begins with a number needs its id before it, as in `0 10 m dash`)"
         )
     return tuple(_unquoted(name) for _, name in sorted(rows))
+
+
+def _misfit(rows: list[tuple[int, str]]) -> int | None:
+    """The first id that is not the next from 0 or 1 on."""
+    ids = sorted(index for index, _ in rows)
+    first = min(ids[0], 1) if ids else 0
+    return next((index for place, index in enumerate(ids) if index != first + place), None)
+
+
+def _number(digits: str) -> int:
+    """A whole number; any of so many digits that it is no id stands for all of them."""
+    return int(digits) if len(digits) < 20 else 10**20
 
 
 def _unquoted(name: str) -> str:
