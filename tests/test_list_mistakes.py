@@ -88,13 +88,30 @@ def test_a_list_of_which_no_video_is_there_is_refused_before_the_first_step(tmp_
         ),
         ("clips\\a.mp4 0\nclips\\b.mp4 1\n", r"write its paths with / where they have \\, as on Windows"),
         ("/nowhere/of/mine/a.mp4 0\n", "absolute, of another place or another machine"),
+        ("0,there.mp4,walk\n1,here.mp4,run\n", "its lines do not begin with the path: give it a header"),
+        ("there walk\nhere run\n", r"give its paths their suffix, \.mp4"),
     ]:
+        (tmp_path / "there.mp4").touch()
         with pytest.raises(UserError, match=way_out):
             load_training_data(load_config(CONFIG, [f"data.train={_list(tmp_path, text)}", "data.val=null"]))
         with pytest.raises(UserError, match=way_out):
             make_lists(_list(tmp_path, text), tmp_path / "out")
     (tmp_path / "last.mp4").touch()
     check_files(load_videos(_list(tmp_path, "".join(f"{i}.mp4 0\n" for i in range(1001)) + "last.mp4 0\nno.mp4 0\n")))
+
+
+@pytest.mark.parametrize("text", ["walk a.mp4\nrun b.mp4\n", "walk,a.mp4\n", "a.mp4\nb.mp4\n"])
+def test_lists_without_a_label_after_the_path_say_what_was_taken_for_one(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=f"a list has after the paths, such as {text.splitlines()[0]!r}"):
+        load_training_data(load_config(CONFIG, [f"data.train={_list(tmp_path, text)}", "data.val=null"]))
+
+
+def test_labels_from_1_are_remarked(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    source = _list(tmp_path, "a.mp4 1\nb.mp4 2\n")
+    config = load_config(CONFIG, [f"data.train={source}", "data.val=null"])
+    sentences = remarks(config, load_training_data(config)[0], 8)
+    assert any("class 0; labels begin at 0, and those of the list at 1" in sentence for sentence in sentences)
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

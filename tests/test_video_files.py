@@ -79,7 +79,9 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path: Path, capsys: pytest.Ca
             r"holds splits, not classes \(train, val\): give .*/train$",
         ),
         (["train/a.mp4"], r"holds splits, not classes \(train\)"),
-        (["a.mp4", "b.mp4"], "has no class folders"),
+        (["test_videos/walk/a.mp4", "train_videos/walk/b.mp4"], r"splits, not classes .* give .*/train_videos$"),
+        (["a.mp4", "b.mp4"], "has no class folders; .*: it holds videos itself; if it is one class of several, give /"),
+        (["a.mp4", "labels.csv"], r"has no class folders; .*: is .*/labels\.csv its list\?$"),
     ],
 )
 def test_folders_without_videos_or_classes_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
@@ -95,6 +97,9 @@ def test_folders_a_level_too_high_and_a_single_class_are_remarked(tmp_path: Path
     high, single = remarks(config, data, 8)
     assert f"such as videos/run/0.mp4: its class is videos; if it should be run, give {tmp_path}/videos" in high
     assert "there is one class only, videos" in single
+    _touch(tmp_path / "videos", "val/walk/9.mp4")
+    assert "val is called like a split, and taken for a class" in load_videos(str(tmp_path / "videos")).remarks()[0]
+    (tmp_path / "videos/val").rename(tmp_path / "videos/sit")
     assert load_videos(str(tmp_path / "videos")).remarks() == []
     _touch(tmp_path, "other/a.mp4")
     assert load_videos(str(tmp_path)).remarks() == []

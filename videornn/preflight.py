@@ -95,9 +95,10 @@ def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]
         sentences.append(f"there is one class only, {data.class_names[0]}, and the network will call everything that")
     if empty:
         names = ", ".join(empty[:10]) + (f", and {len(empty) - 10} more" if len(empty) > 10 else "")
+        from_1 = empty == ["class 0"]  # of labels without names
         sentences.append(
             f"{len(empty)} of {len(data.class_names)} classes have no training video, so the network will never name them: "
-            f"{names}"
+            f"{names}{'; labels begin at 0, and those of the list at 1' if from_1 else ''}"
         )
     mirrored = mirrored_labels(data.class_names) if config.data.hflip else ()
     never, swapped = mirrored.count(-1), sum(there not in (-1, here) for here, there in enumerate(mirrored))

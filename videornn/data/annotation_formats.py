@@ -21,12 +21,13 @@ import torch
 
 from videornn.data.label_maps import ClassIds, LabelReader, load_labels
 from videornn.data.packed_paths import PathPacker
-from videornn.data.video_files import FRAME_SUFFIXES, FileIndex, counted, is_hidden, scan_videos, stem
+from videornn.data.video_files import FRAME_SUFFIXES, VIDEO_SUFFIXES, FileIndex, counted, is_hidden, scan_videos, stem
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
 from videornn.text_files import parse_json, read_text
 
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+SPLITS = frozenset(["train", "val", "test"])
 SPLIT_NAMES = {"validate": "val", "validation": "val", "training": "train", "testing": "test"}
 UCF_ROW = re.compile(r"[^/]+/v_[^/]+_g\d+_c\d+\.\w+(\s+\d+)?")
 HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
@@ -223,10 +224,14 @@ def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable
     entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
     names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
-        raise UserError(f"{folder} has no class folders; it should hold one folder of videos per class")
-    splits = [name for name in names if SPLIT_NAMES.get(name.lower(), name.lower()) in ("train", "val", "test")]
-    if len(splits) in (len(names), 2, 3):
-        raise UserError(f"{folder} holds splits, not classes ({', '.join(splits)}): give {folder / splits[0]}")
+        instead = _instead(folder, entries)
+        raise UserError(f"{folder} has no class folders; it should hold one folder of videos per class{instead}")
+    splits = [name for name in names if SPLIT_NAMES.get(name.lower(), name.lower()) in SPLITS]
+    called_so = [word for name in names for word in set(re.split(r"[\W_]+", name.lower())) & SPLITS]  # train_videos, ...
+    if len(splits) in (len(names), 2, 3) or (len(called_so) == len(names) and len(set(called_so)) > 1):
+        splits = splits or names
+        first = next((name for name in splits if "train" in name.lower()), splits[0])
+        raise UserError(f"{folder} holds splits, not classes ({', '.join(splits)}): give {folder / first}")
     class_names = class_names or tuple(names)
     ids, packer, labels, left_out, deep = ClassIds(class_names), PathPacker(), array("i"), Counter(), True
     for name in names:
@@ -246,6 +251,8 @@ def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable
     paths, label_ids, notes = packer.pack(), torch.tensor(labels, dtype=torch.int32), []
     if kinds := counted(left_out):
         notes.append(f"{folder}: {kinds} are left out, as they are called like no video or are in no class folder")
+    if splits:
+        notes.append(f"{folder}: {splits[0]} is called like a split, and taken for a class as the other folders are")
     if deep:
         above, within, _ = paths[0].split("/", 2)
         notes.append(
@@ -253,6 +260,14 @@ def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable
             f"if it should be {within}, give {folder / above}"
         )
     return VideoTable(str(folder), str(folder), paths, label_ids, class_names, notes=tuple(notes))
+
+
+def _instead(folder: Path, entries: list[Path]) -> str:
+    """What may have been meant by a folder without class folders."""
+    if lists := sorted(entry for entry in entries if entry.suffix.lower() in (".txt", ".csv", ".json")):
+        return f": is {lists[0]} its list?"
+    videos = any(entry.suffix.lower() in VIDEO_SUFFIXES for entry in entries)
+    return f": it holds videos itself; if it is one class of several, give {folder.absolute().parent}" if videos else ""
 
 
 def _without_video(folder: Path, others: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def check_labels(table: VideoTable, num_classes: int) -> None:
     labels = table.labels
     if (labels < 0).any():
         raise UserError(
-            f"{table.source} has no labels, which training and testing need; `videornn infer` takes videos without labels"
+            f"{table.source} has no labels, which training and testing need and a list has after the paths, such as "
+            f"{table.paths[int((labels < 0).argmax())]!r}; `videornn infer` takes videos without labels"
         )
     outside = np.flatnonzero(labels >= num_classes)
     if outside.size:
@@ -92,7 +94,13 @@ def check_files(table: VideoTable) -> None:
     if table.files_seen or any(os.path.exists(table.path(row)) for rows in (few, range(len(table))) for row in rows):
         return
     listed = table.paths[0]
-    if "\\" in listed and os.sep != "\\":
+    last = re.split(r"[\s,]+", listed)[-1]
+    suffix = next((suffix for suffix in sorted(VIDEO_SUFFIXES) if os.path.exists(table.path(0) + suffix)), None)
+    if suffix:
+        way_out = f"give its paths their suffix, {suffix}"
+    elif last != listed and os.path.exists(os.path.join(table.root, last)):
+        way_out = "its lines do not begin with the path: give it a header that says where path and label are"
+    elif "\\" in listed and os.sep != "\\":
         way_out = "write its paths with / where they have \\, as on Windows"
     elif os.path.isabs(listed):
         way_out = "its paths are absolute, of another place or another machine: correct them"
