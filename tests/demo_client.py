@@ -38,7 +38,7 @@ def demos() -> Iterator[Callable[[Network], Demo]]:
 
 def connect(demo: Demo, request: str, body: bytes = b"") -> socket.socket:
     """A connection on which a request is sent; {port} in it is the port of the demo."""
-    connection = socket.create_connection(demo.server_address[:2], timeout=20)
+    connection = socket.create_connection(demo.server_address[:2], timeout=300)
     connection.sendall(request.replace("\n", "\r\n").format(port=demo.server_port).encode() + b"\r\n" + body)
     return connection
 
@@ -69,7 +69,7 @@ def folder(demo: Demo) -> Path:
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 300
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
     return condition()

@@ -202,10 +202,10 @@ def test_a_decoder_is_chosen_because_it_decodes(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_video_that_takes_too_long_is_named(make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_video(tmp_path / "slow.mp4", 20)
-    video = open_video(path, timeout=0.2)
+    video = open_video(path, timeout=20)
     clock = time.monotonic
-    monkeypatch.setattr("time.monotonic", iter(clock() + step for step in range(1000)).__next__)
-    with pytest.raises(DecodeError, match=r"slow\.mp4: took longer than 0\.2 s"):
+    monkeypatch.setattr("time.monotonic", iter(clock() + 30 * step for step in range(1000)).__next__)
+    with pytest.raises(DecodeError, match=r"slow\.mp4: took longer than 20 s"):
         video.frames_at(torch.tensor([19]))
 
 
@@ -254,14 +254,14 @@ def test_mutated_files_decode_or_are_refused_quickly_and_leave_no_memory_behind(
         choice = rng.randrange(len(sources))
         path = tmp_path / f"mutated{sources[choice].suffix}"
         path.write_bytes(_mutate(contents[choice], rng))
-        start = time.perf_counter()
+        start = time.process_time()  # which other processes do not slow down
         try:
             frames = read_frames(path, lambda video: torch.linspace(0, video.num_frames - 1, 4).long(), timeout=20)
             assert frames.shape[0] == 4 and frames.dtype == torch.uint8
         except DecodeError as error:
             assert str(path) in str(error)
             refused += 1
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
         if number == num_mutations // 5:
             before = _resident_megabytes()
     assert 0 < refused < num_mutations

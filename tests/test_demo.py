@@ -48,7 +48,7 @@ def test_a_video_is_answered_piece_by_piece_and_then_removed(demo: Demo) -> None
 
 def test_the_page_takes_nothing_from_elsewhere_and_runs_nothing_but_its_own_script(demo: Demo) -> None:
     def load() -> tuple[str, str]:
-        connection = http.client.HTTPConnection(*demo.server_address[:2], timeout=20)
+        connection = http.client.HTTPConnection(*demo.server_address[:2], timeout=300)
         connection.request("GET", "/")
         response = connection.getresponse()
         return response.headers["Content-Security-Policy"], response.read().decode()
@@ -198,11 +198,11 @@ def test_the_end_by_a_signal_is_clean_in_the_middle_of_an_upload(tmp_path: Path,
         [sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as connection:
         connection.sendall(b"POST /predict?name=a.mp4 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n123")
         assert wait_until(lambda: bool(list(tmp_path.glob("videornn-demo-*/*/video.mp4"))))
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0 and out == "ended; the videos that were sent are removed\n"
     assert err.startswith("videornn: --host 0.0.0.0: all who can reach this machine") and err.count("\n") == 1
     assert not list(tmp_path.iterdir())

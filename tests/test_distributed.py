@@ -48,7 +48,7 @@ class Ranks:
 
     def result(self, number: int) -> str:
         """What a rank returned or raised, or "exit code N"; waits for it."""
-        self.processes[number].join(40)
+        self.processes[number].join(300)
         place = self.folder / f"{number}.result"
         return place.read_text() if place.is_file() else f"exit code {self.processes[number].exitcode}"
 
@@ -84,6 +84,7 @@ def start_ranks(tmp_path: Path):
 def _be_rank(settings: dict[str, str], folder: Path, timeout: float, body: Callable, arguments: tuple) -> None:
     os.environ.update(settings)
     torch.set_num_threads(1)
+    _wait_for_all()  # how long a process takes to start is no matter of the timeout
     os.dup2(os.open(folder / f"{settings['RANK']}.stderr", os.O_WRONLY | os.O_CREAT), 2)
     try:
         with process_group(torch.device("cpu"), timeout) as watch:
@@ -93,12 +94,20 @@ def _be_rank(settings: dict[str, str], folder: Path, timeout: float, body: Calla
     (folder / f"{settings['RANK']}.result").write_text(result)
 
 
+def _wait_for_all() -> None:
+    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+    store.add("started", 1)
+    while store.add("started", 0) < int(os.environ["WORLD_SIZE"]):
+        time.sleep(0.01)
+
+
 def _walk(watch: RankWatch, at_step_3: Callable, faulty: int) -> str:
     """Ten steps of a collective; the faulty rank does something else at step 3."""
     for step in range(10):
         watch.at(step, "loading")
         if step == 3:
-            time.sleep(0.5)  # until every rank's report says so
+            while any(one.report.step < 3 for one in watch._seen):  # until every rank's report says so
+                time.sleep(0.01)
             if rank() == faulty:
                 at_step_3()
         watch.at(step, "computing")
@@ -115,7 +124,7 @@ def _stop() -> None:
 
 
 def _sleep() -> None:
-    time.sleep(60)
+    time.sleep(600)
 
 
 def _user_error() -> None:
@@ -128,14 +137,14 @@ def _bug() -> None:
 
 @pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 1), (4, 2)])
 def test_the_other_ranks_name_one_that_was_killed(start_ranks, num_ranks: int, faulty: int) -> None:
-    ranks = start_ranks(num_ranks, _walk, _kill, faulty, timeout=6.0)
+    ranks = start_ranks(num_ranks, _walk, _kill, faulty, timeout=12.0)
     for number, result in enumerate(ranks.results()):
         if number == faulty:
             assert result == "exit code -9"
         else:
             assert result.startswith(f"RankFailure: rank {faulty} (") and f"process {ranks.pid(faulty)})" in result
             silence = re.search(r"has not been heard of since step \d, (\d+) s ago", result)
-            assert int(silence[1]) < 5  # the closed connection tells, not the timeout
+            assert int(silence[1]) < 11  # the closed connection tells, not the timeout
 
 
 @pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 0), (4, 2)])
@@ -155,12 +164,12 @@ def test_a_rank_that_lives_but_does_not_go_on_is_named_by_what_it_is_at(start_ra
 
 
 def test_a_user_error_of_one_rank_is_that_of_all(start_ranks) -> None:
-    results = start_ranks(3, _walk, _user_error, 1).results()
+    results = start_ranks(3, _walk, _user_error, 1, timeout=6.0).results()
     assert results == ["UserError: list.txt: there is no such file"] * 3
 
 
 def test_another_error_of_one_rank_is_told_by_the_others(start_ranks) -> None:
-    ranks = start_ranks(2, _walk, _bug, 1)
+    ranks = start_ranks(2, _walk, _bug, 1, timeout=6.0)
     assert "rank 1 (" in ranks.result(0) and "ended after step 3: MemoryError: 9 GB" in ranks.result(0)
 
 
@@ -168,11 +177,11 @@ def _sleep_beside_a_stopped_rank(watch: RankWatch) -> None:
     watch.at(7, "computing")
     if rank() == 1:
         _stop()
-    time.sleep(60)  # as a main thread that waits for its GPU
+    time.sleep(600)  # as a main thread that waits for its GPU
 
 
 def test_a_rank_whose_main_thread_cannot_see_the_loss_is_ended_by_its_watch(start_ranks) -> None:
-    ranks = start_ranks(3, _sleep_beside_a_stopped_rank, timeout=1.0)
+    ranks = start_ranks(3, _sleep_beside_a_stopped_rank)
     assert [ranks.result(0), ranks.result(2)] == [f"exit code {RankFailure.exit_code}"] * 2
     assert ranks.said().count("videornn: rank 1 (") == 1  # the first one said it, the other was quiet
 
@@ -180,12 +189,12 @@ def test_a_rank_whose_main_thread_cannot_see_the_loss_is_ended_by_its_watch(star
 def _go_on_alone(watch: RankWatch) -> str:
     if rank() == 1:
         return "early"
-    time.sleep(2)
+    time.sleep(3)  # more than the three reports that a rank may miss
     return "late"
 
 
 def test_a_rank_that_is_done_early_is_not_missed(start_ranks) -> None:
-    assert start_ranks(2, _go_on_alone, timeout=4.0).results() == ["late", "early"]
+    assert start_ranks(2, _go_on_alone, timeout=8.0).results() == ["late", "early"]
 
 
 def _steps_until_signal(watch: RankWatch, signalled: dict[int, int], num_steps: int) -> str:
@@ -261,7 +270,7 @@ def test_ranks_that_are_started_again_do_not_read_what_those_before_wrote(tmp_pa
             assert store.get("videornn/meet/ask/1")
             ranks[0].kill()
         for process in ranks:
-            process.join(30)
+            process.join(300)
         if life != [1]:
             assert [(tmp_path / str(number)).read_text() for number in life] == ["here here False"] * 2
 
@@ -270,8 +279,8 @@ def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name, value in {"RANK": 0, "WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(RankFailure, match=r"of 3 ranks, these did not come within 0\.2 s: 1, 2"):
-        meet(0.2)
+    with pytest.raises(RankFailure, match=r"of 3 ranks, these did not come within 1 s: 1, 2"):
+        meet(1.0)
 
 
 def test_ranks_that_cannot_join_are_told_about_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,5 +370,5 @@ def test_cores_are_shared_unless_the_user_chose_a_number_of_threads() -> None:
         subprocess.Popen([sys.executable, "-c", torchrun], env=environment, stdout=subprocess.PIPE, text=True)
         for environment in (unset, unset | {"OMP_NUM_THREADS": "1"})
     ]
-    threads = [int(process.communicate(timeout=60)[0]) for process in started]
+    threads = [int(process.communicate(timeout=300)[0]) for process in started]
     assert threads == [len(os.sched_getaffinity(0)), 1]

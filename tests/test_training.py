@@ -86,7 +86,7 @@ def test_a_signal_ends_a_run_after_a_saved_step_with_its_own_exit_code(
             if "step 1/" in line:
                 process.send_signal(number)
                 break
-        _, complaint = process.communicate(timeout=120)
+        _, complaint = process.communicate(timeout=600)
     assert process.returncode == code
     stopped = load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"]
     assert f"stopped by {signal.Signals(number).name} after step {stopped}, which is saved" in complaint
@@ -102,7 +102,7 @@ def test_two_ranks_see_the_same_samples_and_write_one_run(tiny_run: Path, tiny_s
         [*launcher, "train", str(CONFIG), *tiny_settings, "--out", str(out)],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
         env=environment,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
@@ -115,7 +115,7 @@ def test_two_ranks_see_the_same_samples_and_write_one_run(tiny_run: Path, tiny_s
         [*launcher, "test", str(out / "checkpoints/last.pt"), "--out", str(tmp_path / "two")],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
         env=environment,
     )
     assert tested.returncode == 0, tested.stderr[-3000:]
