@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from test_loader import SMALL, batches_of, plan_of
 
-from videornn import distributed
+from videornn import config, distributed
 from videornn.bad_share import BadShare
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import BadVideo, ClipKey, TooManyBad
-from videornn.data.loader import build_loader
+from videornn.data.decoding import TorchcodecVideo, read_frames
+from videornn.data.loader import build_loader, build_test_loader, view_spec
 from videornn.errors import DecodeError
 
 
@@ -140,3 +142,33 @@ def test_all_ranks_end_when_their_bad_videos_together_are_too_many(tmp_path: Pat
     assert step("", "a") == ["not asked"] * 2
     ends = step("", "e")
     assert [str(end).partition(",")[0] for end in ends] == ["5 of 40 training videos cannot be decoded"] * 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_back_end_that_reads_nothing_is_told_once_with_a_count(
+    motion_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    def refuse(self: TorchcodecVideo, path: str) -> None:
+        raise DecodeError(f"{path}: torchcodec cannot open it (no reason)")
+
+    monkeypatch.setattr(TorchcodecVideo, "__init__", refuse)
+    monkeypatch.setattr("videornn.data.loader.choose_decoder", lambda decoder: (decoder, "as asked for"))
+    section = SMALL.model_copy(update={"decoder": "torchcodec", "num_workers": num_workers})
+    table = _table(motion_set, tmp_path, range(2))
+    said = r"PyAV reads what data\.decoder=torchcodec does not: .*mp4: torchcodec cannot open it \(no reason\)$"
+    views = view_spec(section, config.TestConfig(num_clips=1, num_crops=1, short_side=16, crop_size=16))
+    loader = build_test_loader(section, table, views, batch_size=4)
+    with pytest.warns(UserWarning, match=rf"^18 of 20 videos: {said}"):
+        batches = iter(loader)
+        assert sum(int(next(batches).valid.sum()) for _ in range(5)) == 18
+        del batches  # which nobody has asked for its end
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(loader)
+    monkeypatch.setattr("videornn.data.loader.MANY_READ", 6)
+    with pytest.warns(UserWarning, match=rf"^8 of the first 8 videos: {said}"):
+        batches = iter(build_loader(section.model_copy(update={"max_bad_share": 0.5}), table, plan=plan_of(20, 4), seed=5))
+        next(batches), next(batches), next(batches)
+    path = table.path(5)
+    with pytest.warns(UserWarning, match=rf"^{said}"):
+        read_frames(path, views.choose, decoder="torchcodec")

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ class Sample:
     index: int
     valid: bool = True
     bad: tuple[BadVideo, ...] = ()
+    refusals: tuple[str, ...] = ()  # see read_frames
 
 
 class TooManyBad(UserError):
@@ -92,6 +93,7 @@ class VideoReader:
     timeout: float = 60.0
     max_pixels: int = MAX_FRAME_PIXELS
     known_bad: dict[int, str] = field(default_factory=dict)
+    _refusals: list[str] = field(default_factory=list)
     _work: Any = None  # float64 [3 * num_workers], shared: process id or 0, index of the video, since when
 
     @contextmanager
@@ -114,7 +116,12 @@ class VideoReader:
     def cuts(self, index: int, choose: Callable[[FrameVideo], Tensor], cuts: Sequence[Cut]) -> Tensor:
         """Cuts of the frames of one video, as read_frames gives them; raises DecodeError."""
         path, limits = self.table.path(index), {"timeout": self.timeout, "max_pixels": self.max_pixels}
-        return read_frames(path, choose, cuts, decoder=self.decoder, **limits)
+        return read_frames(path, choose, cuts, decoder=self.decoder, on_refusal=self._refusals.append, **limits)
+
+    def taken_refusals(self) -> tuple[str, ...]:
+        """What read_frames has said since the last time of videos that the back end asked for does not read."""
+        refusals, self._refusals = tuple(self._refusals), []
+        return refusals
 
     def watch_workers(self, num_workers: int) -> None:
         """Make room for what so many workers, started from now on, are at."""
@@ -188,9 +195,9 @@ class TrainClips(Dataset):
     def _samples(
         self, clips: list[tuple[Tensor, int]], index: int, bad: dict[int, BadVideo], *, valid: bool = True
     ) -> list[Sample]:
-        """Samples of the clips of one video; the first one tells of the bad videos."""
-        told = [tuple(bad.values())] + [()] * (len(clips) - 1)
-        return [Sample(clip, label, index, valid, some) for (clip, label), some in zip(clips, told, strict=True)]
+        """Samples of the clips of one video; the first one tells of bad videos and refusals."""
+        first, *others = (Sample(clip, label, index, valid) for clip, label in clips)
+        return [replace(first, bad=tuple(bad.values()), refusals=self.reader.taken_refusals()), *others]
 
     def _clips(self, index: int, seed: int, num_frames: int, crop_size: int) -> list[tuple[Tensor, int]]:
         """Clips of one video with their labels."""
@@ -273,7 +280,7 @@ class VideoViews(Dataset):
         try:
             with self.reader.reading(index):
                 views = self.spec.views(self.reader.cuts(index, self.spec.choose, [self.spec.cut]))
-                return [Sample(views, label, index)]
+            return [Sample(views, label, index, refusals=self.reader.taken_refusals())]
         except DecodeError as error:
             spec = self.spec
             shape = (spec.num_clips * spec.num_crops, 3, spec.clip.num_frames, spec.crop_size, spec.crop_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -200,6 +201,7 @@ def read_frames(
     decoder: Decoder = "auto",
     timeout: float = 60.0,
     max_pixels: int = MAX_FRAME_PIXELS,
+    on_refusal: Callable[[str], None] = warnings.warn,
 ) -> Tensor:
     """Frames of a video, uint8 [N, H, W, 3], or cuts of them; where decord or torchcodec fails, PyAV is tried once.
 
@@ -209,6 +211,7 @@ def read_frames(
         choose: tells which frames, int64 [N], or [R, N] for R cuts, of the opened video; it is asked again for the other
             back end, as the cuts are.
         cuts: of FrameVideo.cuts_at, which then makes what is returned.
+        on_refusal: told why the back end that was asked for does not read a video that PyAV reads.
 
     Raises:
         DecodeError: the frames cannot be decoded; the message is that of the first back end.
@@ -222,11 +225,13 @@ def read_frames(
 
     try:
         return read(decoder)
-    except DecodeError:
+    except DecodeError as error:
         if decoder in ("auto", "pyav") or not os.path.isfile(path):
             raise
         with suppress(DecodeError):
-            return read("pyav")
+            frames = read("pyav")
+            on_refusal(f"PyAV reads what data.decoder={decoder} does not: {error}")
+            return frames
         raise
 
 

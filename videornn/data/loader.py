@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_RESTARTS = 20  # of workers that died or hung, before a batch comes
 MAX_PREFETCH = 4  # batches ahead of every worker
 MAX_WAITING_BYTES = 2**30  # of batches of one rank; but every worker has one ahead
+MANY_READ = 100  # videos after which it is said how many of them the back end asked for does not read
 POLL_SECONDS = 5.0  # between two looks at whether the workers are alive
 DEATH_SECONDS = 5.0  # until the system tells of a death that has shown
 HANG_TIMEOUTS = 5.0  # a worker hangs if it is at a video for so many data.timeout
@@ -71,6 +72,7 @@ class ClipLoader:
         self.hang_seconds = hang_seconds
         self.num_workers = num_workers
         self.prefetch_factor = _prefetch(num_workers, batch_bytes)
+        self._told = False
         self._suspects: set[int] = set()  # videos at which a worker died, until they are read
         self._workers: set[multiprocessing.process.BaseProcess] = set()
         self._loader: DataLoader | None = None  # the one whose workers stay from pass to pass
@@ -80,6 +82,26 @@ class ClipLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        num_read, num_refused, first = 0, 0, None
+        try:
+            for batch in self._batches():
+                num_read += len(batch.indices.unique())
+                num_refused += len(batch.refusals)
+                first = first or next(iter(batch.refusals), None)
+                yield batch
+                if first and num_read >= MANY_READ:
+                    self._tell(f"{num_refused} of the first {num_read} videos: {first}")
+        finally:  # whoever knows how many batches there are does not ask for the end
+            if first:
+                self._tell(f"{num_refused} of {num_read} videos: {first}")
+
+    def _tell(self, refusals: str) -> None:
+        """Say once that PyAV has to read what the back end asked for does not."""
+        if not self._told:
+            self._told = True
+            warnings.warn(refusals, stacklevel=3)
+
+    def _batches(self) -> Iterator[Batch]:
         done = num_restarts = 0
         iterator = None
         while True:
@@ -100,7 +122,7 @@ class ClipLoader:
                 what = self._blame(error)
                 num_restarts += 1
                 if num_restarts > MAX_RESTARTS:
-                    raise UserError(f"{num_restarts} times in a row, {what}: {_first_line(error)}") from error
+                    raise UserError(f"{num_restarts} times in a row, {what}: {str(error).splitlines()[0]}") from error
                 self._loader = iterator = None  # new workers start from the batch that did not come
                 continue
             if isinstance(self.dataset, TrainClips) and not batch.valid.all():
@@ -377,7 +399,3 @@ def _refused_locks(num_workers: int) -> str:
 def _prefetch(num_workers: int, batch_bytes: int) -> int:
     """Batches that every worker loads ahead."""
     return min(max(MAX_WAITING_BYTES // (batch_bytes * max(num_workers, 1)), 1), MAX_PREFETCH)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import reduction
 from typing import Any
 
@@ -21,22 +21,26 @@ from videornn.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """clips uint8 [B, ...], labels int64 [B], indices int64 [B] into the table, valid bool [B], and the bad videos met."""
+    """clips uint8 [B, ...], labels int64 [B], indices int64 [B] into the table, valid bool [B], and the bad videos met.
+
+    refusals are those of read_frames.
+    """
 
     clips: Tensor
     labels: Tensor
     indices: Tensor
     valid: Tensor
     bad: list[BadVideo]
+    refusals: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by DataLoader."""
-        return Batch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices, self.valid, self.bad)
+        return replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with clips and labels on a device."""
         clips, labels = (tensor.to(device, non_blocking=True) for tensor in (self.clips, self.labels))
-        return Batch(clips, labels, self.indices, self.valid, self.bad)
+        return replace(self, clips=clips, labels=labels)
 
 
 class LostBatch(RuntimeError):
@@ -61,6 +65,7 @@ class SentBatch:
     indices: list[int]
     valid: list[bool]
     bad: list[BadVideo]
+    refusals: list[str]
 
     def open(self) -> Batch:
         """The batch, in the process that it was sent to; raises LostBatch if its worker is gone. It can be opened once."""
@@ -71,7 +76,7 @@ class SentBatch:
         with os.fdopen(memory, "rb+"):
             clips = _map(memory, self.shape).movedim(-1, -4)
         labels, indices, valid = map(torch.tensor, (self.labels, self.indices, self.valid))
-        return Batch(clips, labels, indices, valid, self.bad)
+        return Batch(clips, labels, indices, valid, self.bad, self.refusals)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; called by DataLoader."""
@@ -87,16 +92,17 @@ def collate(groups: list[list[Sample]]) -> Batch | SentBatch:
     indices = [sample.index for sample in samples]
     valid = [sample.valid for sample in samples]
     bad = [bad for sample in samples for bad in sample.bad]
+    refusals = [refusal for sample in samples for refusal in sample.refusals]
     # only Linux has memory without a name; elsewhere torch sends tensors in a way of its own
     if get_worker_info() is None or not hasattr(os, "memfd_create"):
         stacked = torch.stack(clips).movedim(-1, -4)
-        return Batch(stacked, torch.tensor(labels), torch.tensor(indices), torch.tensor(valid), bad)
+        return Batch(stacked, torch.tensor(labels), torch.tensor(indices), torch.tensor(valid), bad, refusals)
     shape = (len(clips), *clips[0].shape)
     try:
         with os.fdopen(os.memfd_create("videornn-batch"), "rb+") as memory:
             memory.truncate(math.prod(shape))
             torch.stack(clips, out=_map(memory.fileno(), shape))
-            return SentBatch(reduction.DupFd(memory.fileno()), shape, labels, indices, valid, bad)
+            return SentBatch(reduction.DupFd(memory.fileno()), shape, labels, indices, valid, bad, refusals)
     except OSError as error:
         raise UserError(
             f"a loader worker cannot have memory for a batch of {math.prod(shape) / 1e6:.0f} MB ({error.strerror}); fewer "
