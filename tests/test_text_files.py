@@ -1,12 +1,15 @@
 """Files of text, whatever lies in their place."""
 
+import csv
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from videornn.data.files import append_table, write_table
 from videornn.errors import UserError
-from videornn.text_files import NoFile, parse_json, read_bytes, read_json, read_rows, read_text
+from videornn.text_files import NoFile, cell_of, parse_json, read_bytes, read_json, read_rows, read_text
 
 
 @pytest.fixture
@@ -88,3 +91,40 @@ def test_a_table_has_its_columns_and_every_row_all_of_them(path: Path) -> None:
     assert _error(read_rows, path, ("path",)) == f"{path} is no table with a column 'path'"
     path.write_text("path\n" + "a" * 200_000)
     assert f"{path}:2: this is no CSV (field larger than field limit" in _error(read_rows, path, ("path",))
+
+
+TEXTS = [
+    "=cmd|' /C calc'!A0",
+    "+1 more.mp4",
+    "-a.mp4",
+    "@home",
+    "\tblank",
+    "\rback",
+    "'quoted'",
+    "''",
+    "'=1",
+    "''-x",
+    "-",
+    "-1_000 b",
+]
+PLAIN = ["", "a=b", "clip-1.mp4", "'", "'quoted'", "''", "-3.5", "-inf", "nan", "+1"]
+
+
+def test_no_cell_is_a_formula_and_all_come_back(tmp_path: Path) -> None:
+    rows = [[name, 3, -3.5, f"{-3.5:.4f}"] for name in (*TEXTS, *PLAIN)]
+    write_table(tmp_path / "a.csv", ["name", "count", "-x", "number"], rows)
+    append_table(tmp_path / "b.csv", ["name", "count", "-x", "number"], rows[:5])
+    append_table(tmp_path / "b.csv", ["name", "count", "-x", "number"], rows[5:])
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    with open(tmp_path / "a.csv", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    for cell in cells:
+        with suppress(ValueError):
+            float(cell)
+            continue
+        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert "-3.5" in cells and "-3.5000" in cells and "'-x" in cells  # numbers are numbers
+    read = read_rows(tmp_path / "a.csv", ("name", "-x"))
+    assert [row["name"] for row in read] == [*TEXTS, *PLAIN]
+    assert {(row["count"], row["-x"], row["number"]) for row in read} == {("3", "-3.5", "-3.5000")}
+    assert [cell_of(text) for text in PLAIN] == PLAIN and cell_of(-1) == -1

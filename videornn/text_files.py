@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from io import StringIO
@@ -15,6 +16,7 @@ from videornn.errors import UserError
 
 MAX_BYTES = 1 << 30  # a row of 300 bytes for three million videos, or for as many steps
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+FORMULA = re.compile("'*[=+\\-@\t\r]")  # what spreadsheets compute, or would if an apostrophe were taken away
 
 
 class NoFile(UserError):
@@ -101,12 +103,34 @@ def read_rows(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]
     """
     reader = csv.reader(StringIO(read_text(path, errors="surrogateescape"), newline=""))
     try:
-        header = next(reader, [])
+        header = [text_of_cell(cell) for cell in next(reader, [])]
         if lacking := [name for name in columns if name not in header]:
             raise UserError(f"{path} is no table with a column {lacking[0]!r}")
-        return [dict.fromkeys(header, "") | dict(zip(header, row, strict=False)) for row in reader if row]
+        rows = (map(text_of_cell, row) for row in reader if row)
+        return [dict.fromkeys(header, "") | dict(zip(header, row, strict=False)) for row in rows]
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: this is no CSV ({error})") from None
+
+
+def cell_of(value: object) -> object:
+    """A cell of a table as spreadsheets take it for text: what they would compute has an apostrophe before it.
+
+    Numbers stay as they are. text_of_cell takes the apostrophe away.
+    """
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) and not _is_number(value) else value
+
+
+def text_of_cell(cell: str) -> str:
+    """The text that cell_of was given."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.strip() == text
 
 
 def _line_of(content: bytes, place: int) -> int:

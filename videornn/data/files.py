@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from videornn.errors import UserError
-from videornn.text_files import read_json
+from videornn.text_files import cell_of, read_json
 
 MAX_NAME_BYTES = 200  # file systems take 255
 MAX_RECORD_BYTES = 1 << 16
@@ -45,20 +45,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file with a header line."""
+    """Write a CSV file with a header line, of cells that spreadsheets do not take for formulas; read_rows reads it."""
     text = StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(text).writerows([cell_of(cell) for cell in row] for row in (header, *rows))
     write_text(path, text.getvalue())
 
 
 def append_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Add rows to a CSV file, which gets a header line if it is new."""
+    """Add rows to a CSV file as write_table writes it, which gets a header line if it is new."""
     new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerows([header, *rows] if new else rows)
+        csv.writer(file).writerows([cell_of(cell) for cell in row] for row in ([header, *rows] if new else rows))
 
 
 def short_enough(name: str) -> str:
