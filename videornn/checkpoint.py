@@ -31,6 +31,8 @@ FORMAT = "videornn-1"
 SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
 SEAL_LENGTH = len(SEAL) + 64
 ARCHIVE_END = b"PK\5\6"  # starts the last 22 bytes of a zip archive without a comment; the comment's length ends them
+# what all that use a network take from its checkpoint; keys, or entries, are text
+NETWORK_PARTS = {"model": dict, "config": dict, "class_names": list, "step": int}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -80,6 +82,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint of videornn (no format {FORMAT!r}); `videornn convert` makes one of public weights"
         )
+    return content
+
+
+def load_network(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint for the network in it: its model, config, class_names and step are there, and of their types.
+
+    Raises:
+        UserError: as load_checkpoint, and where one of them is not.
+    """
+    content = load_checkpoint(path)
+    for name, kind in NETWORK_PARTS.items():
+        part = content.get(name)
+        if not isinstance(part, kind) or (kind is not int and not all(isinstance(entry, str) for entry in part)):
+            what = "is missing" if part is None else f"is no {kind.__name__} as it was written"
+            raise UserError(f"{path} is no checkpoint of a network: its {name} {what}; `videornn train` writes such")
     return content
 
 

@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoint import load_network
 from videornn.config import Config, config_from_dict, load_config, override_config
 from videornn.models import build_model
 from videornn.models.resnet3d import Factored3d, Stage
@@ -63,7 +63,7 @@ def describe(source: Path, overrides: list[str]) -> Table:
 
 def _config_of(source: Path, overrides: list[str]) -> Config:
     if source.suffix in (".pt", ".pth"):
-        return override_config(config_from_dict(load_checkpoint(source)["config"], str(source)), overrides)
+        return override_config(config_from_dict(load_network(source)["config"], str(source)), overrides)
     return load_config(source, overrides)
 
 

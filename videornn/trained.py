@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from videornn import distributed
-from videornn.checkpoint import load_checkpoint, load_model
+from videornn.checkpoint import load_model, load_network
 from videornn.config import Config, config_from_dict, override_config
 from videornn.engine import predict_logits
 from videornn.errors import UserError
@@ -37,8 +37,12 @@ class Trained:
         return self.mean.device
 
     def logits(self, clips: Tensor) -> Tensor:
-        """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W] on any device, test.batch_size of them at once."""
-        return predict_logits(
+        """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W] on any device, test.batch_size of them at once.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        logits = predict_logits(
             self.model,
             clips,
             self.mean,
@@ -46,6 +50,15 @@ class Trained:
             precision=self.config.train.precision,
             views_at_once=self.config.test.batch_size,
         )
+        self.check_finite(logits)
+        return logits
+
+    def check_finite(self, logits: Tensor, of: str = "") -> None:
+        """Raises UserError if outputs are not finite, of which scores would be no numbers; of: whose they are."""
+        if not logits.isfinite().all():
+            precision = self.config.train.precision
+            more = "" if precision == "fp32" else f" in {precision}; train.precision=fp32 has more room"
+            raise UserError(f"{of}the network's outputs are not finite{more}")
 
     def scores(self, views: Tensor) -> Tensor:
         """Scores float32 [K] in 0..1 of one video from its views uint8 [V, 3, T, H, W], averaged as test.average says."""
@@ -58,17 +71,20 @@ def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> 
     Raises:
         UserError: the checkpoint is missing, damaged or not of videornn; an override is wrong or changes the network.
     """
-    content = load_checkpoint(checkpoint)
+    content = load_network(checkpoint)
     stored = config_from_dict(content["config"], str(checkpoint))
     config = override_config(stored, overrides or [])
     if config.model != stored.model:
         raise UserError(f"{checkpoint}: the model section is part of the checkpoint and cannot be overridden")
+    class_names = tuple(content["class_names"])
+    if len(class_names) != config.model.num_classes:
+        raise UserError(f"{checkpoint} has {len(class_names)} class names for {config.model.num_classes} classes")
     with torch.random.fork_rng(devices=[]):  # first weights are random, and not needed
         model = build_model(config.model)
     load_model(model, content, checkpoint)
     device = distributed.pick_device(config.device)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
-    return Trained(config, model, tuple(content["class_names"]), content["step"], *normalization(config, device))
+    return Trained(config, model, class_names, content["step"], *normalization(config, device))
 
 
 def normalization(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:

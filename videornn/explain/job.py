@@ -84,6 +84,7 @@ def explain(
     make_folder(out)
     inputs = to_model_input(clip.views, trained.mean, trained.std)
     seen = observe(trained.model, inputs)
+    trained.check_finite(seen.logits, f"{video}: ")
     scores = seen.logits.softmax(dim=0).cpu()
     predicted = int(scores.argmax())
     best = {"class": trained.class_names[predicted], "score": round(float(scores[predicted]), 6)}
