@@ -221,7 +221,7 @@ def _steps_until_signal(watch: RankWatch, signalled: dict[int, int], num_steps: 
     ],
 )
 def test_all_ranks_stop_after_the_same_step(start_ranks, signalled: dict[int, int], end: str) -> None:
-    assert signal.SIGUSR1 == 10 and start_ranks(3, _steps_until_signal, signalled, 8, timeout=20.0).results() == [end] * 3
+    assert signal.SIGUSR1 == 10 and start_ranks(3, _steps_until_signal, signalled, 8, timeout=300.0).results() == [end] * 3
 
 
 def _say(watch: RankWatch) -> None:
@@ -232,7 +232,7 @@ def _say(watch: RankWatch) -> None:
 
 
 def test_what_several_ranks_have_to_say_is_said_once(start_ranks) -> None:
-    ranks = start_ranks(3, _say, timeout=20.0)
+    ranks = start_ranks(3, _say, timeout=300.0)
     ranks.results()
     lines = ranks.said().splitlines()
     assert lines.count("videornn: the same") == 1 and sum("a loss as rank" in line for line in lines) == 1
@@ -244,7 +244,7 @@ def _gather(watch: RankWatch) -> str:
 
 
 def test_objects_and_sums_reach_every_rank(start_ranks) -> None:
-    assert start_ranks(2, _gather, timeout=20.0).results() == ["[{'rank': 0}, {'rank': 1}] 3.0"] * 2
+    assert start_ranks(2, _gather, timeout=300.0).results() == ["[{'rank': 0}, {'rank': 1}] 3.0"] * 2
 
 
 def _meet_and_tell(settings: dict[str, str], folder: Path) -> None:

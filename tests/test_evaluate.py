@@ -262,12 +262,33 @@ def test_more_ranks_than_videos_go_on_where_one_rank_was_stopped(arguments: list
     _assert_same_files(tmp_path / "test", tmp_path / "alone")
 
 
+# a test that keeps a few more scores and then waits to be killed, however slow or fast the machine is
+KEEP_SOME = """
+import sys, time
+from videornn.cli import main
+from videornn.kept_scores import KeptFile
+
+append, left = KeptFile.append, int(sys.argv.pop(1))
+
+def append_some(self, index, logits):
+    global left
+    append(self, index, logits)
+    left -= 1
+    while left == 0:
+        time.sleep(60)
+
+if __name__ == "__main__":
+    KeptFile.append = append_some
+    main()
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children of torchrun are read from /proc")
 def test_tests_killed_on_changing_numbers_of_ranks_end_with_the_same_files(
     arguments: list, motion_set: Path, tmp_path: Path
 ) -> None:
-    """kill -9 of a process alone, then of two ranks and their torchrun, as soon as there are a few more videos."""
+    """kill -9 of a process alone, then of two ranks and their torchrun, with a few more videos each time."""
     lines = [f"{motion_set}/{line}" for line in (motion_set / "test.txt").read_text().splitlines()]
     (tmp_path / "list.txt").write_text("\n".join(8 * lines))
     checkpoint, settings = arguments
@@ -275,19 +296,22 @@ def test_tests_killed_on_changing_numbers_of_ranks_end_with_the_same_files(
     torch.set_num_threads(1)
     evaluate(checkpoint, settings, tmp_path / "alone", _silent)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = ["-m", "videornn", "test", checkpoint, *settings, "--out", str(tmp_path / "test")]
+    command = ["test", checkpoint, *settings, "--out", str(tmp_path / "test")]
+    (tmp_path / "keep_some.py").write_text(KEEP_SOME)
     launchers = [[], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]]
     folder, size = tmp_path / "test/unfinished", 0
     for launcher in launchers:
-        process = subprocess.Popen([sys.executable, *launcher, *command], env=environment, stderr=subprocess.DEVNULL)
+        program = [sys.executable, *launcher, str(tmp_path / "keep_some.py"), "5", *command]
+        process = subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL)
         while sum(path.stat().st_size for path in folder.glob("*")) < size + 5000:
-            assert process.poll() is None, "it ended before it could be killed"
+            assert process.poll() is None
             time.sleep(0.005)
         ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for pid in [*map(int, ranks), process.pid]:
             os.kill(pid, signal.SIGKILL)
         process.wait()
         size = sum(path.stat().st_size for path in folder.glob("*"))
-    finished = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300)
+    program = [sys.executable, "-m", "videornn", *command]
+    finished = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=1800)
     assert finished.returncode == 0 and "of 80 videos are scored already" in finished.stdout, finished.stderr[-3000:]
     _assert_same_files(tmp_path / "test", tmp_path / "alone")
