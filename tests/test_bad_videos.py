@@ -12,8 +12,8 @@ from test_loader import SMALL, batches_of, plan_of
 from videornn import config, distributed
 from videornn.bad_share import BadShare
 from videornn.data.annotations import VideoTable, load_videos
-from videornn.data.dataset import BadVideo, ClipKey, TooManyBad
-from videornn.data.decoding import TorchcodecVideo, read_frames
+from videornn.data.dataset import BadVideo, ClipKey, TooManyBad, load_views
+from videornn.data.decoding import TorchcodecVideo
 from videornn.data.loader import build_loader, build_test_loader, view_spec
 from videornn.errors import DecodeError
 
@@ -86,13 +86,13 @@ def test_a_third_of_missing_videos_costs_as_many_looks_as_it_must(
     dataset = build_loader(section, load_videos(str(tmp_path / "list.txt")), plan=plan_of(3000, 4), seed=5).dataset
     looks = []
 
-    def read(path: str, choose: object, **options: object) -> torch.Tensor:
-        looks.append(path)
-        if "gone" in path:
-            raise DecodeError(f"{path}: no such file")
-        return torch.zeros(4, 24, 32, 3, dtype=torch.uint8)
+    def clips(index: int, *others: object) -> list[tuple[torch.Tensor, int]]:
+        looks.append(index)
+        if 900 <= index < 1900:
+            raise DecodeError(f"{index}: no such file")
+        return [(torch.zeros(3, 4, 16, 16, dtype=torch.uint8), 0)]
 
-    monkeypatch.setattr("videornn.data.dataset.read_frames", read)
+    monkeypatch.setattr(dataset, "_clips", clips)
     chosen = torch.tensor([dataset[ClipKey(0, index, 0, 4, 16)][0].index for index in range(3000)])
     assert len(looks) < 1.55 * 3000  # 1.5 is what looking at any video until one is sound takes
     # 1000 stand-ins of 2000 sound videos: none is taken more often than chance has it
@@ -104,21 +104,21 @@ def test_a_video_that_fails_slowly_is_not_tried_again(
 ) -> None:
     table = _table(motion_set, tmp_path, range(0))
     dataset = build_loader(SMALL, table, plan=plan_of(20, 4), seed=5).dataset
-    clock, read, tries = [0.0], dataset.reader.frames, []
+    clock, make, tries = [0.0], dataset._clips, []
 
-    def frames(index: int, choose: object) -> torch.Tensor:
-        if index in (3, 7):
+    def clips(index: int, *others: object) -> list[tuple[torch.Tensor, int]]:
+        if index in (3, 7, 9):
             tries.append(index)
             clock[0] += 0.1 if index == 3 else 60.0
-            raise DecodeError(f"{table.path(index)}: took longer than 60 s to decode")
-        return read(index, choose)
+            raise DecodeError(f"{table.path(index)}: why") from (MemoryError() if index == 9 else None)
+        return make(index, *others)
 
     monkeypatch.setattr("videornn.data.dataset.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(dataset.reader, "frames", frames)
-    for index in (3, 7):
+    monkeypatch.setattr(dataset, "_clips", clips)
+    for index in (3, 7, 9):  # for the last there may be memory another time
         first, second = dataset[ClipKey(0, index, 0, 4, 16)], dataset[ClipKey(0, index, 0, 4, 16)]
         assert first[0].bad == second[0].bad and torch.equal(first[0].clips, second[0].clips)
-    assert tries == [3, 3, 7]
+    assert [tries.count(index) for index in (3, 7, 9)] == [2, 1, 2]
 
 
 def test_all_ranks_end_when_their_bad_videos_together_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +169,5 @@ def test_a_back_end_that_reads_nothing_is_told_once_with_a_count(
     with pytest.warns(UserWarning, match=rf"^8 of the first 8 videos: {said}"):
         batches = iter(build_loader(section.model_copy(update={"max_bad_share": 0.5}), table, plan=plan_of(20, 4), seed=5))
         next(batches), next(batches), next(batches)
-    path = table.path(5)
     with pytest.warns(UserWarning, match=rf"^{said}"):
-        read_frames(path, views.choose, decoder="torchcodec")
+        load_views(table.path(5), views, decoder="torchcodec")

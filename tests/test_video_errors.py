@@ -107,7 +107,7 @@ def test_what_a_file_says_of_itself_may_break_the_choice_of_frames(
     path = str(next((motion_set / "videos/train").rglob("*.mp4")))
     with pytest.raises(DecodeError, match=r"mp4: cannot be decoded \(ZeroDivisionError: Fraction\(1, 0\)\)"):
         read_frames(path, lambda video: torch.tensor([int(1 / Fraction(0) * video.num_frames)]))
-    monkeypatch.setattr("videornn.data.pyav_video.open_container", partial(_raising, FAULTS["AttributeError: 'NoneType'"]))
+    monkeypatch.setattr("videornn.data.pyav_video.open_file", partial(_raising, FAULTS["AttributeError: 'NoneType'"]))
     with pytest.raises(DecodeError, match=r"mp4: cannot be decoded \(AttributeError: 'NoneType'"):
         open_video(path)
     with pytest.raises(UserError, match=r"^a sentence$"), errors_of_video(path):

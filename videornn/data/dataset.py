@@ -26,7 +26,7 @@ from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
 from videornn.data.transforms import TrainTransform, crop_views
 from videornn.data.video import Cut, FrameVideo
-from videornn.data.video_errors import memory_of_video
+from videornn.data.video_errors import lacks_memory, memory_of_video
 from videornn.errors import DecodeError, UserError
 
 MAX_SEARCHED = 1000  # bad videos met in search of a sound one, or those that data.max_bad_share allows
@@ -107,7 +107,8 @@ class VideoReader:
             with memory_of_video(self.table.path(index)):
                 yield
         except DecodeError as error:
-            if time.monotonic() - start > SLOW_SECONDS:
+            # another time there may be the memory for it
+            if time.monotonic() - start > SLOW_SECONDS and not lacks_memory(error.__cause__):
                 self.known_bad[index] = str(error)
             raise
         finally:

@@ -34,7 +34,7 @@ def memory_of_video(path: str) -> Iterator[None]:
         raise DecodeError(f"{path}: {_fault(error)}") from error
 
 
-def lacks_memory(error: BaseException) -> bool:
+def lacks_memory(error: BaseException | None) -> bool:
     """Whether an error says that the memory of this machine is not enough."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
