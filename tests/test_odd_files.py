@@ -134,3 +134,26 @@ def test_of_two_videos_the_default_one_is_read_or_else_the_first(
         chosen = copied(tmp_path / f"chosen{suffix}", small, large, default=1)
         numbers, _, remark = told_by_all(chosen, read_frame_numbers)
         assert len(numbers) == 30 and remark == "has 2 video streams, of which number 1 is read"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("held.ogv", "libtheora", {"qscale": "10"}),
+        ("held.ivf", "libvpx", {"crf": "4", "b": "4000000"}),
+        ("held.flv", "flv", {}),
+        ("bare.m1v", "mpeg1video", {"bf": "2", "qmin": "2", "qmax": "2"}),
+        ("bare.m2v", "mpeg2video", {"bf": "2"}),
+    ],
+)
+def test_each_format_keeps_the_times_that_it_can_keep(
+    make_video, read_frame_numbers, tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    is_held = name.startswith("held")
+    shown = [*range(10), *range(410, 420)] if is_held else list(range(20))
+    path = make_video(tmp_path / name, 20, codec=codec, times=shown, **options)
+    numbers, times, remark = told_by_all(path, read_frame_numbers)
+    assert numbers == list(range(20)) and remark == ""
+    np.testing.assert_allclose(times, np.array(shown) / 25, atol=0.0011)

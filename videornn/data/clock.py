@@ -17,11 +17,13 @@ LONGEST_GAP = 10.0
 LONGEST_HOLD = 30 * 3600.0
 SET_BACK = 0.1
 CLOCK_JUMPS = 0x200 | 0x1  # AVFMT_TS_DISCONT: a format whose clock may jump; AVFMT_NOFILE: a camera, RTSP
+ONLY_JUMPS_BACK = "ogg"  # files that follow each other in one; each has its own clock, which begins at 0
 
 
 def longest_step(container: av.container.InputContainer) -> float:
     """Seconds that a frame can be on the screen for; if the next one seems later, the clock has jumped."""
-    return LONGEST_GAP if int(container.format.flags) & CLOCK_JUMPS else LONGEST_HOLD
+    jumps = int(container.format.flags) & CLOCK_JUMPS and container.format.name != ONLY_JUMPS_BACK
+    return LONGEST_GAP if jumps else LONGEST_HOLD
 
 
 def average_rate(num_frames: int, seconds: Fraction) -> Fraction:

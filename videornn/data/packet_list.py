@@ -16,6 +16,8 @@ from videornn.errors import DecodeError
 
 KEY, HIDDEN, SECOND_FIELD = 1, 2, 4
 NOTHING_MOVED_BYTES = 8  # of MPEG-4
+NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: a bare stream, as of a camera's encoder
+COUNT_STEPS = ("avi", "ivf")  # formats whose header counts steps of time, with or without a frame
 
 
 class PacketList:
@@ -25,7 +27,7 @@ class PacketList:
 
     Attributes:
         num_packets: how many there are.
-        num_chunks: the same for all containers but AVI, where a chunk without data stands for a frame that stays.
+        num_chunks: the same, and in AVI also the chunks without data, each of which stands for a frame that stays.
         keys: int64, those with which a decoder can begin.
         shown: int64 [F], those that are frames, in the order in which they are shown; None where only a decoder can tell.
         ticks: int64 [F], when each frame appears, counted from the first, in steps of tick seconds; None where that is not
@@ -69,11 +71,14 @@ class PacketList:
         self._pts, self._dts = (np.array(kept, np.int64) for kept in stamps)
         self.keys = np.flatnonzero(self._flags & KEY)
         is_avi = container.format.name == "avi"
-        self.num_chunks = max(self.num_packets, int(self._dts.max(initial=-1)) + 1) if is_avi else self.num_packets
+        self.num_chunks = self.num_packets
+        if container.format.name in COUNT_STEPS:
+            self.num_chunks = max(self.num_packets, int(self._dts.max(initial=-1)) + 1)
         # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame of the packet before
         has_small = (smallest or 0) <= NOTHING_MOVED_BYTES
+        has_made_up = codec.has_b_frames and (is_avi or int(container.format.flags) & NO_TIMESTAMPS)
         clock = None
-        if not (is_avi and (codec.has_b_frames or has_small)):
+        if not (has_made_up or (is_avi and has_small)):
             is_key, is_shown = self._flags & KEY != 0, self._flags & (HIDDEN | SECOND_FIELD) == 0
             rule = {"tick": self.tick, "longest": longest_step(container), "announced": self.fps}
             clock = read_clock(self._pts, self._dts, is_key, is_shown, **rule)
