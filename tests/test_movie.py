@@ -12,7 +12,12 @@ import pytest
 import torch
 
 from videornn.data.movie import redraw_movie
-from videornn.overlay import Overlay, shown_size
+from videornn.data.reencode import Encoding, output_size, reencode
+from videornn.errors import DecodeError
+from videornn.explain.job import load_clip
+from videornn.overlay import Overlay, redraw_whole, shown_size
+from videornn.predict import load_predictor
+from videornn.report.examples import _read_evenly
 from videornn.timeline import Window, find_segments
 
 RATE = 44100
@@ -130,6 +135,64 @@ def test_an_overlay_shows_the_label_of_the_moment_and_leaves_the_rest_of_the_pic
     assert np.abs(labels[26] - labels[24]).mean() > 3 * np.abs(labels[20] - labels[22]).mean()
 
 
-@pytest.mark.parametrize(("size", "expected"), [((64, 64), (320, 320)), ((1920, 1080),) * 2, ((321, 401), (322, 402))])
+def test_of_sound_that_mp4_cannot_take_for_its_damage_there_is_none_and_all_pictures_are_there(tmp_path: Path) -> None:
+    source = write_clapper(tmp_path / "a.mp4", video_times=STEADY, starts=0.0, audio_codec="ac3")
+    data = bytearray(source.read_bytes())
+    data[data.index(b"\x0b\x77") + 5] = 13 << 3  # the first frame of sound says that it is E-AC-3, which it is not
+    source.write_bytes(data)
+    with av.open(str(source)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+    redraw(source, tmp_path / "out.mp4", lambda picture, _: picture)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        assert sum(1 for _ in container.decode(video=0)) == 50
+
+
+def test_what_cannot_be_encoded_is_a_sentence(make_video, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mp4", 2)
+    with pytest.raises(DecodeError, match=r"a\.mp4: cannot be written as MP4 \("):
+        redraw(source, tmp_path / "out.mp4", lambda *_: np.zeros((48, 20000, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((64, 64), (320, 320)),
+        ((1920, 1080),) * 2,
+        ((321, 401), (322, 402)),
+        ((1000, 2), (4000, 8)),
+        ((1, 4097), (2, 4098)),
+        ((32768, 1000), (16384, 500)),
+    ],
+)
 def test_tiny_videos_are_scaled_up_and_all_sides_are_even(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert shown_size(*size) == expected
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1000, 2), (2, 1000), (17, 33)])
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_video_of_any_shape_has_an_overlay_maps_and_a_prepared_copy(
+    tiny_run: Path, tmp_path: Path, size: tuple[int, int], num_frames: int
+) -> None:
+    width, height = size
+    source = tmp_path / "a.mov"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "rgb24"
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 100, np.uint8), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    names = ("run", "a name of a class that is much longer than the picture is wide")
+    for _ in redraw_whole(str(source), tmp_path / "out.mp4", names, np.array([0.3, 0.7], np.float32)):
+        pass
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == num_frames and pictures[0].shape == (*shown_size(*size)[::-1], 3)
+    encoded = reencode(str(source), tmp_path / "prepared.mp4", Encoding())
+    assert encoded.num_frames == num_frames and (encoded.width, encoded.height) == output_size(*size, 256)
+    predictor = load_predictor(tiny_run / "checkpoints/last.pt", overrides=["data.num_workers=0"])
+    assert len(predictor(source)) == 5 and len(list(predictor.windows(source, window=0.6))) == 1
+    assert load_clip(predictor.trained, str(source)).frames.shape[1:] == (32, 32, 3)
+    assert _read_evenly(str(source), predictor.trained.config.data)[0].shape[0] == 12

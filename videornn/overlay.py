@@ -18,7 +18,9 @@ from videornn.data.movie import redraw_movie
 from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.timeline import NONE_COLOR, Segment, Window, class_colors, time_text, window_edges
 
-SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text can be read
+SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text can be read, or a side gets LONGEST_SIDE
+LONGEST_SIDE = 4096
+MAX_SIDE = 16384  # of H.264
 BACK = (16, 16, 16, 190)  # behind text, RGBA
 
 
@@ -97,7 +99,7 @@ class Overlay:
         best = np.argsort(-self._scores[window], kind="stable")[: self._topk]
         for place, (score, k) in enumerate(zip(self._scores[window, best].tolist(), best.tolist(), strict=True)):
             top = round(1.9 * unit) + place * row
-            room = panel.width - left - pad
+            room = max(panel.width - left - pad, 0)
             fill = (*ImageColor.getrgb(self._colors[self._class_names[k]]), 150)
             draw.rectangle((left, top, left + round(room * score), top + row - 3), fill=fill)
             percent = f"{100 * score:.0f} %"
@@ -132,8 +134,10 @@ class Overlay:
 
 def shown_size(width: int, height: int) -> tuple[int, int]:
     """(width, height), both even, of what is written: a whole multiple of small videos, so that text can be read."""
-    factor = max(math.ceil(SMALLEST_SIDE / min(width, height)), 1)
-    return tuple(side * factor + side * factor % 2 for side in (width, height))
+    longest = max(width, height)
+    factor = max(min(math.ceil(SMALLEST_SIDE / min(width, height)), LONGEST_SIDE // longest), 1)
+    scale = min(factor, MAX_SIDE / longest)
+    return tuple(2 * max(math.ceil(side * scale / 2), 1) for side in (width, height))
 
 
 @lru_cache

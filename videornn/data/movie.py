@@ -13,6 +13,7 @@ from videornn.data.containers import create_file, open_file
 from videornn.data.files import replacing
 from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.stream import VideoStream
+from videornn.errors import DecodeError
 
 COPIED_SOUND = frozenset(["aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"])  # what MP4 takes as it is
 AAC_RATES = frozenset([96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000])
@@ -49,7 +50,7 @@ def redraw_movie(
     """Draw every frame of a video anew, at the time at which it appeared, with the sound of the source.
 
     Sound is copied packet by packet if MP4 takes its format, else encoded to AAC of one channel or two. It ends where it is
-    damaged.
+    damaged; of a track that MP4 cannot take for its damage there is none, which is found at the end, and all begins again.
 
     Args:
         path: the movie; it can be played once the iterator has come to its end.
@@ -60,12 +61,31 @@ def redraw_movie(
         After every frame, the share of the video, in 0..1, that is done; 0 where the file does not say how long it is.
 
     Raises:
-        DecodeError: the source is missing or has no frame that can be decoded.
+        DecodeError: the source is missing or has no frame that can be decoded, or its pictures cannot be encoded.
     """
+    try:
+        yield from _redraw(source, path, draw, max_pixels, crf, with_sound=True)
+    except av.FFmpegError:
+        try:
+            yield from _redraw(source, path, draw, max_pixels, crf, with_sound=False)
+        except av.FFmpegError as error:  # then it was not for the sound
+            raise DecodeError(f"{source}: cannot be written as MP4 ({error.strerror.lower()})") from error
+
+
+def _redraw(
+    source: str,
+    path: Path,
+    draw: Callable[[np.ndarray, float], np.ndarray],
+    max_pixels: int,
+    crf: int,
+    *,
+    with_sound: bool,
+) -> Iterator[float]:
     with VideoStream(source, max_pixels=max_pixels) as frames, create_file(path) as container:
-        stream = container.add_stream("libx264", rate=frames.fps, options={"crf": str(crf), "preset": "veryfast"})
+        rate = frames.fps.limit_denominator(CLOCK.denominator)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", CLOCK
-        with _Sound(source, container) as sound:
+        with _Sound(source if with_sound else None, container) as sound:
             for number, (seconds, convert) in enumerate(frames.frames()):
                 picture = draw(convert(), seconds)
                 if number == 0:
@@ -80,13 +100,13 @@ def redraw_movie(
 
 
 class _Sound:
-    """The sound of a file on its way to a container; nothing if it has none."""
+    """The sound of a file on its way to a container; nothing if it has none, or there is no file."""
 
-    def __init__(self, source: str, container: av.container.OutputContainer) -> None:
+    def __init__(self, source: str | None, container: av.container.OutputContainer) -> None:
         self._container = container
         self._source: av.container.InputContainer | None = None
         self._packets = iter(())
-        if not Path(source).is_file():
+        if source is None or not Path(source).is_file():
             return
         self._source = open_file(source)
         stream = self._source.streams.best("audio")
@@ -109,10 +129,10 @@ class _Sound:
                 packet = next(self._packets, None)
                 if packet is None:
                     return
-                if packet.dts is None and packet.size:
+                if packet.size and None in (packet.pts, packet.dts):
                     continue
                 self._pass_on(packet, zero)
-            except (av.FFmpegError, OSError, IndexError):  # damaged from here on
+            except (av.FFmpegError, OSError, IndexError, OverflowError, ValueError):  # damaged from here on
                 self._packets = iter(())
                 return
             if packet.size:
@@ -127,6 +147,8 @@ class _Sound:
                 self._container.mux(packet)
             return
         for frame in packet.decode():
+            if frame.pts is None:
+                continue
             frame.pts -= round(zero / frame.time_base)
             self._container.mux(self._stream.encode(frame))
         if not packet.size:

@@ -143,10 +143,13 @@ def measure_quality(source: str, prepared: Path, encoding: Encoding, max_pixels:
 
 
 def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Even (width, height) of the output: the short side at most short_side, one line less where a side is odd."""
+    """Even (width, height) of the output: the short side at most short_side, one line less where a side is odd.
+
+    What is a single pixel wide or high gets two.
+    """
     scale = min(1.0, short_side / min(width, height))
     if scale == 1.0:
-        return width - width % 2, height - height % 2
+        return max(width - width % 2, 2), max(height - height % 2, 2)
     return 2 * round(width * scale / 2), 2 * round(height * scale / 2)
 
 
