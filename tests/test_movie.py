@@ -99,6 +99,39 @@ def test_sound_stays_in_sync_with_the_pictures(
     np.testing.assert_allclose(seen, times, atol=0.0011)
 
 
+def rises(levels: list[tuple[float, float]], threshold: float) -> list[float]:
+    """When the level of (time, level) passes a threshold from below."""
+    return [at for (at, level), (_, before) in zip(levels[1:], levels, strict=False) if level > threshold >= before]
+
+
+@pytest.mark.parametrize("second", [0.0, 5000.0])
+@pytest.mark.parametrize("codec", ["aac", "mp2"])
+def test_sound_stays_in_sync_where_the_clock_of_the_source_jumps(tmp_path: Path, codec: str, second: float) -> None:
+    parts = [
+        write_clapper(tmp_path / f"{number}.ts", video_times=STEADY, starts=starts, audio_codec=codec, seconds=seconds)
+        for number, (starts, seconds) in enumerate([(0.0, 2.1), (second, 2.0)])  # the sound of the first is the longer
+    ]
+    source = tmp_path / "joined.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    redraw(source, tmp_path / "out.mp4", lambda picture, _: picture)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        pictures = [(float(f.pts * f.time_base), f.to_ndarray(format="gray").mean()) for f in container.decode(video=0)]
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        sounds = [(float(f.pts * f.time_base), float(np.abs(f.to_ndarray()).max())) for f in container.decode(audio=0)]
+    np.testing.assert_allclose(rises(pictures, 128), [1.0, 3.0], atol=0.001)
+    np.testing.assert_allclose(rises(sounds, 0.2), [1.0, 3.0], atol=0.05)  # a packet is 0.023 s
+    assert sounds[-1][0] == pytest.approx(4.0, abs=0.15)
+
+
+def test_a_frame_that_is_held_for_a_minute_is_held_and_the_sound_goes_on(tmp_path: Path) -> None:
+    times = [*STEADY, *(62 + time for time in STEADY)]
+    source = write_clapper(tmp_path / "held.mp4", video_times=times, starts=0.0, audio_codec="aac", seconds=64.0)
+    redraw(source, tmp_path / "out.mp4", lambda picture, _: picture)
+    bright, loud, end, sound_end = onsets(tmp_path / "out.mp4")
+    assert (bright, end) == (pytest.approx(1.0, abs=0.002), pytest.approx(63.96, abs=0.002))
+    assert (loud, sound_end) == (pytest.approx(1.0, abs=0.03), pytest.approx(64.0, abs=0.05))
+
+
 def test_sound_that_mp4_takes_is_copied_packet_by_packet(tmp_path: Path) -> None:
     source = write_clapper(tmp_path / "a.mp4", video_times=STEADY, starts=0.0, audio_codec="aac")
     redraw(source, tmp_path / "out.mp4", lambda picture, _: picture)

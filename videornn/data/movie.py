@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from videornn.data.clock import SET_BACK, longest_step
 from videornn.data.containers import create_file, open_file
 from videornn.data.files import replacing
 from videornn.data.pictures import MAX_FRAME_PIXELS
@@ -106,6 +107,9 @@ class _Sound:
         self._container = container
         self._source: av.container.InputContainer | None = None
         self._packets = iter(())
+        self._waiting: av.Packet | None = None  # the first after a jump of the clock
+        self._zero: float | None = None  # of the clock that the last packet goes by
+        self._heard = -float("inf")  # seconds of the movie up to which there is sound
         if source is None or not Path(source).is_file():
             return
         self._source = open_file(source)
@@ -114,6 +118,8 @@ class _Sound:
             return
         self._copies = stream.codec_context.name in COPIED_SOUND
         self._packets = self._source.demux(stream)
+        self._longest = longest_step(self._source)
+        self._last = float((stream.start_time or 0) * stream.time_base)
         if self._copies:
             self._stream = container.add_stream_from_template(stream)
         else:
@@ -122,21 +128,40 @@ class _Sound:
             self._stream = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout=layout)
 
     def mux_until(self, seconds: float, zero: float) -> None:
-        """Pass on what is heard up to a time of the video, whose first frame the source shows at zero, in seconds."""
-        done = -float("inf")
+        """Pass on what is heard up to a time of the video, at whose first frame the clock of the source says zero seconds.
+
+        Where that clock jumps, pictures and sound come to it one after the other; what comes first waits.
+        """
+        done, self._zero = -float("inf"), zero if self._zero is None else self._zero
         while done < seconds:
             try:
-                packet = next(self._packets, None)
+                packet, self._waiting = self._waiting or next(self._packets, None), None
                 if packet is None:
                     return
                 if packet.size and None in (packet.pts, packet.dts):
                     continue
-                self._pass_on(packet, zero)
+                if packet.size:
+                    place = float(packet.dts * packet.time_base)
+                    if self._is_ahead(place, seconds, zero):
+                        self._waiting = packet
+                        return
+                    self._last, done = place, place - self._zero
+                    if done <= self._heard:  # the sound of the clock before has gone on for a moment longer
+                        continue
+                    self._heard = done
+                self._pass_on(packet, self._zero)
             except (av.FFmpegError, OSError, IndexError, OverflowError, ValueError):  # damaged from here on
                 self._packets = iter(())
                 return
-            if packet.size:
-                done = float(packet.dts * packet.time_base) - zero
+
+    def _is_ahead(self, place: float, seconds: float, zero: float) -> bool:
+        """Whether the clock has jumped for the sound, but not yet for the pictures; once for both, it goes by the new."""
+        if -SET_BACK <= place - self._last <= self._longest:
+            return False
+        have_jumped = abs(zero - self._zero) > SET_BACK
+        is_pause = place > self._last and abs(place - zero - seconds) <= self._longest  # of the sound alone
+        self._zero = zero
+        return not (have_jumped or is_pause)
 
     def _pass_on(self, packet: av.Packet, zero: float) -> None:
         if self._copies:
