@@ -7,7 +7,6 @@ libraries) can be asked for; a folder of images is a video too.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,19 +20,18 @@ from typing import Literal
 import av
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from videornn.data.containers import create_file, local_url, open_file, shown_stream
-from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge, bound_frames, check_frame_size, turn_of
+from videornn.data.frame_folder import FrameFolder
+from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import Cut, FrameVideo
 from videornn.data.video_errors import errors_of_video
-from videornn.data.video_files import FRAME_SUFFIXES, fault_of_file
+from videornn.data.video_files import fault_of_file
 from videornn.errors import DecodeError, UserError
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
-FOLDER_FPS = Fraction(30)  # a folder of frames does not say how fast they follow each other
 
 
 class DecordVideo(FrameVideo):
@@ -104,45 +102,6 @@ class TorchcodecVideo(FrameVideo):
                 yield place, self._reader.get_frame_at(index).data.numpy()
             except (ValueError, IndexError, RuntimeError, OSError) as error:
                 raise DecodeError(f"{self.path}: torchcodec cannot decode it ({_first_line(error)})") from error
-
-
-class FrameFolder(FrameVideo):
-    """Back end on a folder of images, one a frame, in the order of the numbers in their names; 30 frames per second.
-
-    Raises:
-        DecodeError: the folder cannot be read, or has no image.
-    """
-
-    def __init__(self, path: str, *, max_pixels: int = MAX_FRAME_PIXELS) -> None:
-        self.path = path
-        self._max_pixels = max_pixels
-        try:
-            names = [name for name in os.listdir(path) if Path(name).suffix.lower() in FRAME_SUFFIXES]
-        except OSError as error:
-            raise DecodeError(f"{path}: cannot be opened ({error.strerror.lower()})") from error
-        if not names:
-            raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(FRAME_SUFFIXES))})")
-        self._names = sorted(
-            names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-        )
-        self.num_frames = len(names)
-        self.fps = FOLDER_FPS
-        self.times = np.arange(self.num_frames) / float(FOLDER_FPS)
-
-    def _decode(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        size: tuple[int, int] | None = None
-        for place, index in enumerate(indices):
-            file = os.path.join(self.path, self._names[index])
-            try:
-                with Image.open(file) as image:
-                    check_frame_size(file, *image.size, self._max_pixels)
-                    picture = image.convert("RGB")
-            except TooLarge:
-                raise
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise DecodeError(f"{file}: cannot be decoded ({_first_line(error).lower()})") from error
-            size = size or picture.size
-            yield place, np.array(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC))
 
 
 def open_video(

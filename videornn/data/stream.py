@@ -19,7 +19,8 @@ from av.video.reformatter import VideoReformatter
 
 from videornn.data.clock import RunningClock, longest_step
 from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, open_file, shown_stream
-from videornn.data.decoding import FrameFolder, check_file
+from videornn.data.decoding import check_file
+from videornn.data.frame_folder import FrameFolder
 from videornn.data.packet_list import PacketList
 from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.errors import DecodeError

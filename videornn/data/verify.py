@@ -16,8 +16,8 @@ import torch
 
 from videornn.data.clock import told_rate
 from videornn.data.containers import open_file, shown_stream
-from videornn.data.decoding import FrameFolder
 from videornn.data.files import write_table
+from videornn.data.frame_folder import FrameFolder
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge
 from videornn.data.pyav_video import PyAVVideo
