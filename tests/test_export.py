@@ -242,6 +242,7 @@ def test_a_full_disk_is_one_sentence(videornn, room_for_files, tmp_path: Path) -
     with room_for_files(100_000):
         code, _, err = videornn("export", checkpoint, "--format", "torch")
     assert code == 2 and "best.pt2 cannot be written" in err and len(err.splitlines()) == 1
+    assert err.endswith("; nothing of it was left behind; make room, then give the same command again\n")
     assert [file.name for file in tmp_path.iterdir()] == ["best.pt"]
 
 

@@ -36,14 +36,14 @@ NETWORK_PARTS = {"model": dict, "config": dict, "class_names": list, "step": int
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that the file at path is at any instant either the old one or the new one, whole.
+def save_checkpoint(path: Path, content: dict[str, Any], *, training: bool = False) -> None:
+    """Write a checkpoint, perhaps of a training, so that the file at path is at any instant the old one or the new, whole.
 
     Raises:
         UserError: the disk, or the quota, is full; what was at path is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with telling_if_full(path, content):
+    with telling_if_full(path, content, training=training):
         with replacing(path) as temporary, open(temporary, "w+b") as file:
             torch.save({"format": FORMAT, "versions": _versions(), **content}, file)
             _seal(file)
@@ -127,19 +127,19 @@ def load_model(model: nn.Module, content: dict[str, Any], path: str | Path) -> N
 
 
 @contextmanager
-def telling_if_full(path: Path, content: Any) -> Iterator[None]:
+def telling_if_full(path: Path, content: Any, *, training: bool = False) -> Iterator[None]:
     """Turn the failure to write content to path for want of room into a UserError that says what stands and how to go on."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save can fail again over the first failure, with a RuntimeError
         if (full := _disk_full(error)) is None:
             raise
-        room = f", {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free" if full.errno == errno.ENOSPC else ""
-        standing = next((file for file in (path, path.with_name("last.pt")) if file.is_file()), None)
+        room = f", {_size(shutil.disk_usage(path.parent).free)} are free" if full.errno == errno.ENOSPC else ""
+        standing = next((file for file in (path, path.with_name("last.pt"))[: 1 + training] if file.is_file()), None)
         stands = f"{standing} stands as it was" if standing else "nothing of it was left behind"
         raise UserError(
-            f"{path} cannot be written: {os.strerror(full.errno)} (it takes about {_num_bytes(content) / 1e6:.1f} MB"
-            f"{room}); {stands}; make room, then give the same command again, for a training with --resume"
+            f"{path} cannot be written: {os.strerror(full.errno)} (it takes about {_size(_num_bytes(content))}"
+            f"{room}); {stands}; make room, then give the same command {'with --resume' if training else 'again'}"
         ) from error
 
 
@@ -205,6 +205,10 @@ def _disk_full(error: BaseException | None) -> OSError | None:
     while error is not None and not (isinstance(error, OSError) and error.errno in DISK_FULL):
         error = error.__context__
     return error
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 100_000 else f"{num_bytes / 1e3:.1f} kB"
 
 
 def _num_bytes(content: Any) -> int:

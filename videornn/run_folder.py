@@ -26,7 +26,7 @@ def save_last(folder: Path, content: dict[str, Any], step: int, keep: int, *, be
     """
     _remove_leftovers(folder)  # first, for they can be what fills the disk
     path = folder / f"step_{step:08d}.pt"
-    save_checkpoint(path, content)
+    save_checkpoint(path, content, training=True)
     if best:  # before last.pt: a run killed between the two does this step again, and would not look for a best.pt behind it
         _link(path, folder / "best.pt", content)
     _link(path, folder / "last.pt", content)
@@ -38,7 +38,7 @@ def save_last(folder: Path, content: dict[str, Any], step: int, keep: int, *, be
 def save_best(folder: Path, content: dict[str, Any]) -> Path:
     """Write best.pt where no save_last is due."""
     _remove_leftovers(folder)
-    save_checkpoint(folder / "best.pt", content)
+    save_checkpoint(folder / "best.pt", content, training=True)
     return folder / "best.pt"
 
 
@@ -99,7 +99,7 @@ def _step_files(folder: Path, up_to: int | None = None) -> list[Path]:
 
 def _link(source: Path, path: Path, content: dict[str, Any]) -> None:
     """Make path another name of source, or a copy where the file system has no such links, at once or not at all."""
-    with telling_if_full(path, content), replacing(path) as temporary:
+    with telling_if_full(path, content, training=True), replacing(path) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # each file system without hard links says so in its own way
