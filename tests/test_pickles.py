@@ -166,6 +166,25 @@ def test_records_that_are_twice_there_or_share_their_bytes_are_refused(fault: st
         read_tensors(tmp_path / "weights")
 
 
+def test_an_archive_that_is_another_one_to_torch_is_refused(tmp_path: Path) -> None:
+    """Of two lists of records zipfile reads the one right before the end, and torch the one that the end names."""
+    torch.save({"format": "videornn-1", "name": "harmless"}, tmp_path / "a.pt")
+    whole = (tmp_path / "a.pt").read_bytes()
+    one, other = (
+        mutated_pickles.with_pickle(whole, lambda content, name=name: content.replace(b"harmless", name))
+        for name in (b"harmful!", b"harmless")
+    )
+    end = bytearray(other[-22:])
+    end[16:20] = one[-6:-2]
+    (tmp_path / "two.pt").write_bytes(one[:-22] + other[:-22] + end)
+    with zipfile.ZipFile(tmp_path / "two.pt") as seen:
+        assert b"harmless" in seen.read(next(name for name in seen.namelist() if name.endswith("data.pkl")))
+    assert torch.load(tmp_path / "two.pt", weights_only=True)["name"] == "harmful!"
+    for read in (read_tensors, load_checkpoint):
+        with pytest.raises(UserError, match=r"two\.pt.*: it is two archives in one, .*; nothing of it was loaded"):
+            read(tmp_path / "two.pt")
+
+
 def test_hundreds_of_changed_files_are_read_or_refused() -> None:
     def read() -> None:
         ends = mutated_pickles.read_mutants(400, seed=1)

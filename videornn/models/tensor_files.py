@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,7 +90,9 @@ def stored_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     with zipfile.ZipFile(path) as archive:
         records, end = archive.infolist(), 0
-        if len(set(archive.namelist())) < len(records):
+        if not _has_one_directory(path, archive):
+            raise Repacked("it is two archives in one, of which one reader sees the first and one the second")
+        if len({name.lower() for name in archive.namelist()}) < len(records):  # some readers do not tell upper from lower
             raise Repacked("two of its records have one name")
         for record in sorted(records, key=lambda record: record.header_offset):
             if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
@@ -99,6 +103,25 @@ def stored_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         if end > path.stat().st_size:
             raise Repacked("its records are larger than the file")
         yield archive
+
+
+def _has_one_directory(path: Path, archive: zipfile.ZipFile) -> bool:
+    """Whether the end of an archive names the place at which zipfile found its list of records.
+
+    zipfile looks for the list right before the end, others, as torch does, where the end, or a second end for large
+    archives, says that it is.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END) - len(archive.comment)
+        start = file.seek(max(size - 98, 0))
+        ends = file.read(size - start).rjust(98)
+    second, locator, first = ends[:56], ends[56:76], ends[76:]
+    (place,) = struct.unpack("<L", first[16:20])
+    if not locator.startswith(b"PK\6\7"):
+        return first.startswith(b"PK\5\6") and place == archive.start_dir
+    (place_of_second,), (large_place,) = struct.unpack("<Q", locator[8:16]), struct.unpack("<Q", second[48:56])
+    sound = first.startswith(b"PK\5\6") and second.startswith(b"PK\6\6") and place_of_second == size - 98
+    return sound and large_place == archive.start_dir and place in (large_place, 2**32 - 1)
 
 
 def damaged_record(path: Path) -> str | None:
