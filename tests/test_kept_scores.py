@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videornn.errors import UserError
-from videornn.kept_scores import KeptScores
+from videornn.kept_scores import MAGIC, KeptScores
 
 LOGITS = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -82,8 +82,9 @@ def test_scores_of_another_test_are_put_away_and_the_reason_said(tmp_path: Path)
         f"the scores kept in {tmp_path}/unfinished are not of this test (different: precision, weights): starting anew"
     )
     assert not any((tmp_path / "unfinished").iterdir())
-    (tmp_path / "unfinished/rank_0.scores").write_bytes(b"something else")
-    assert "a file of them is damaged" in _kept(tmp_path).take_up()
+    for content in (b"something else", MAGIC + b"[" * 100_000 + b"\n"):
+        (tmp_path / "unfinished/rank_0.scores").write_bytes(content)
+        assert "a file of them is damaged" in _kept(tmp_path).take_up()
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_is_there(tmp_path: Path, room_for_files) -> None:

@@ -33,7 +33,17 @@ def _line(step: int, kind: str = "train") -> str:
 
 
 @pytest.mark.parametrize(
-    "torn", ["", '{"kind": "train", "st', '{"kind": "train", "step": 5}', "\0\0\0\0\n", "\0\0", '{"kind": "val"}\n', "5\n"]
+    "torn",
+    [
+        "",
+        '{"kind": "train", "st',
+        '{"kind": "train", "step": 5}',
+        "\0\0\0\0\n",
+        "\0\0",
+        '{"kind": "val"}\n',
+        "5\n",
+        "[" * 100_000 + "\n",
+    ],
 )
 def test_a_resumed_run_keeps_the_lines_of_the_steps_it_does_not_do_again(torn: str, tmp_path: Path) -> None:
     kept = _line(2) + _line(4) + _line(4, "val")

@@ -37,7 +37,7 @@ def test_every_start_adds_an_entry_of_plain_json(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("text", ['[{"time": "2026', "\0" * 50, '{"time": 1}', "\xff"])
+@pytest.mark.parametrize("text", ['[{"time": "2026', "\0" * 50, '{"time": 1}', "\xff", "[" * 100_000])
 def test_a_damaged_manifest_is_kept_aside(text: str, tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     for number in (1, 2):

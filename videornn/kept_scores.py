@@ -108,7 +108,7 @@ class KeptScores:
             return None
         try:
             other = json.loads(line) if end and start.startswith(MAGIC) else None
-        except ValueError:
+        except (ValueError, RecursionError):
             other = None
         if not isinstance(other, dict):
             return "a file of them is damaged"

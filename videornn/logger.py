@@ -163,7 +163,7 @@ def _step_of(line: bytes) -> int | None:
     """The step of a line of metrics.jsonl; None if the line is not whole."""
     try:
         return json.loads(line)["step"] if line.endswith(b"\n") else None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

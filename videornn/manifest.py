@@ -37,7 +37,7 @@ def append_manifest(path: Path, entry: dict[str, Any]) -> str | None:
     if path.is_file():
         try:
             entries = _read(path)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             aside = _free_name(path)
             os.replace(path, aside)
             remark = f"{path} was damaged ({error}) and is {aside.name} now; a new one begins"
