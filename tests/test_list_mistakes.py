@@ -1,12 +1,13 @@
 """Lists with the mistakes that people make: a sentence names the mistake and the way out, or a remark what is odd."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from videornn.config import load_config
-from videornn.data.annotations import check_files, load_videos
+from videornn.data.annotations import check_files, load_labels, load_videos
 from videornn.data.lists import make_lists
 from videornn.data.plain_lists import format_line
 from videornn.errors import UserError
@@ -167,3 +168,33 @@ def test_sources_that_cannot_be_lists_are_refused_before_they_are_read(tmp_path:
     ]:
         with pytest.raises(UserError, match=message):
             load_videos(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["label,path\n0,\n", "id,path,label\n1,,0\n", "path,label\n,0\n"])
+def test_a_row_without_a_path_is_named(tmp_path: Path, text: str) -> None:
+    assert "list.txt:2: " in (message := _refusal(tmp_path, text)) and ("no path" in message or "no label" in message)
+
+
+def test_whatever_a_file_holds_it_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    words = [
+        *'a7  ,,;\t"{[]:\\é\ufeff\n\n\n\r\x0b\u2028',
+        ".mp4",
+        ".ts",
+        "-1",
+        "0",
+        "path",
+        "label",
+        "class_name",
+        "id",
+        "~/",
+    ]
+    refused = 0
+    for _ in range(400):
+        (tmp_path / "list.txt").write_text("".join(generator.choices(words, k=generator.randrange(1, 25))), newline="")
+        for read in (load_videos, load_labels):
+            try:
+                read(str(tmp_path / "list.txt"))
+            except UserError:
+                refused += 1
+    assert 100 < refused < 700

@@ -33,6 +33,7 @@ _SEPARATORS = {" ": r"\s+", ",": r"\s*,\s*", "\t": r"\s*\t\s*"}
 _WITH_SUFFIX = {mark: re.compile(rf"(.*{_SUFFIX}){blank}(.*)", re.IGNORECASE) for mark, blank in _SEPARATORS.items()}
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _SEMICOLON = re.compile(rf'(?:{_QUOTED.pattern}|[^"]*{_SUFFIX})\s*;(?!.*{_SUFFIX})', re.IGNORECASE)
+_END_NUMBER = re.compile(r"(?:^|\s)-?\d+$")
 # columns of parts of videos
 _PART = re.compile(r"(.*_)?(start|begin|end|stop|offset)(_.*)?")
 _NUMBERS = {mark: re.compile(rf"(.*?)((?:{blank}-?\d+)+)") for mark, blank in _SEPARATORS.items()}
@@ -60,6 +61,8 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
     for number, line in islice(numbered_lines(path), int(layout.header is not None), None):
         try:
             video, label = split(line)
+            if not video:
+                raise ValueError("there is no path; every line is `path label`")
             place = -1 if label is None else labels.place(label)
         except ValueError as error:
             problems.add(path, number, line, error)
@@ -163,11 +166,11 @@ def _check_first_line(path: Path, lines: list[str], root: str) -> None:
     """Raises UserError if the first line is not like the others, but a header in words that say nothing here."""
     separator = _separator(lines[1:])
     (video, *label), *others = (_fields(line, separator) for line in lines)
-    is_row = _VIDEO.match(lines[0]) or (label[0].split()[-1].isdecimal() if label else lines[0][0] == '"')
+    is_row = _VIDEO.match(lines[0]) or (_END_NUMBER.search(label[0]) if label else lines[0][0] == '"')
     if is_row or not others or os.path.exists(os.path.join(root, video)):
         return
     files = all(_VIDEO.fullmatch(row[0]) for row in others)
-    numbers = all(row[-1].split()[-1].isdecimal() for row in others)
+    numbers = all(_END_NUMBER.search(row[-1]) for row in others)
     if files or numbers or os.path.exists(os.path.join(root, others[0][0])):
         raise UserError(
             f"{path}:1: {lines[0]!r} is no row like those below it: if it is a header, call its columns path and label, or "
@@ -218,7 +221,7 @@ def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
         if line[0] == '"' and not _QUOTED.match(line):
             raise ValueError('the `"` before the path has no other one after it')
         video, *rest = _fields(line, layout.separator)
-        if line[0] == video[-1] == "'" != video:
+        if line[0] == video[-1:] == "'" != video:
             raise ValueError("a path is quoted with \", not with '")
         if not layout.labelled:
             if rest:
