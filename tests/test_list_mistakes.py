@@ -11,6 +11,7 @@ from videornn.data.annotations import check_files, load_labels, load_videos
 from videornn.data.lists import make_lists
 from videornn.data.plain_lists import format_line
 from videornn.errors import UserError
+from videornn.models.weights import read_weights
 from videornn.preflight import load_training_data, remarks
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
@@ -122,6 +123,8 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     table = load_videos("~/list.txt")
     assert [table.path(row) for row in range(2)] == [f"{tmp_path}/clips/a.mp4", f"{tmp_path}/~b.mp4"]
     assert load_videos("~/list.txt", root="~/clips").path(1) == f"{tmp_path}/clips/~b.mp4"
+    with pytest.raises(UserError, match=f"{tmp_path}/net.pth"):
+        read_weights("~/net.pth")  # model.init
     assert format_line("~/a.mp4", 0) == "./~/a.mp4 0"  # of a folder that is called so
 
 

@@ -92,7 +92,7 @@ def read_weights(path: str | Path) -> Weights:
         UserError: the file is missing, damaged, or holds more than tensors and plain types; no format fits its names; or
             it is a SlowFast network of two pathways.
     """
-    tensors = read_tensors(Path(path))
+    tensors = read_tensors(Path(path).expanduser())
     plain = {name: name.removeprefix("module.") for name in tensors}
     if any(re.match(TWO_PATHWAYS, name) for name in plain.values()):
         raise UserError(f"{path} is a SlowFast network of two pathways; videornn has networks of one: Slow, I3D, C2D")
