@@ -134,6 +134,31 @@ def test_another_test_in_the_folder_begins_anew_and_says_why(arguments: list, tm
     assert "going on" not in out and not (tmp_path / "test/unfinished").exists()
 
 
+def test_a_video_replaced_in_place_or_another_pyav_begins_a_test_anew(
+    arguments: list, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, settings = arguments
+    path = Path(settings[0].removeprefix("data.test=")).read_text().split()[0]
+    changes = {
+        "files": lambda: os.utime(path, ns=(0, os.stat(path).st_mtime_ns + 10**6)),
+        "PyAV": lambda: monkeypatch.setattr("av.__version__", "14.2.0"),
+    }
+    for name, change in changes.items():
+
+        def stop(done: int, total: int) -> None:
+            if done == 2:
+                raise UserError("enough")
+
+        for _ in range(2):  # the second time the scores are taken up
+            with pytest.raises(UserError, match="enough"):
+                evaluate(checkpoint, settings, tmp_path / "test", stop)
+        assert "going on: 2 of 5" in capsys.readouterr().out
+        change()
+        with pytest.raises(UserError, match="enough"):
+            evaluate(checkpoint, settings, tmp_path / "test", stop)
+        assert f"(different: {name}): starting anew" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_a_video_with_a_sentence_and_its_exit_code(
     videornn, arguments: list, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

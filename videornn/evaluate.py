@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import torch
 from torch import Tensor, nn
 
@@ -166,9 +168,12 @@ def new_test_job(checkpoint: str | Path, overrides: list[str], out: Path | None)
 
 def kept_scores(job: TestJob) -> KeptScores:
     """Where the scores of a test are kept until it is finished; collective, raises UserError if ranks test other things."""
+    fingerprint = distributed.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos")
+    # of one rank: copies on the disks of other nodes have other times
+    fingerprint["files"] = distributed.from_rank_0(lambda: _files(job.table))
     return KeptScores(
         job.out / "unfinished",
-        distributed.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos"),
+        fingerprint,
         num_videos=len(job.table),
         num_views=job.num_views,
         num_classes=len(job.trained.class_names),
@@ -279,7 +284,21 @@ def _fingerprint(job: TestJob) -> dict[str, Any]:
         "device": trained.device.type,
         "decoder": choose_decoder(config.data.decoder)[0],
         "torch": str(torch.__version__),
+        "PyAV": av.__version__,
     }
+
+
+def _files(table: VideoTable) -> str:
+    """What tells of videos that were replaced since: a hash over their sizes and the times of their last change."""
+    found = hashlib.sha256()
+    for index in range(len(table)):
+        try:
+            status = os.stat(table.path(index))
+        except OSError as error:
+            found.update(f"{error.errno}\n".encode())
+        else:
+            found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
 
 
 @contextmanager
