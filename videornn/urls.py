@@ -8,7 +8,7 @@ import re
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 USER = re.compile(r"(?<=:/)(/?)[^/?#\s]*@")  # a path made of a URL has one slash there
 SECRET = re.compile(r"((?:passphrase|password|passwd|pass|pwd|token|secret|key)=)[^&;/#\s]+", re.IGNORECASE)
-IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]+:/[^\s'\",]+", re.IGNORECASE)
+IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]+:/[^\s'\",]*[^\s'\",:;.)]", re.IGNORECASE)  # without what ends a phrase
 
 
 def is_url(source: str) -> bool:
