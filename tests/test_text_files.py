@@ -9,7 +9,7 @@ import pytest
 
 from videornn.data.files import append_table, write_table
 from videornn.errors import UserError
-from videornn.text_files import NoFile, cell_of, parse_json, read_bytes, read_json, read_rows, read_text
+from videornn.text_files import NoFile, cell_of, json_lines, parse_json, read_bytes, read_json, read_rows, read_text
 
 
 @pytest.fixture
@@ -77,6 +77,20 @@ def test_what_is_no_json_is_one_sentence(path: Path, text: str, problem: str) ->
 
 def test_bytes_that_are_no_text_are_no_json() -> None:
     assert _error(parse_json, b'{"a": "\xff"}', "line 3") == "line 3 is not valid JSON: it is no text in UTF-8"
+
+
+def test_of_lines_that_a_run_adds_the_last_may_be_cut_short_and_no_other_be_wrong(path: Path) -> None:
+    def read() -> list[int]:
+        return [record["step"] for _, record in json_lines(path, lambda record: isinstance(record.get("step"), int))]
+
+    good = b'{"step": 1}\n{"step": 2}\n'
+    for torn in (b"", b'{"ste', b'{"step": 3}', b"\0\0\0\n", b'{"step": "3"}\n', b"[3]\n", b"\xff\n"):
+        path.write_bytes(good + torn)
+        assert read() == [1, 2]
+        if torn.endswith(b"\n"):
+            path.write_bytes(good + torn + good)
+            message = _error(read)
+            assert message.startswith(f"{path}:3 is n") and message.endswith("; take the line out, or move the file away")
 
 
 def test_a_table_has_its_columns_and_every_row_all_of_them(path: Path) -> None:

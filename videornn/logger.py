@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from videornn.console import SafeConsole, printable
 from videornn.errors import UserError
+from videornn.text_files import json_lines
 
 
 class RunLogger:
@@ -147,24 +148,19 @@ def _progress(console: SafeConsole) -> Progress:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Take out the records of steps that a resumed run will do again, and what a kill or a full disk has left of a line."""
-    if not path.is_file():
+    """Take out the records of steps that a resumed run will do again, and what a kill or a full disk has left of a line.
+
+    Raises:
+        UserError: another line than the last is no record, for this is no file of ours, or damaged: nothing is taken out.
+    """
+    if not path.exists():
         return
     num_bytes = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        line_step = _step_of(line)
-        if line_step is None or line_step > step:
+    for line, record in json_lines(path, lambda record: isinstance(record.get("step"), int)):
+        if record["step"] > step:
             break
         num_bytes += len(line)
     os.truncate(path, num_bytes)  # steps ascend; nothing is written anew, so a kill or a full disk cannot come between
-
-
-def _step_of(line: bytes) -> int | None:
-    """The step of a line of metrics.jsonl; None if the line is not whole."""
-    try:
-        return json.loads(line)["step"] if line.endswith(b"\n") else None
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
 
 
 def _short(value: float) -> float:

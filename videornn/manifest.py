@@ -17,9 +17,11 @@ import torch
 
 from videornn.data.files import write_text
 from videornn.data.parallel import num_cores
+from videornn.text_files import read_json
 
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = ("videornn", "torch", "torchvision", "pytorchvideo", "av", "numpy", "decord", "torchcodec")
+MAX_BYTES = 1 << 26  # of a manifest; an entry has some kB
 GIT_SECONDS = 10
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set where a hook of git runs us, of whichever repository
 
@@ -133,7 +135,7 @@ def _memory_gb() -> float | None:
 
 
 def _read(path: Path) -> list[Any]:
-    entries = json.loads(path.read_bytes().decode())
+    entries = read_json(path, max_bytes=MAX_BYTES)
     if not isinstance(entries, list):
         raise ValueError("it is not a list")
     return entries

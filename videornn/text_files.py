@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,31 @@ def parse_json(text: str | bytes, place: str, object_hook: Callable[[dict], Any]
         raise UserError(f"{place} is not valid JSON: it is no text in UTF-8") from None
     except ValueError:  # of whole numbers with thousands of digits
         raise UserError(f"{place} is not valid JSON: it has a number with thousands of digits") from None
+
+
+def json_lines(path: str | Path, is_sound: Callable[[dict[str, Any]], bool]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines of a file that a run adds objects to, one a line, and the objects.
+
+    What a kill, a full disk or a power cut has left of a last line is left out.
+
+    Args:
+        is_sound: whether an object is what it should be.
+
+    Raises:
+        UserError: as read_bytes, and where another line than the last is no such object.
+        OSError: as read_bytes.
+    """
+    lines = read_bytes(path).splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = parse_json(line, f"{path}:{number}")
+            if not isinstance(record, dict) or not line.endswith(b"\n") or not is_sound(record):
+                raise UserError(f"{path}:{number} is no record as it was written")
+        except UserError as error:
+            if number == len(lines):
+                return
+            raise UserError(f"{error}; take the line out, or move the file away") from error
+        yield line, record
 
 
 def read_rows(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

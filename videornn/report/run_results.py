@@ -13,7 +13,7 @@ from typing_extensions import TypedDict  # pydantic takes that of typing from Py
 
 from videornn.config import Config, load_config
 from videornn.errors import UserError
-from videornn.text_files import parse_json, read_bytes, read_json, read_rows
+from videornn.text_files import json_lines, read_json, read_rows
 
 LARGEST = 1e100  # of the numbers of a run; with larger ones pictures of them cannot be reckoned
 
@@ -193,19 +193,15 @@ def _check_run_folder(run: Path) -> None:
 def _read_records(path: Path) -> list[dict[str, Any]]:
     """Records in the order of their steps; a last line that a kill cut short is no record."""
     records: list[dict[str, Any]] = []
-    *lines, _ = read_bytes(path).split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(lines, start=1):
-        record = parse_json(line, f"{path}:{number}")
-        if not _is_record(record):
-            raise UserError(f"{path}:{number} is no record of numbers with kind and step; take the line out")
+    for _, record in json_lines(path, _is_record) if path.exists() else ():
         if records and record["step"] < records[-1]["step"]:  # steps that a resumed run does again
             records = [earlier for earlier in records if earlier["step"] < record["step"]]
         records.append(record)
     return records
 
 
-def _is_record(record: object) -> bool:
-    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+def _is_record(record: dict[str, Any]) -> bool:
+    if not isinstance(record.get("kind"), str):
         return False
     numbers = [value for key, value in record.items() if key != "kind"]
     if not all(type(value) in (int, float) and (abs(value) < LARGEST or not _finite(value)) for value in numbers):
