@@ -43,6 +43,9 @@ def test_no_complaint_repeats_the_secrets_of_a_url(capsys: pytest.CaptureFixture
     _, err = capsys.readouterr()
     assert "s3cret" not in err
     assert err == "videornn: video list https:/***@host/train.txt?token=***&n=1 does not exist\nnor 'rtsp://***@host'\n"
+    for shown in ("rtsp://***@host/x?key=***", "http://host/x?token=***&n=1"):
+        complain(f"{shown}: cannot be opened ({shown}); see {shown}.")  # which others have made of it
+        assert capsys.readouterr()[1] == f"videornn: {shown}: cannot be opened ({shown}); see {shown}.\n"
     complain("a@b.mp4, key=1.mp4 and C:/me@home.mp4 do not exist")
     assert capsys.readouterr()[1] == "videornn: a@b.mp4, key=1.mp4 and C:/me@home.mp4 do not exist\n"
 
