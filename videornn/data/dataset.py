@@ -60,9 +60,10 @@ class TooManyBad(UserError):
     """More training videos are bad than data.max_bad_share allows."""
 
     def __init__(self, bad: Collection[BadVideo], num_videos: int, max_share: float) -> None:
+        one = min(bad, key=lambda video: video.path)  # the same on all ranks, so that they say the same
         super().__init__(
             f"{len(bad)} of {num_videos} training videos cannot be decoded, more than data.max_bad_share={max_share:g} "
-            f"allows; one of them: {next(iter(bad)).reason}"
+            f"allows; one of them: {one.reason}"
         )
         self.bad = bad
 
