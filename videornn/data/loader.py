@@ -115,14 +115,15 @@ class ClipLoader:
             except UserError as error:  # torch puts a traceback of the worker before the sentence
                 raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
             except (RuntimeError, OSError, EOFError) as error:  # what comes of a dead worker depends on when it died
-                if "DataLoader timed out" in str(error) and not self._hanging():
+                if not (hung := self._hanging()) and "DataLoader timed out" in str(error):
                     _check_pinning(iterator)
                     if not self._idle():
                         continue
-                what = self._blame(error)
+                    error = LostBatch(str(error))
+                what = self._blame(error, hung)
                 num_restarts += 1
                 if num_restarts > MAX_RESTARTS:
-                    raise UserError(f"{num_restarts} times in a row, {what}: {str(error).splitlines()[0]}") from error
+                    raise UserError(f"{num_restarts} times in a row, {what}: {str(error).partition(chr(10))[0]}") from error
                 self._loader = iterator = None  # new workers start from the batch that did not come
                 continue
             if isinstance(self.dataset, TrainClips) and not batch.valid.all():
@@ -176,8 +177,7 @@ class ClipLoader:
                 iterator = _iterator(loader)
         finally:
             gc.unfreeze()
-        if started := set(multiprocessing.active_children()) - before:  # none in another pass of the same workers
-            self._workers = started
+        self._workers = set(multiprocessing.active_children()) - before or self._workers  # none are new in another pass
         return iterator
 
     def _hanging(self) -> list[int]:
@@ -200,18 +200,17 @@ class ClipLoader:
                 return {pid: "died" if code is None else f"died ({exit_reason(code)})" for pid, code in codes.items()}
             time.sleep(0.05)
 
-    def _blame(self, error: Exception) -> str:
+    def _blame(self, error: Exception, hung: list[int]) -> str:
         """Say what became of workers, and mark videos that are to blame as bad; raises the error if it was none of them."""
         reader, lost = self.dataset.reader, isinstance(error, LostBatch)
         if not reader.num_workers or (str(error).startswith("Caught ") and not lost):  # raised by the dataset itself
             raise error
         at = {pid: index for pid, index, _ in reader.workers()}
-        hung = self._hanging()
         ends = [(index, f"hung for {self.hang_seconds:g} s") for index in hung]
         ends = ends or [(at.get(pid, -1), how) for pid, how in self._died().items()]
         if not at and any(how.startswith("died (exit code") for _, how in ends):
             raise UserError(CANNOT_START) from error
-        if not ends and not lost and not self._idle():
+        if not ends and not lost:
             raise error
         for index, how in ends:
             # asked to end by a scheduler, say, which signals every process of a job: no video is to blame
