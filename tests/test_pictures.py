@@ -1,6 +1,7 @@
 """Pictures of frames: the right way up and in the right colours with every reader and version of PyAV."""
 
 import gc
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
 from videornn.data.decoding import open_video, why_not
+from videornn.data.movie import redraw_movie
 from videornn.data.pictures import to_picture, turn_of
+from videornn.data.reencode import Encoding, reencode
 from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
 
@@ -46,6 +49,33 @@ def test_a_recording_is_shown_turned_and_mirrored_as_its_file_says(tmp_path: Pat
             assert np.abs(shown - turned).mean() > 10
     report = inspect_video(str(path))
     assert (report.height, report.width) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, 1)])
+@pytest.mark.parametrize("aspect", [Fraction(64, 45), Fraction(1)])
+def test_overlays_and_prepared_copies_keep_the_shape_of_pixels(tmp_path: Path, matrix: Matrix, aspect: Fraction) -> None:
+    source, turned = tmp_path / "a.mp4", matrix[0] == 0
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 360, 288, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for index in range(2):
+            frame = av.VideoFrame.from_ndarray(np.full((288, 360, 3), 90, np.uint8), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    set_display_matrix(source, matrix)
+    for _ in redraw_movie(str(source), tmp_path / "overlay.mp4", lambda picture, _: picture):
+        pass
+    reencode(str(source), tmp_path / "prepared.mp4", Encoding(short_side=144))
+    for name, width in (("overlay.mp4", 360), ("prepared.mp4", 180)):
+        with av.open(str(tmp_path / name)) as container:
+            stream = container.streams.video[0]
+            assert (stream.height if turned else stream.width) == width
+            found = stream.sample_aspect_ratio or Fraction(1)
+            assert Fraction(found.numerator, found.denominator) == (1 / aspect if turned else aspect)
+    # the network sees pixels as they are stored
+    assert _first_picture(source, "pyav").shape == ((360, 288, 3) if turned else (288, 360, 3))
 
 
 def test_a_turn_that_is_not_quite_a_right_angle_is_the_nearest(tmp_path: Path) -> None:

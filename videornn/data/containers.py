@@ -73,6 +73,12 @@ def shown_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return next(default, streams[0] if streams else None)
 
 
+def pixel_aspect(stream: av.VideoStream) -> Fraction:
+    """Width / height of a stored pixel, as players show it; 1 where the file does not say."""
+    aspect = stream.sample_aspect_ratio
+    return Fraction(aspect.numerator, aspect.denominator) if aspect else Fraction(1)
+
+
 def frame_rate(stream: av.VideoStream) -> Fraction | None:
     """Frames per second that a stream announces, on average or else as FFmpeg guesses; None if that makes no sense.
 

@@ -91,6 +91,8 @@ def _redraw(
                 picture = draw(convert(), seconds)
                 if number == 0:
                     stream.height, stream.width = picture.shape[:2]
+                    if frames.pixel_aspect != 1:
+                        stream.codec_context.sample_aspect_ratio = frames.pixel_aspect
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts, frame.time_base = round(seconds / CLOCK), CLOCK
                 container.mux(stream.encode(frame))

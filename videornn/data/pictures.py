@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import av
@@ -31,6 +32,10 @@ class Turn(NamedTuple):
         """A stored picture [H, W, ...] as it is shown; a view."""
         picture = picture.swapaxes(0, 1) if self.swapped else picture
         return picture[:: -1 if self.upturned else 1, :: -1 if self.mirrored else 1]
+
+    def of_pixel(self, aspect: Fraction) -> Fraction:
+        """Width / height of a pixel once it is turned."""
+        return 1 / aspect if self.swapped else aspect
 
     @property
     def flips(self) -> bool:

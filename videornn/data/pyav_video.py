@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from videornn.data.containers import frame_rate, open_file, shown_stream, video_streams
+from videornn.data.containers import frame_rate, open_file, pixel_aspect, shown_stream, video_streams
 from videornn.data.packet_list import PacketList
 from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.data.video import Deadline, FrameVideo
@@ -107,6 +107,11 @@ class PyAVVideo(FrameVideo):
     def duration(self) -> float:
         """Length in seconds."""
         return self._list.duration if self._list.duration is not None else super().duration
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width / height of a stored pixel, as players show it."""
+        return pixel_aspect(self._stream)
 
     @property
     def num_chunks(self) -> int:

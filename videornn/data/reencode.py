@@ -131,7 +131,7 @@ def measure_quality(source: str, prepared: Path, encoding: Encoding, max_pixels:
 
     psnr, ssim = [], []
     with open_whole(source, max_pixels) as video, open_whole(str(prepared)) as output:
-        sources = (_luma(frame) for frame in _scaled_frames(video, encoding.short_side))
+        sources = (_luma(frame) for frame, _ in _scaled_frames(video, encoding.short_side))
         outputs = (_luma(frame) for _, frame in whole_frames(output))
         for wanted, got in zip_longest(sources, outputs):
             if wanted is None or got is None or wanted.shape != got.shape:
@@ -153,8 +153,12 @@ def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return 2 * round(width * scale / 2), 2 * round(height * scale / 2)
 
 
-def _scaled_frames(video: PyAVVideo, short_side: int) -> Iterator[av.VideoFrame]:
-    """Upright yuv420p frames of the output's size, all that are shown; raises VideoFault at the first that is damaged."""
+def _scaled_frames(video: PyAVVideo, short_side: int) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+    """Upright yuv420p frames of the output's size, all that are shown, and width / height of their pixels.
+
+    Raises:
+        VideoFault: at the first that is damaged.
+    """
     size, graph, fed = None, None, None
     for _, frame in whole_frames(video):
         turn = turn_of(frame)
@@ -163,7 +167,7 @@ def _scaled_frames(video: PyAVVideo, short_side: int) -> Iterator[av.VideoFrame]
         if form != fed:
             graph, fed = _graph(*form, size, turn), form
         graph.push(frame)
-        yield graph.pull()
+        yield graph.pull(), turn.of_pixel(video.pixel_aspect)
 
 
 def _graph(
@@ -187,18 +191,22 @@ def _graph(
 
 
 def _encode(
-    frames: Iterator[tuple[int, av.VideoFrame]], path: Path, encoding: Encoding, fps: Fraction, time_base: Fraction
+    frames: Iterator[tuple[int, tuple[av.VideoFrame, Fraction]]],
+    path: Path,
+    encoding: Encoding,
+    fps: Fraction,
+    time_base: Fraction,
 ) -> None:
-    """Write an mp4 of (tick, frame)."""
+    """Write an mp4 of (tick, what _scaled_frames gives)."""
     is_first = True
     duration = round(1 / fps / time_base)  # of the last frame; the others last until the next
     with create_file(path, options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=encoding.options())
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = time_base
-        for tick, frame in frames:
+        for tick, (frame, aspect) in frames:
             if is_first:
-                _describe(stream.codec_context, frame)
+                _describe(stream.codec_context, frame, aspect)
                 is_first = False
             # the type it had in the source would force the type it gets
             frame.pict_type = 0
@@ -211,10 +219,12 @@ def _encode(
             container.mux(packet)
 
 
-def _describe(context: av.VideoCodecContext, frame: av.VideoFrame) -> None:
-    """Size and colours, so that a decoder makes the same RGB of the output as of the source."""
+def _describe(context: av.VideoCodecContext, frame: av.VideoFrame, aspect: Fraction) -> None:
+    """Size, shape of pixels and colours, so that a decoder makes the same RGB of the output as of the source."""
     context.width, context.height = frame.width, frame.height
     context.colorspace, context.color_range = frame.colorspace, LIMITED_RANGE
+    if aspect != 1:
+        context.sample_aspect_ratio = aspect
 
 
 def _check(path: Path, times: list[Fraction]) -> None:

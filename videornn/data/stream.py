@@ -18,11 +18,11 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from videornn.data.clock import RunningClock, longest_step
-from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, open_file, shown_stream
+from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, open_file, pixel_aspect, shown_stream
 from videornn.data.decoding import check_file
 from videornn.data.frame_folder import FrameFolder
 from videornn.data.packet_list import PacketList
-from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
+from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture, turn_of
 from videornn.errors import DecodeError
 from videornn.urls import is_url, without_secrets
 
@@ -73,6 +73,7 @@ class VideoStream:
         fps: the average rate of a file, else that which the source announces.
         duration: seconds; None for live sources, and where a file without timestamps does not say.
         first_seconds: what the source's own clock would have said at the first frame, as seen from the last one read so far.
+        pixel_aspect: width / height of a pixel of the pictures as players show it, from the first frame on.
         end: seconds from the first frame to the end of the last one read so far.
         num_damaged: packets that could not be decoded so far, and 1 for an end that could not be read.
 
@@ -88,6 +89,7 @@ class VideoStream:
         self.num_damaged = 0
         self.duration: float | None = None
         self.first_seconds = 0.0
+        self.pixel_aspect = Fraction(1)
         self._name = "standard input" if source == STDIN else without_secrets(source)
         self._container: av.container.InputContainer | None = None
         self._pipe: io.FileIO | None = None
@@ -179,6 +181,8 @@ class VideoStream:
             return
         timed = self._running() if self.live else self._counted() if self._list.shown is None else self._listed(wanted)
         for seconds, self.first_seconds, frame in timed:
+            if not self.end:
+                self.pixel_aspect = turn_of(frame).of_pixel(pixel_aspect(self._stream))
             self.end = seconds + self._last_seconds
             yield TimedFrame(seconds, partial(to_picture, frame, self._converter))
         if not self.end:
