@@ -146,7 +146,7 @@ class Worker:
     def answer(self) -> object:
         """What the function returned, or Lost; raises what the function raised."""
         if not self.pipe.poll():
-            return Lost("timeout", f"took longer than {self.timeout_seconds:g} s")
+            return Lost("timeout", f"took longer than {round(self.timeout_seconds, 1):g} s")
         try:
             raised, result, self._num_bytes = self.pipe.recv()
         except (EOFError, OSError):
