@@ -268,6 +268,22 @@ def test_crops_are_cut_out_of_the_resized_frame(size: tuple[int, int]) -> None:
     assert (one.float() - centre.float())[..., 2:-2, 2:-2].abs().max() <= 1
 
 
+@pytest.mark.parametrize("size", [(2, 4000), (4000, 2), (30, 481)])
+def test_three_crops_of_a_very_long_frame_are_cut_out_before_they_are_scaled(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, largest = _ramp(*size, num_frames=1), []
+    resize = F.resized_crop
+    monkeypatch.setattr(
+        F, "resized_crop", lambda images, *box, **how: largest.append(box[2] * box[3]) or resize(images, *box, **how)
+    )
+    views = crop_views(frames, crop_size=32, short_side=32, num_crops=3)
+    assert views.shape == (3, 3, 1, 32, 32) and max(largest) == min(size) ** 2
+    axis = 0 if size[1] > size[0] else 1  # red grows with x, green with y
+    start, middle, end = views[:, axis].float().mean(dim=(1, 2, 3)).tolist()
+    assert start < 10 and middle == pytest.approx(125, abs=3) and end > 240
+
+
 def test_squeeze_keeps_both_ends_of_a_wide_frame() -> None:
     frames = _ramp(40, 160)
     kept = crop_views(frames, 32, 32, 1)[0, 0]

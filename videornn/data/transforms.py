@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # area and aspect ratio (width / height) of an erased box: Zhong et al. 2017, arXiv:1708.04896, as torchvision has them
 ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT = (0.3, 3.3)
+MAX_ASPECT = 16  # of a frame that is scaled as a whole for three crops; of longer ones each is cut out first
 MAX_DRAWS = 10  # of a box that fits, before a box that always fits stands in
 
 Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
@@ -192,10 +193,13 @@ def crop_views(frames: Tensor, crop_size: int, short_side: int, num_crops: int, 
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
     height, width = frames.shape[1:3]
+    extent = _crop_extent(height, width, crop_size / short_side, squeeze)
+    top, left = (height - extent[0]) * 0.5, (width - extent[1]) * 0.5
     if num_crops == 1:
-        extent = _crop_extent(height, width, crop_size / short_side, squeeze)
-        box = _rounded((height - extent[0]) * 0.5, (width - extent[1]) * 0.5, *extent)
-        return _crop(frames, box, crop_size).transpose(0, 1)[None]
+        return _crop(frames, _rounded(top, left, *extent), crop_size).transpose(0, 1)[None]
+    if not squeeze and max(height, width) > MAX_ASPECT * min(height, width):  # scaled, such a frame has no bound
+        places = [(2 * top * place, left) if height > width else (top, 2 * left * place) for place in (0.0, 0.5, 1.0)]
+        return torch.stack([_crop(frames, _rounded(*place, *extent), crop_size).transpose(0, 1) for place in places])
     # three crops overlap: the whole frame is scaled once
     images = F.resize(frames.permute(0, 3, 1, 2), [short_side] * (2 if squeeze else 1), antialias=True)
     top, left = ((length - crop_size) * 0.5 for length in images.shape[2:])
