@@ -56,26 +56,26 @@ class PacketList:
         self.duration: float | None = None
         codec = stream.codec_context
         pairs = FieldPairs(codec.extradata) if codec.name == "h264" else None
-        stamps, flags, smallest = (array("q"), array("q")), bytearray(), None
+        pairs = pairs if pairs and pairs.possible else None
+        all_pts, all_dts, flags, smallest = array("q"), array("q"), bytearray(), 2**31
         for packet in packets:
-            for stamp, kept in zip((packet.pts, packet.dts), stamps, strict=True):
-                kept.append(MISSING if stamp is None else stamp)
+            pts, dts, size = packet.pts, packet.dts, packet.size
+            all_pts.append(MISSING if pts is None else pts)
+            all_dts.append(MISSING if dts is None else dts)
             # an edit list hides what must be decoded all the same
             flag = KEY * packet.is_keyframe | HIDDEN * packet.is_discard
-            if pairs and pairs.possible and pairs.completes(bytes(packet)):
-                flag = SECOND_FIELD
-            flags.append(flag)
-            smallest = packet.size if smallest is None else min(packet.size, smallest)
+            flags.append(SECOND_FIELD if pairs and pairs.completes(bytes(packet)) else flag)
+            if size < smallest:
+                smallest = size
         self.num_packets = len(flags)
-        self._flags = np.array(flags, np.uint8)
-        self._pts, self._dts = (np.array(kept, np.int64) for kept in stamps)
+        self._pts, self._dts, self._flags = np.array(all_pts), np.array(all_dts), np.array(flags, np.uint8)
         self.keys = np.flatnonzero(self._flags & KEY)
         is_avi = container.format.name == "avi"
         self.num_chunks = self.num_packets
         if container.format.name in COUNT_STEPS:
             self.num_chunks = max(self.num_packets, int(self._dts.max(initial=-1)) + 1)
         # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame of the packet before
-        has_small = (smallest or 0) <= NOTHING_MOVED_BYTES
+        has_small = smallest <= NOTHING_MOVED_BYTES
         has_made_up = codec.has_b_frames and (is_avi or int(container.format.flags) & NO_TIMESTAMPS)
         clock = None
         if not (has_made_up or (is_avi and has_small)):

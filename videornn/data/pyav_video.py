@@ -94,13 +94,13 @@ class PyAVVideo(FrameVideo):
 
     def _kept_packets(self) -> Iterator[av.Packet]:
         """The packets, which are kept while they are few."""
-        num_bytes = 0
+        left = KEPT_BYTES
         for packet in self._read_packets():
-            num_bytes += packet.size + PACKET_BYTES
-            if num_bytes > KEPT_BYTES:
-                self._kept = None
-            if self._kept is not None:
+            if left > 0:
+                left -= packet.size + PACKET_BYTES
                 self._kept.append(packet)
+                if left <= 0:
+                    self._kept = None
             yield packet
 
     @property
