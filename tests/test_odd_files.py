@@ -59,12 +59,14 @@ def copied(path: Path, *sources: Path, first: int = 0, default: int | None = Non
 
 GOPS = {
     "libx264": {"g": "19", "bf": "2", "sc_threshold": "0"},
+    "libvpx": {"g": "19", "crf": "4", "b": "4000000"},
     "mpeg2video": {"g": "19", "bf": "2", "sc_threshold": "1000000000"},
 }
 
 
 @pytest.mark.parametrize(
-    ("codec", "suffix"), [("libx264", ".ts"), ("libx264", ".mkv"), ("libx264", ".mp4"), ("mpeg2video", ".ts")]
+    ("codec", "suffix"),
+    [("libx264", ".ts"), ("libx264", ".mkv"), ("libx264", ".mp4"), ("mpeg2video", ".ts"), ("libvpx", ".webm")],
 )
 def test_a_recording_that_begins_between_key_frames_begins_at_the_first_that_decodes(
     make_video, read_frame_numbers, tmp_path: Path, codec: str, suffix: str

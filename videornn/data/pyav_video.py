@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
 
@@ -79,8 +80,7 @@ class PyAVVideo(FrameVideo):
         # a decoder of packed B frames loses count if it leaves some out
         self._discard = "DEFAULT" if self._list.shown is None else "NONREF"
         if self._list.begins_late:
-            decoded = (number for number, _ in self._frames_of(everything, everything))
-            if num_left_out := self._list.leave_out_lead(decoded):
+            if num_left_out := self._list.leave_out_lead(self._first_decoded()):
                 self.remarks.append(f"begins between key frames: its first {num_left_out} frames cannot be decoded")
         elif self._list.shown is None:
             numbers = dict.fromkeys(number for number, _ in self._frames_of(everything, everything) if number is not None)
@@ -91,6 +91,15 @@ class PyAVVideo(FrameVideo):
             raise DecodeError(f"{self.path}: has no frame that can be decoded")
         self._place = self._list.places()
         self.times = np.arange(self.num_frames) / float(self.fps) if self._list.times is None else self._list.times
+
+    def _first_decoded(self) -> Iterator[int | None]:
+        """The packets of the frames that come first, whatever cannot be decoded in between."""
+        self._codec.flush_buffers()
+        for number, packet in enumerate(self._packets_from(0)):
+            self._deadline.check(self.path)
+            packet.pts = number
+            with suppress(av.FFmpegError):
+                yield from (frame.pts for frame in self._codec.decode(packet))
 
     def _kept_packets(self) -> Iterator[av.Packet]:
         """The packets, which are kept while they are few."""
@@ -130,7 +139,8 @@ class PyAVVideo(FrameVideo):
 
     def all_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """(index, frame) of every frame that can be decoded, in order; raises av.FFmpegError, OSError or DecodeError."""
-        everything, last = range(self._list.num_packets), -1
+        ((first, _),) = self._runs([0])
+        everything, last = range(first, self._list.num_packets), -1
         for number, frame in self._frames_of(everything, everything):
             index = -1 if number is None else int(self._place[number])
             if index > last:

@@ -207,6 +207,8 @@ class VideoStream:
         places, times, last = self._list.places(), self._list.times, -1
         for frame in self._decoded(self._numbered(wanted)):
             place = -1 if frame.pts is None else int(places[frame.pts])
+            if place == 0:
+                self.num_damaged = 0  # what lies before the first frame is left out
             if place > last:
                 last = place
                 seconds = float(times[place])
