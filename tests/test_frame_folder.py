@@ -9,6 +9,7 @@ from PIL import Image
 
 from videornn.data.decoding import open_video
 from videornn.data.stream import VideoStream
+from videornn.data.verify import inspect_video
 from videornn.errors import DecodeError
 
 
@@ -48,6 +49,14 @@ def test_several_series_are_named_rather_than_mixed(tmp_path: Path) -> None:
     _write(tmp_path, "img_1.png", "img_2.png", "mask_1.png", "mask_2.png")
     with pytest.raises(DecodeError, match=r"holds several series of pictures \(img_\* and mask_\*\)"):
         open_video(tmp_path)
+
+
+def test_verify_looks_at_every_picture_if_asked_to(tmp_path: Path) -> None:
+    _write(tmp_path, *(f"img_{number}.png" for number in range(10)))
+    (tmp_path / "img_3.png").write_bytes(b"no picture")
+    assert inspect_video(str(tmp_path)).status == "ok"
+    report = inspect_video(str(tmp_path), full=True)
+    assert report.status == "damaged" and "img_3.png" in report.reason and report.num_frames == 10
 
 
 GREY = np.arange(0, 65536, 331, dtype=np.uint16).reshape(18, 11)

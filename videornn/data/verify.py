@@ -231,6 +231,8 @@ def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None
         known |= {"num_frames": video.num_frames, "fps": told_rate(video.fps)}
         known["reason"] = "; ".join(video.remarks) if isinstance(video, PyAVVideo) else ""
         picks = sorted({0, video.num_frames // 2, video.num_frames - 1})
+        if full and isinstance(video, FrameFolder):
+            picks = range(video.num_frames)
         for number, index in enumerate(picks):
             try:
                 frames = video.frames_at(torch.tensor([index]))
