@@ -299,7 +299,7 @@ def test_the_page_shows_what_the_network_says(
     assert "10 classes" in page.inner_text("#about")
 
     page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"x"})
-    assert page.inner_text("#problem").startswith("notes.txt is no video: a name that ends in .3gp, ")
+    assert page.inner_text("#problem").startswith("notes.txt is not named like a video: .mp4, ")
     page.set_input_files("#file", {"name": "big.mp4", "mimeType": "video/mp4", "buffer": b"x" * 1_200_000})
     assert page.inner_text("#problem").startswith("big.mp4 has 2 MB, and this demo takes 1 MB: ")
     assert len(asked) == 1  # neither was sent

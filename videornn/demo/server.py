@@ -46,7 +46,7 @@ HEADER_BYTES = 2**16
 UPLOAD_SECONDS = 600.0  # for a whole file
 LEAST_RATE = 8000  # bytes a second of a file that arrives, on average over all RATE_SECONDS
 RATE_SECONDS = 10.0
-NOT_KNOWN = "{name} is no video: a name that ends in {suffixes} is needed"
+NOT_KNOWN = "{name} is not named like a video: .mp4, .mov, .avi, .mkv, .webm, .mts and the like are known"
 TOO_LARGE = "{name} has {size} MB, and this demo takes {limit} MB: cut the video, or start the demo with a larger --max-mb"
 HEADERS = {
     "Connection": "close",
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         suffix = os.path.splitext(name)[1].lower()
         known = self.server.analyst.suffixes
         if suffix not in known:
-            sentence = NOT_KNOWN.format(name=name or "a file without a name", suffixes=", ".join(known))
+            sentence = NOT_KNOWN.format(name=name or "a file without a name")
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence)
         length = self._length(name)
         with self.server.place() as folder:
