@@ -13,7 +13,7 @@ import pytest
 from demo_client import answer, best, connect, demos, folder, post, wait_until
 from demo_networks import Light
 
-from videornn.demo import Demo, server
+from videornn.demo import Demo, incoming, server
 
 UPLOAD = "POST /predict?name=a.mp4 HTTP/1.1\nHost: localhost\nContent-Length: 1000\n"
 
@@ -70,11 +70,11 @@ def test_one_client_does_not_take_all_places(demo: Demo) -> None:
 
 
 def test_headers_that_are_slow_or_long_end_their_connection_alone(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(incoming, "HEADER_SECONDS", 0.3)
     with socket.create_connection(demo.server_address[:2], timeout=20) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nX: ")
         assert connection.recv(100) == b""  # it would have waited for 30 s, and again after each byte
-    monkeypatch.setattr(server, "HEADER_SECONDS", 20.0)
+    monkeypatch.setattr(incoming, "HEADER_SECONDS", 20.0)
     with socket.create_connection(demo.server_address[:2], timeout=20) as connection, suppress(ConnectionError):
         connection.sendall(b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: %b\r\n" % (i, b"x" * 60_000) for i in range(50)))
         assert connection.recv(100)[:12] not in (b"HTTP/1.1 200", b"HTTP/1.1 403")

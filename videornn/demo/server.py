@@ -31,6 +31,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from videornn.console import complain, say
 from videornn.demo.analyst import Analyst, Network
+from videornn.demo.incoming import Incoming, client_of
 from videornn.demo.private_folder import PrivateFolder
 from videornn.errors import UserError
 from videornn.signals import handled_by
@@ -40,9 +41,6 @@ MAX_VIDEOS = 4  # that arrive, wait or are looked at, at a time
 MAX_ARRIVING = 2  # of the videos of one client, at a time
 MAX_CONNECTIONS = 16  # of one client; a page needs one or two
 MAX_ALL_CONNECTIONS = 128  # each has a thread
-IDLE_SECONDS = 30.0  # without a byte from the browser
-HEADER_SECONDS = 10.0  # for all that comes before a file
-HEADER_BYTES = 2**16
 UPLOAD_SECONDS = 600.0  # for a whole file
 LEAST_RATE = 8000  # bytes a second of a file that arrives, on average over all RATE_SECONDS
 RATE_SECONDS = 10.0
@@ -131,14 +129,14 @@ class Demo(ThreadingHTTPServer):
         """Whether a connection is taken: who holds many, be it for slow headers, does not keep others from the page."""
         with self._lock:
             total = sum(self._connections.values())
-        return total < MAX_ALL_CONNECTIONS and self._take(self._connections, _client(client_address), MAX_CONNECTIONS)
+        return total < MAX_ALL_CONNECTIONS and self._take(self._connections, client_of(client_address), MAX_CONNECTIONS)
 
     def process_request_thread(self, request: object, client_address: tuple) -> None:
         """Answer a connection that was taken, in a thread of its own."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._give_back(self._connections, _client(client_address))
+            self._give_back(self._connections, client_of(client_address))
 
     def _take(self, held: Counter[str], client: str, most: int) -> bool:
         with self._lock:
@@ -180,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Read what comes in time or not at all."""
         super().setup()
-        self._incoming = _Incoming(self.connection)
+        self._incoming = Incoming(self.connection)
         self.rfile = io.BufferedReader(self._incoming)
 
     def do_GET(self) -> None:
@@ -241,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self._length(name)
         with self.server.place() as folder:
             video = folder / f"video{suffix}"  # of the name, nothing else becomes part of a path
-            with self.server.arrival(_client(self.client_address)):
+            with self.server.arrival(client_of(self.client_address)):
                 self._receive(video, name, length)
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "application/x-ndjson")
@@ -331,39 +329,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not listed."""
 
 
-class _Incoming(io.RawIOBase):
-    """What a browser sends: a header that is neither long nor late, then a file, no part of which comes after a deadline.
-
-    Reading raises TimeoutError after the deadline, which is time.monotonic()'s; writing may wait for IDLE_SECONDS.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._header_bytes: int | None = HEADER_BYTES  # that may still come
-        self.deadline = time.monotonic() + HEADER_SECONDS
-
-    def header_is_here(self) -> None:
-        """From now on a file comes."""
-        self._header_bytes = None
-
-    def readable(self) -> bool:
-        """It is there to be read."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        """What has come, as soon as something has."""
-        if self._header_bytes is not None and self._header_bytes <= 0:
-            raise ConnectionError("the header is too long")
-        self._connection.settimeout(max(self.deadline - time.monotonic(), 1e-3))
-        try:
-            length = self._connection.recv_into(buffer)
-        finally:
-            self._connection.settimeout(IDLE_SECONDS)
-        if self._header_bytes is not None:
-            self._header_bytes -= length
-        return length
-
-
 def serve(
     checkpoint: str | Path,
     *,
@@ -389,14 +354,6 @@ def serve(
             demo.serve_forever()
     except KeyboardInterrupt:
         say("ended; the videos that were sent are removed")
-
-
-def _client(address: tuple) -> str:
-    """Who an address belongs to: whoever has one of IPv6 has 2^64 of them."""
-    host = ipaddress.ip_address(address[0].partition("%")[0])
-    if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is None:
-        return str(ipaddress.ip_network((host, 64), strict=False))
-    return str(host)
 
 
 def _host_name(host: str) -> str:
