@@ -64,8 +64,10 @@ class FrameVideo(Video):
                 frame = torch.from_numpy(np.ascontiguousarray(picture))
                 for row, cut in enumerate(cuts):
                     same = np.flatnonzero(places[row] == number).tolist()
-                    piece = cut(frame) if same else frame
-                    if pieces is None and same:
+                    if not same:
+                        continue
+                    piece = cut(frame)
+                    if pieces is None:
                         pieces = torch.empty((*wanted.shape, *piece.shape), dtype=torch.uint8)
                     for place in same:
                         pieces[row, place] = piece
