@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import av
@@ -17,7 +19,7 @@ from PIL import Image
 from test_stream import served
 
 from videornn import load_predictor, predictions
-from videornn.data.parallel import GeneratorWorker
+from videornn.data.parallel import START_METHOD, GeneratorWorker
 from videornn.errors import DecodeError
 from videornn.infer import Screen, job
 from videornn.predictions import output_names
@@ -126,11 +128,16 @@ av.open = fail_on
 
 
 @pytest.fixture
-def failing_ffmpeg(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def failing_ffmpeg(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In worker processes, FFmpeg crashes when it opens a file with "crash" in its name, and hangs with "hang"."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "sitecustomize.py").write_text(FAILING_FFMPEG)
     monkeypatch.setenv("PYTHONPATH", str(folder))
+    # the server of workers has the environment of its start
+    stop_server = forkserver._forkserver._stop if START_METHOD == "forkserver" else lambda: None
+    stop_server()
+    yield
+    stop_server()
 
 
 @pytest.mark.usefixtures("failing_ffmpeg")

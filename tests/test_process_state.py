@@ -29,7 +29,7 @@ import torch
 import torchvision
 
 from videornn.config import load_config
-from videornn.data.loader import _imported_once
+from videornn.data.parallel import imported_once
 from videornn.evaluate import evaluate
 from videornn.explain import explain
 from videornn.info import describe
@@ -192,9 +192,8 @@ def test_signals_are_left_alone_where_they_are_not_ours_to_handle(monkeypatch: p
 
 
 def test_the_list_of_what_a_server_of_workers_imports_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "forkserver")
     monkeypatch.setattr(forkserver._forkserver, "_preload_modules", ["__main__", "json"])
-    with _imported_once():
+    with imported_once("videornn.data.loader", "forkserver"):
         assert forkserver._forkserver._preload_modules == ["json", "videornn.data.loader"]
     assert forkserver._forkserver._preload_modules == ["__main__", "json"]
 

@@ -52,12 +52,12 @@ def infer(
     _check_ranges({"--window": window, "--stride": stride, "--smooth": smooth}, threshold)
     check_output_file(None if str(json_file) == "-" else json_file, "--json")
     check_output_file(csv_file, "--csv")
-    from videornn.data.parallel import GeneratorWorker
+    from videornn.data.parallel import GeneratorWorker, start_server
     from videornn.signals import sigterm_as_ctrl_c
 
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:
-            worker.start("videornn.data.sliding")  # which takes as long as the imports here
+            start_server("videornn.data.sliding")  # which takes as long as the imports here
         from videornn.data.stream import is_live
         from videornn.urls import without_secrets
 

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +19,7 @@ from videornn.data.annotations import VideoTable
 from videornn.data.batches import TestBatches, TrainBatches
 from videornn.data.dataset import TooManyBad, TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.decoding import choose_decoder
-from videornn.data.parallel import exit_reason
+from videornn.data.parallel import exit_reason, imported_once
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
 from videornn.data.shared_batch import Batch, LostBatch, SentBatch, collate
@@ -173,7 +173,7 @@ class ClipLoader:
         gc.freeze()
         before = set(multiprocessing.active_children())
         try:
-            with _imported_once():
+            with imported_once(__name__, _start_method()):
                 iterator = _iterator(loader)
         finally:
             gc.unfreeze()
@@ -355,20 +355,9 @@ def _iterator(loader: DataLoader) -> Iterator[Batch]:
     return iterator
 
 
-@contextmanager
-def _imported_once() -> Iterator[None]:
-    """From Python 3.14 on workers are forks of a server, which imports this once for all of them if it starts meanwhile."""
-    if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) != "forkserver":
-        yield
-        return
-    from multiprocessing import forkserver  # not for Windows
-
-    before = forkserver._forkserver._preload_modules  # there is no other way to put it back
-    multiprocessing.set_forkserver_preload([*(name for name in before if name != "__main__"), __name__])
-    try:
-        yield
-    finally:
-        multiprocessing.set_forkserver_preload(before)
+def _start_method() -> str:
+    """How Python starts processes here: by forks of this one up to 3.13, from 3.14 on by those of a server."""
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def _check_pinning(iterator: Iterator[Batch]) -> None:
