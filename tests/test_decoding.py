@@ -286,7 +286,7 @@ def test_rotation_in_the_metadata_is_applied(shared_data: Path) -> None:
         assert (ours.float() - theirs.float()).abs().mean() < 1 < (ours.flip(0).float() - theirs.float()).abs().mean()
 
 
-@pytest.mark.parametrize("folder", ["plain", "odd"])
+@pytest.mark.parametrize("folder", [pytest.param("plain", marks=pytest.mark.slow), "odd"])
 def test_real_clips_give_the_frames_of_a_plain_decode_bit_for_bit(shared_data: Path, folder: str) -> None:
     rng = random.Random(0)
     for path in sorted((shared_data / "clips" / folder).iterdir()):

@@ -135,7 +135,7 @@ def _bug() -> None:
     raise MemoryError("9 GB")
 
 
-@pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize(("num_ranks", "faulty"), [pytest.param(2, 1, marks=pytest.mark.slow), (4, 2)])
 def test_the_other_ranks_name_one_that_was_killed(start_ranks, num_ranks: int, faulty: int) -> None:
     ranks = start_ranks(num_ranks, _walk, _kill, faulty, timeout=12.0)
     for number, result in enumerate(ranks.results()):

@@ -99,4 +99,4 @@ def test_slow_bf16_gets_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._bfloat16(torch, "cpu").advice == ""
     busy = iter([1.0, 9.0, 1.0, 0.5, 1.0, 0.5])  # at the first product in bf16
     monkeypatch.setattr(doctor, "_seconds_of_product", lambda torch, device, dtype: next(busy))
-    assert doctor._bfloat16(torch, "cpu").text.startswith("2.0 times as fast")
+    assert doctor._bfloat16(torch, "cpu").text.startswith("2 times as fast")

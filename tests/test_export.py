@@ -160,7 +160,7 @@ class _EveryBlock(nn.Module):
         return torch.stack([(block(x) - x).flatten(1) for block in self.blocks], 1)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_every_block_comes_out_as_it_is(format: str, tmp_path: Path) -> None:
     network = _EveryBlock().eval().requires_grad_(False)
     write, load = {

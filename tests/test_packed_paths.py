@@ -96,7 +96,8 @@ def test_650000_videos_take_less_than_100_mb_also_while_they_are_read(large_list
                 assert table[row] == (path, int(label))
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_worker_shares_the_table(large_list: Path, tmp_path: Path, method: str) -> None:
     (tmp_path / "small.txt").write_text("a.mp4 0\n" * 100)
     program = r"""

@@ -325,6 +325,7 @@ def test_without_a_sound_checkpoint_there_are_no_maps_but_a_page(run: Path, dama
     assert ("There are no maps: " in text) == damaged and ("which is gone" in text) != damaged
 
 
+@pytest.mark.slow
 def test_the_sheets_of_a_real_run_are_in_its_page(tiny_run: Path, tmp_path: Path, videornn) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     assert videornn("test", run / "checkpoints/best.pt")[0] == 0

@@ -193,10 +193,9 @@ def test_compiled_networks_compute_the_same(kind: str, recompute_blocks: bool) -
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("name", ["i3d", "r2plus1d"])
-def test_networks_compiled_to_machine_code_compute_the_same(name: str) -> None:
+def test_a_network_compiled_to_machine_code_computes_the_same() -> None:
     torch.compiler.reset()
-    plain, model = _run(_small(name, 10).double()), _small(name, 10).double()
+    plain, model = _run(_small("r2plus1d", 10).double()), _small("r2plus1d", 10).double()
     torch.testing.assert_close(_run(model, torch.compile(model)), plain, rtol=1e-7, atol=1e-9)
 
 

@@ -74,6 +74,7 @@ def test_the_matrix_rate_is_the_best_of_products_that_do_not_take_long(monkeypat
         sizes.append(len(left))
         return {512: 1e-3, 1024: 4e-3, 2048: 5e-2}[len(left)] + (1.0 if sizes.count(len(left)) == 1 else 0.0)
 
+    monkeypatch.setattr(speed, "LONG_ENOUGH", 0.03)
     monkeypatch.setattr(speed, "_seconds", seconds)
     assert matrix_rate(CPU, torch.float32) == pytest.approx(2 * 1024**3 / 4e-3)
     assert set(sizes) == {512, 1024, 2048}  # 2048 is slower than what is needed, 4096 would take long
