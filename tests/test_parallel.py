@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +130,16 @@ def test_a_worker_that_keeps_much_memory_gives_way_to_another(monkeypatch: pytes
     with GeneratorWorker(60) as worker:
         first, second, third = (list(worker.iterate(keep_in_turn, number)) for number in (0, 1, 2))
     assert len(set(first)) == 1 and len({*second, *third}) == 1 and first[0] != second[0]
+
+
+def test_workers_start_where_no_server_of_them_can(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)  # sockets have names of 107 bytes at most
+    folder.mkdir()
+    program = (
+        "from videornn.data.parallel import run_parallel\n"
+        "if __name__ == '__main__': print(dict(run_parallel(len, ['a', 'bc'], num_workers=2)))"
+    )
+    (tmp_path / "script.py").write_text(program)
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) in {("{0: 1, 1: 2}\n", ""), ("{1: 2, 0: 1}\n", "")}

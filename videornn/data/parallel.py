@@ -60,11 +60,15 @@ def imported_once(module: str, start_method: str) -> Iterator[None]:
 
 def start_server(module: str) -> None:
     """Have the server of workers start and import a module, while this process does other things; where there is one."""
+    global START_METHOD
     if START_METHOD == "forkserver":
         from multiprocessing import forkserver
 
-        with _left_to_the_parent(), imported_once(module, START_METHOD):
-            forkserver.ensure_running()
+        try:
+            with _left_to_the_parent(), imported_once(module, START_METHOD):
+                forkserver.ensure_running()
+        except OSError:  # there is no room for its socket, or the name of TMPDIR is too long for one
+            START_METHOD = "spawn"
 
 
 def _left_to_the_parent() -> AbstractContextManager:
@@ -131,6 +135,7 @@ class Worker:
     """
 
     def __init__(self, function: Callable, timeout_seconds: float | None) -> None:
+        start_server(getattr(function, "func", function).__module__)  # of a partial, too
         context = multiprocessing.get_context(START_METHOD)
         self.pipe, theirs = context.Pipe()
         self.index: int | None = None
@@ -138,7 +143,6 @@ class Worker:
         self._given = 0.0  # when, on the monotonic clock, it got its item
         self._num_bytes = self._usual_bytes = 0  # of its memory, after the last answer and before the first item
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        start_server(getattr(function, "func", function).__module__)  # of a partial, too
         # a server takes seconds to answer at first, in which Ctrl-C must be heard
         with nullcontext() if START_METHOD == "forkserver" else _left_to_the_parent():
             self._process.start()
