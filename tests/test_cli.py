@@ -188,3 +188,12 @@ def test_what_the_system_does_not_let_us_look_at_is_one_sentence(
     code, _, err = videornn(*[argument.format(**places) for argument in arguments])
     assert code == 2 and 300 * "x" in err, err
     assert err.startswith("videornn: ") and "Traceback" not in err and len(err.splitlines()) <= 2
+
+
+def test_a_remark_of_the_loader_is_a_sentence_and_not_a_line_of_a_program(
+    videornn, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videornn.data.loader._refused_locks", lambda num_workers: "full\x1b[2J")
+    code, _, err = videornn("test", tiny_run / "checkpoints/last.pt", "--out", tmp_path)
+    assert code == 0 and err.startswith("videornn: /dev/shm does not take the locks of loader workers (full\\x1b[2J). For ")
+    assert err.splitlines()[1] == "test 1/10"

@@ -11,7 +11,10 @@ import math
 import os
 import re
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import Annotated, Literal, Optional
@@ -21,7 +24,7 @@ import typer
 from videornn.cli_data import Overrides, data_app
 from videornn.cli_infer import infer
 from videornn.console import ProgressBar, SafeConsole, complain, fail, is_main, say
-from videornn.errors import RankFailure, UserError
+from videornn.errors import RankFailure, Remark, UserError
 from videornn.rank_store import several_ranks
 from videornn.signals import Interrupted
 
@@ -248,10 +251,22 @@ def main() -> None:
         sys.exit(code)
 
 
+def _show_warning(
+    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: object, **more: object
+) -> None:
+    """A remark of ours is a sentence like any other, without the line of the program that made it."""
+    if issubclass(category, Remark):
+        complain(str(message))
+    else:
+        otherwise(message, category, *place, **more)
+
+
 def _run() -> int:
     """Run the command line and return its exit code."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            app()
     except UserError as error:
         complain(*map(str, error.args))
         return 2

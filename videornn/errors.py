@@ -1,4 +1,7 @@
-"""What ends a command with a sentence: what the user can cause (exit code 2), and ranks that are lost (exit code 3)."""
+"""What ends a command with a sentence: what the user can cause (exit code 2), and ranks that are lost (exit code 3).
+
+And a sentence that ends nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ class UserError(ValueError):
 
 class DecodeError(UserError):
     """A video could not be opened or decoded; the message names the file and the reason."""
+
+
+class Remark(UserWarning):
+    """Something that a user should know of a job that goes on; warnings of this category are sentences of ours."""
 
 
 class RankFailure(RuntimeError):

@@ -29,7 +29,7 @@ from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import Cut, FrameVideo
 from videornn.data.video_errors import errors_of_video
 from videornn.data.video_files import fault_of_file
-from videornn.errors import DecodeError, UserError
+from videornn.errors import DecodeError, Remark, UserError
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
 
@@ -160,7 +160,7 @@ def read_frames(
     decoder: Decoder = "auto",
     timeout: float = 60.0,
     max_pixels: int = MAX_FRAME_PIXELS,
-    on_refusal: Callable[[str], None] = warnings.warn,
+    on_refusal: Callable[[str], None] = lambda sentence: warnings.warn(Remark(sentence), stacklevel=3),
 ) -> Tensor:
     """Frames of a video, uint8 [N, H, W, 3], or cuts of them; where decord or torchcodec fails, PyAV is tried once.
 

@@ -24,7 +24,7 @@ from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
 from videornn.data.shared_batch import Batch, LostBatch, SentBatch, collate
 from videornn.data.transforms import train_transform
-from videornn.errors import UserError
+from videornn.errors import Remark, UserError
 
 if TYPE_CHECKING:
     from videornn.config import DataConfig, TestConfig
@@ -99,7 +99,7 @@ class ClipLoader:
         """Say once that PyAV has to read what the back end asked for does not."""
         if not self._told:
             self._told = True
-            warnings.warn(refusals, stacklevel=3)
+            warnings.warn(Remark(refusals), stacklevel=3)
 
     def _batches(self) -> Iterator[Batch]:
         done = num_restarts = 0
@@ -144,11 +144,11 @@ class ClipLoader:
         num_workers = self.num_workers
         if refused := _refused_locks(num_workers):
             num_workers = 0
-            warnings.warn(
+            sentence = (
                 f"/dev/shm does not take the locks of loader workers ({refused}). For this pass, videos are loaded in the "
-                f"process that uses them, which is slow, and which a video that crashes its decoder ends",
-                stacklevel=3,
+                f"process that uses them, which is slow, and which a video that crashes its decoder ends"
             )
+            warnings.warn(Remark(sentence), stacklevel=3)
         loader = self._new_loader(self.batches.after(done) if done else self.batches, num_workers)
         self._loader = loader if done == 0 and num_workers else None
         return self._begin(loader)
@@ -220,7 +220,7 @@ class ClipLoader:
                 reader.known_bad[index] = f"{reader.table.path(index)}: a loader worker {how} at it"
             self._suspects.add(index)
         what = f"a loader worker {max(ends, default=(-1, 'lost a batch'))[1]}"
-        warnings.warn(f"{what}; new workers load again what was lost", stacklevel=3)
+        warnings.warn(Remark(f"{what}; new workers load again what was lost"), stacklevel=3)
         return what
 
 
