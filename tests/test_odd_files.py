@@ -159,3 +159,21 @@ def test_each_format_keeps_the_times_that_it_can_keep(
     numbers, times, remark = told_by_all(path, read_frame_numbers)
     assert numbers == list(range(20)) and remark == ""
     np.testing.assert_allclose(times, np.array(shown) / 25, atol=0.0011)
+
+
+def test_keys_that_are_none_cost_time_and_no_picture(tmp_path: Path) -> None:
+    """FFmpeg marks every packet of H.263 in AVI as a key frame: all frames after the first came out grey."""
+    path, noise = tmp_path / "h263.avi", np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h263p", rate=25, options={"g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(30):
+            frame = av.VideoFrame.from_ndarray(np.roll(noise, index, axis=1), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with VideoStream(str(path)) as stream:
+        pictures = torch.stack([torch.from_numpy(frame.picture().copy()) for frame in stream.frames()])
+    for indices in ([20, 3, 11, 20], list(range(30))):
+        with open_video(path) as video:
+            assert torch.equal(video.frames_at(torch.tensor(indices)), pictures[indices])

@@ -19,6 +19,7 @@ from videornn.errors import DecodeError
 
 KEPT_BYTES = 2**25  # of packets that stay in memory; those of a longer video are read again
 PACKET_BYTES = 2**10  # that a packet takes besides its data
+INTRA = 1  # a type of picture; decoders that tell of none say 0
 
 
 class PyAVVideo(FrameVideo):
@@ -164,9 +165,16 @@ class PyAVVideo(FrameVideo):
 
     def _wanted_frames(self, indices: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """The frames of these indices, each with the number of its packet."""
-        for key, wanted in self._runs(indices):
+        runs = self._runs(indices)
+        for done, (key, wanted) in enumerate(runs):
             missing = set(wanted)
             for number, frame in self._frames_of(range(key, self._list.end_of(max(wanted))), missing):
+                if number == key > 0 and not (frame.key_frame or int(frame.pict_type) <= INTRA):
+                    # FFmpeg takes every packet of H.261, and of H.263 in AVI, for a key frame
+                    self._list.keys = self._list.keys[:0]
+                    left = [int(self._place[number]) for _, numbers in runs[done:] for number in numbers]
+                    yield from self._wanted_frames(left)
+                    return
                 if number in missing:
                     missing.remove(number)
                     yield number, frame
