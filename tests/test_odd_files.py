@@ -177,3 +177,21 @@ def test_keys_that_are_none_cost_time_and_no_picture(tmp_path: Path) -> None:
     for indices in ([20, 3, 11, 20], list(range(30))):
         with open_video(path) as video:
             assert torch.equal(video.frames_at(torch.tensor(indices)), pictures[indices])
+
+
+def test_b_frames_that_are_said_to_be_shown_as_they_are_decoded_come_in_their_order(
+    make_video, read_frame_numbers, tmp_path: Path
+) -> None:
+    """As in MXF of older FFmpegs: by index they came as they lie in the file, in order a third of them was lost."""
+    source, path = make_video(tmp_path / "b.mp4", 30, g="12", bf="2"), tmp_path / "unordered.mp4"
+    times = np.arange(30) / 25 + 0.1 * (np.arange(30) >= 20)
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0], opaque=True)
+        packets = (packet for packet in given.demux(video=0) if packet.size)
+        for packet, time in zip(packets, times, strict=True):
+            packet.pts = packet.dts = round(time / packet.time_base)
+            packet.stream = stream
+            container.mux(packet)
+    numbers, found, _ = told_by_all(path, read_frame_numbers)
+    assert numbers == list(range(30))
+    np.testing.assert_allclose(found, times, atol=1e-6)

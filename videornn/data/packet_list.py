@@ -82,11 +82,15 @@ class PacketList:
             is_key, is_shown = self._flags & KEY != 0, self._flags & (HIDDEN | SECOND_FIELD) == 0
             rule = {"tick": self.tick, "longest": longest_step(container), "announced": self.fps}
             clock = read_clock(self._pts, self._dts, is_key, is_shown, **rule)
-        if clock is not None:
+        # B frames that are said to be shown as they are decoded: the file tells when frames appear, but not which
+        only_decoded = codec.has_b_frames and self.num_packets > 1 and (self._pts == self._dts).all()
+        if clock is not None and not only_decoded:
             self._set_frames(*clock)
             return
         self.keys = self.keys[:0]  # such files mark frames as key frames that are none
-        if is_avi and not has_small and (np.diff(self._dts) > 1).any():  # frames were dropped: others stay for longer
+        if clock is not None:
+            self._set_frames(None, clock[1])
+        elif is_avi and not has_small and (np.diff(self._dts) > 1).any():  # frames were dropped: others stay for longer
             self._set_frames(None, np.sort(self._dts))
 
     def _set_frames(self, shown: np.ndarray | None, ticks: np.ndarray) -> None:
