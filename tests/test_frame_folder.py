@@ -1,5 +1,6 @@
 """Folders of images as videos: which images are frames, and what every kind of picture becomes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def test_flow_beside_the_frames_and_what_systems_hide_are_no_frames(tmp_path: Pa
         ["1.png", "2.png", "10.png"],
         ["0.04.png", "0.08.png", "1.00.png"],  # times
         ["a.png", "b.png", "c.png"],
+        ["²1.png", "²2.png", "²10.png"],
         ["cam1_a1.png", "cam1_a2.jpg", "cam2_a1.png"],
         ["flow_x_1.png", "flow_x_2.png", "flow_x_3.png"],  # if that is all there is, it is meant
     ],
@@ -60,6 +62,22 @@ def test_verify_looks_at_every_picture_if_asked_to(tmp_path: Path) -> None:
 
 
 GREY = np.arange(0, 65536, 331, dtype=np.uint16).reshape(18, 11)
+
+
+def test_a_pipe_among_the_frames_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader worker would wait for its writer until it is killed for hanging."""
+    _write(tmp_path, "1.png", "2.png", "4.png")
+    os.mkfifo(tmp_path / "3.png")
+    open_picture, opened = Image.open, []
+
+    def open_and_note(file: str) -> Image.Image:
+        opened.append(Path(file).name)
+        return open_picture(file if opened[-1] != "3.png" else "/dev/null")
+
+    monkeypatch.setattr(Image, "open", open_and_note)
+    with pytest.raises(DecodeError, match=r"3\.png: is a device or a pipe"):
+        open_video(tmp_path).frames_at(torch.arange(4))
+    assert opened == ["1.png", "2.png"]
 
 
 @pytest.mark.parametrize(

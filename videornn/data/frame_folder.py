@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge, check_frame_size
 from videornn.data.video import FrameVideo
-from videornn.data.video_files import FRAME_SUFFIXES, is_hidden
+from videornn.data.video_files import FRAME_SUFFIXES, fault_of_file, is_hidden
 from videornn.errors import DecodeError
 
 FOLDER_FPS = Fraction(30)  # a folder of frames does not say how fast they follow each other
@@ -42,7 +42,7 @@ class FrameFolder(FrameVideo):
             raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(FRAME_SUFFIXES))})")
         self._names = sorted(
             _frames_among(path, names),
-            key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)],
+            key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)],
         )
         self.num_frames = len(self._names)
         self.fps = FOLDER_FPS
@@ -52,6 +52,8 @@ class FrameFolder(FrameVideo):
         size: tuple[int, int] | None = None
         for place, index in enumerate(indices):
             file = os.path.join(self.path, self._names[index])
+            if fault := fault_of_file(file):  # opening a pipe waits for its writer
+                raise DecodeError(f"{file}: {fault[1]}")
             try:
                 with Image.open(file) as image:
                     check_frame_size(file, *image.size, self._max_pixels)
