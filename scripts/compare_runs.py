@@ -39,7 +39,7 @@ class Difference:
         """|a - b| over the larger of |a| and |b|; infinite for what is missing, no number, or finite in one run alone."""
         if self.a == self.b or (self.a != self.a and self.b != self.b):  # NaN is not equal to itself
             return 0.0
-        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (self.a, self.b)):
+        if not (_is_finite(self.a) and _is_finite(self.b)):
             return math.inf
         return abs(self.a - self.b) / max(abs(self.a), abs(self.b))
 
@@ -122,6 +122,14 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if report(compared, arguments.rtol) else 1
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number that floats can be: whole ones have no end in JSON."""
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _text(value: Any) -> str:

@@ -82,6 +82,7 @@ def test_the_first_step_that_differs_and_the_largest_differences_are_told(two_ru
         (_changed(0, loss=float("nan")), "train step 5, loss: 2.5 and nan"),
         (_changed(2, top5=1.0), "val step 10, top5: missing and 1.0"),
         (_changed(0, loss="high"), "train step 5, loss: 2.5 and high"),
+        (_changed(0, loss=10**309), f"train step 5, loss: 2.5 and 1{309 * '0'}"),
     ],
 )
 def test_what_one_run_lacks_or_has_no_number_for_differs_at_any_tolerance(
