@@ -21,6 +21,7 @@ from PIL import Image
 
 from videornn.checkpoint import save_checkpoint
 from videornn.config import config_to_yaml, load_config
+from videornn.kept_scores import MAGIC
 
 QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
 SECONDS = 100  # that nothing here takes, however busy the machine is, unless it hangs
@@ -97,6 +98,10 @@ CHECKPOINT = {
 WEIGHTS = {"a list": lambda path: torch.save([1, 2], path), "text": lambda path: torch.save({"a": "b"}, path)}
 SCORES = {"other arrays": lambda path: np.savez(path, a=np.zeros(3)), "objects": lambda path: np.savez(path, logits=[{}, 1])}
 VIDEO = {"a picture": lambda path: Image.new("RGB", (8, 8)).save(path, "PNG")}
+KEPT = {
+    "another header": lambda path: path.write_bytes(MAGIC + b"[]\n"),
+    "deep JSON": lambda path: path.write_bytes(MAGIC + b"[" * 100_000 + b"\n"),
+}
 JSON = {"text": text("good day"), "deep JSON": text("[" * 100_000), "a number": text("9" * 5000)}
 RECORD = {**JSON, "a list": text("[1]")}
 METRICS = {
@@ -128,6 +133,7 @@ LINES = {
 PNG = {"another picture": lambda path: Image.new("RGB", (8, 8)).save(path, "JPEG"), "a huge picture": _another_png}
 OPTIONAL = frozenset({"missing"})
 STREAMS = ("pipe", "device")  # which infer waits for
+NO_LOCK = {"folder", "unreadable", *STREAMS}
 MAPPED = ("100 GB",)  # which takes addresses alone, and no memory
 
 READS = [
@@ -160,11 +166,32 @@ READS = [
     Read("export {checkpoint} --format torch", "{checkpoint}", CHECKPOINT),
     Read("info {checkpoint}", "{checkpoint}", CHECKPOINT),
     Read("convert {init} {tmp}/out.pt", "{init}", WEIGHTS, skip=MAPPED),
+    Read("convert {init} {tmp}/out.pt --labels {set}/labels.txt", "{set}/labels.txt", LABELS),
+    Read("demo {checkpoint} --port 0", "{checkpoint}", CHECKPOINT, slow=True),
+    Read("train {config} --out {run} --resume", "{run}/.lock", {}, frozenset(WRONG) - NO_LOCK, slow=True),
+    Read("test {checkpoint}", "{run}/test/.lock", {}, frozenset(WRONG) - NO_LOCK, slow=True),
+    # scores that are kept are not needed: a test begins anew
+    Read(
+        "test {checkpoint}",
+        "{run}/test/unfinished/rank_0.scores",
+        KEPT,
+        frozenset({*WRONG, *KEPT}) - {"folder", "unreadable"},
+        slow=True,
+    ),
     Read("data list {set}/train.txt --out {tmp}/out", "{set}/train.txt", LIST),
     Read("data list {set}/train.txt --out {tmp}/out --labels {set}/labels.txt", "{set}/labels.txt", LABELS),
     Read("data verify {set}/train.txt", "{set}/train.txt", LIST),
     Read("data prepare {set}/train.txt {tmp}/out", "{set}/train.txt", LIST),
     Read("data prepare {set}/train.txt {prepared}", "{prepared}/prepare.json", RECORD, skip=("missing",)),
+    Read("data prepare {set}/train.txt {prepared}", "{prepared}/labels.txt", LABELS, skip=("missing",)),
+    # the first of two parts counts as not there
+    Read(
+        "data prepare {set}/two.txt {prepared} --shard 2/2 --workers 1 --quality 0",
+        "{prepared}/two.report-1-of-2.csv",
+        TABLE,
+        frozenset({"missing", "folder", *STREAMS}),
+        slow=True,
+    ),
     Read("data synthetic {set} --num-train 1 --num-val 1 --num-test 1", "{set}/synthetic.json", RECORD, skip=("missing",)),
     Read("data synthetic {tmp}/out", "{tmp}/out/synthetic.partial.json", RECORD, skip=("missing",)),
     Read("report {run}", "{run}/config.yaml", CONFIG, frozenset({"empty"})),
@@ -201,6 +228,7 @@ def lists(motion_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for path in motion_set.iterdir():
         shutil.copy(path, folder) if path.is_file() else (folder / path.name).symlink_to(path)
+    (folder / "two.txt").write_text("".join((folder / "val.txt").read_text().splitlines(keepends=True)[:2]))
     return folder
 
 

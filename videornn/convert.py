@@ -49,6 +49,7 @@ def convert(
             are not as many as its classes; an override is wrong.
     """
     overrides = overrides or []
+    names = None if labels is None else load_labels(labels)  # first: weights can take a minute
     weights = read_weights(source)
     if weights.format == "videornn":
         raise UserError(f"{source} is a checkpoint of videornn already")
@@ -61,7 +62,7 @@ def convert(
     config = override_config(config_from_dict({**defaults, "model": network}, str(source)), overrides)
     if config.model.num_classes is None:
         raise UserError(f"{source} has no classifier: start a training from it (model.init={source}) instead")
-    class_names = tuple(map(str, range(config.model.num_classes))) if labels is None else load_labels(labels)
+    class_names = tuple(map(str, range(config.model.num_classes))) if names is None else names
     if len(class_names) != config.model.num_classes:
         raise UserError(f"{labels} has {len(class_names)} class names, the network {config.model.num_classes} classes")
     with torch.random.fork_rng(devices=[]):

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from videornn.checkpoint import telling_if_full
+from videornn.data.files import is_file
 
 MAGIC = b"videornn scores in progress 1\n"
+DAMAGED = "a file of them is damaged"
 
 
 class KeptScores:
@@ -48,11 +50,14 @@ class KeptScores:
         self.folder.mkdir(parents=True, exist_ok=True)
         reason = None
         for path in self._files():
-            with open(path, "rb") as file:
-                if file.read(len(self._header)) == self._header:
-                    continue
-                file.seek(0)
-                reason = self._difference(file.read(1 << 20)) or reason
+            if not is_file(path):  # opening a pipe waits for its writer
+                reason = DAMAGED
+            else:
+                with open(path, "rb") as file:
+                    if file.read(len(self._header)) == self._header:
+                        continue
+                    file.seek(0)
+                    reason = self._difference(file.read(1 << 20)) or reason
             path.unlink()
         return None if reason is None else f"the scores kept in {self.folder} are not of this test ({reason}): starting anew"
 
@@ -111,7 +116,7 @@ class KeptScores:
         except (ValueError, RecursionError):
             other = None
         if not isinstance(other, dict):
-            return "a file of them is damaged"
+            return DAMAGED
         names = sorted({name for name in {*other, *self._fingerprint} if other.get(name) != self._fingerprint.get(name)})
         return f"different: {', '.join(names)}"
 

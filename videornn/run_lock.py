@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ def run_lock(folder: Path, *, wait_seconds: float = 30.0) -> Iterator[str | None
         return
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError(f"{folder / '.lock'} is a pipe or a device, not a file; remove it")
         yield _take(descriptor, folder, wait_seconds)
     finally:
         os.close(descriptor)
