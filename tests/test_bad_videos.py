@@ -149,7 +149,7 @@ def test_all_ranks_end_when_their_bad_videos_together_are_too_many(tmp_path: Pat
 def test_a_back_end_that_reads_nothing_is_told_once_with_a_count(
     motion_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
-    def refuse(self: TorchcodecVideo, path: str) -> None:
+    def refuse(self: TorchcodecVideo, path: str, *_: object) -> None:
         raise DecodeError(f"{path}: torchcodec cannot open it (no reason)")
 
     monkeypatch.setattr(TorchcodecVideo, "__init__", refuse)

@@ -182,7 +182,7 @@ def test_a_back_end_that_fails_gives_way_once_and_the_first_reason_stays(
     path = make_video(tmp_path / "good.mp4", 20)
 
     class Failing:
-        def __init__(self, path: str) -> None:
+        def __init__(self, path: str, *_: object) -> None:
             raise DecodeError(f"{path}: torchcodec is out of order")
 
     monkeypatch.setattr("videornn.data.decoding.TorchcodecVideo", Failing)

@@ -1,9 +1,10 @@
 """Pictures of frames: the right way up and in the right colours with every reader and version of PyAV."""
 
 import gc
+import sys
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
-from videornn.data.decoding import open_video, why_not
+from videornn.data.decoding import TorchcodecVideo, open_video, why_not
 from videornn.data.movie import redraw_movie
 from videornn.data.pictures import to_picture, turn_of
 from videornn.data.reencode import Encoding, reencode
@@ -49,6 +50,34 @@ def test_a_recording_is_shown_turned_and_mirrored_as_its_file_says(tmp_path: Pat
             assert np.abs(shown - turned).mean() > 10
     report = inspect_video(str(path))
     assert (report.height, report.width) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("matrix", [(a, b, c, d) for a, b, c, d in TURNS if a * d > b * c])
+@pytest.mark.parametrize("turns", [False, True])
+def test_a_torchcodec_that_does_not_turn_its_pictures_has_them_turned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matrix: Matrix, turns: bool
+) -> None:
+    path = write_textures(tmp_path / "a.mp4", 2, size=(128, 64))
+    stored = _first_picture(path, "pyav")
+    set_display_matrix(path, matrix)
+    given = torch.from_numpy(TURNS[matrix](stored).copy() if turns else stored)
+
+    class VideoDecoder:  # before and since 0.11
+        metadata = SimpleNamespace(average_fps=25.0, **({"rotation": None} if turns else {}))
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __len__(self) -> int:
+            return 2
+
+        def get_frame_at(self, index: int) -> SimpleNamespace:
+            return SimpleNamespace(data=given)
+
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=VideoDecoder))
+    with open_video(path, "torchcodec") as video:
+        assert type(video) is TorchcodecVideo
+        assert np.array_equal(video.frames_at(torch.tensor([0]))[0], TURNS[matrix](stored))
 
 
 @pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, 1)])

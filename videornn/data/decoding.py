@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from videornn.data.containers import create_file, local_url, open_file, shown_stream
 from videornn.data.frame_folder import FrameFolder
-from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, turn_of
+from videornn.data.pictures import MAX_FRAME_PIXELS, UPRIGHT, Turn, bound_frames, turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import Cut, FrameVideo
 from videornn.data.video_errors import errors_of_video
@@ -72,11 +71,14 @@ class DecordVideo(FrameVideo):
 class TorchcodecVideo(FrameVideo):
     """Back end on torchcodec, with exact seeking; PyAV says when frames appear.
 
+    Args:
+        turn: how a stored picture becomes what is shown, without a flip: torchcodec turns it by itself since 0.11 only.
+
     Raises:
         DecodeError: torchcodec cannot be loaded, or cannot open the file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, turn: Turn = UPRIGHT) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, OSError, RuntimeError) as error:
@@ -91,6 +93,7 @@ class TorchcodecVideo(FrameVideo):
             self.fps = Fraction(fps).limit_denominator(1001) if 0.01 < fps < 10000 else Fraction(25)
         except (ValueError, IndexError, RuntimeError, OSError) as error:
             raise DecodeError(f"{path}: torchcodec cannot open it ({_first_line(error)})") from error
+        self._turn = UPRIGHT if hasattr(self._reader.metadata, "rotation") else turn
         self.times = np.arange(self.num_frames) / float(self.fps)
         with suppress(DecodeError), PyAVVideo(path) as listed:  # torchcodec does not tell when its frames appear
             if listed.num_frames == self.num_frames:
@@ -99,7 +102,7 @@ class TorchcodecVideo(FrameVideo):
     def _decode(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         for place, index in enumerate(indices):
             try:
-                yield place, self._reader.get_frame_at(index).data.numpy()
+                yield place, self._turn.of(self._reader.get_frame_at(index).data.numpy())
             except (ValueError, IndexError, RuntimeError, OSError) as error:
                 raise DecodeError(f"{self.path}: torchcodec cannot decode it ({_first_line(error)})") from error
 
@@ -124,13 +127,14 @@ def open_video(
         if os.path.isdir(path):
             return FrameFolder(path, max_pixels=max_pixels)
         check_file(path)
-        if decoder in ("auto", "pyav") or path.lower().endswith(".avi") or _is_flipped(path, max_pixels):
+        by_pyav = decoder in ("auto", "pyav") or path.lower().endswith(".avi")
+        if by_pyav or (turn := _first_turn(path, max_pixels)).flips:
             return PyAVVideo(path, timeout=timeout, max_pixels=max_pixels)
-        return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path)
+        return DecordVideo(path) if decoder == "decord" else TorchcodecVideo(path, turn)
 
 
-def _is_flipped(path: str, max_pixels: int) -> bool:
-    """Whether the first frame is to be shown mirrored; whoever opens a file that PyAV cannot read says what is wrong.
+def _first_turn(path: str, max_pixels: int) -> Turn:
+    """How the first frame is to be turned; whoever opens a file that PyAV cannot read says what is wrong.
 
     Raises:
         DecodeError: it is too large; the file is no video in itself: decord and torchcodec would read what it names.
@@ -139,11 +143,11 @@ def _is_flipped(path: str, max_pixels: int) -> bool:
         with open_file(path) as container:
             stream = shown_stream(container)
             if stream is None or stream.codec_context is None:
-                return False
+                return UPRIGHT
             bound_frames(path, stream.codec_context, max_pixels)
-            return any(turn_of(frame).flips for frame in islice(container.decode(stream), 1))
+            return next((turn_of(frame) for frame in container.decode(stream)), UPRIGHT)
     except (av.FFmpegError, OSError, UnicodeError):
-        return False
+        return UPRIGHT
 
 
 def check_file(path: str) -> None:

@@ -43,6 +43,9 @@ class Turn(NamedTuple):
         return (self.swapped + self.mirrored + self.upturned) % 2 == 1
 
 
+UPRIGHT = Turn()
+
+
 def check_frame_size(name: str, width: int, height: int, max_pixels: int) -> None:
     """Raises TooLarge, naming the video, if its frames have more pixels than data.max_frame_pixels allows."""
     if width * height > max_pixels:
@@ -73,9 +76,9 @@ def turn_of(frame: av.VideoFrame) -> Turn:
         matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     except ValueError:  # beside it is something that this version of PyAV has no name for: then no flip is seen
         quarters = frame.rotation // 90 % 4  # counter-clockwise
-        return (Turn(), Turn(True, False, True), Turn(False, True, True), Turn(True, True, False))[quarters]
+        return (UPRIGHT, Turn(True, False, True), Turn(False, True, True), Turn(True, True, False))[quarters]
     if matrix is None:
-        return Turn()
+        return UPRIGHT
     # a point (x, y) of the stored picture is shown at (a x + c y, b x + d y), with y downwards
     a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
