@@ -33,7 +33,7 @@ from videornn.data.mixing import Mixing
 from videornn.data.plan import BatchPlan, Phase
 from videornn.data.shared_batch import Batch, to_device
 from videornn.ema import decay_at, start_ema, update_ema_
-from videornn.engine import build_scaler, is_lack_of_memory, predict_logits, to_model_input, train_step
+from videornn.engine import build_scaler, predict_logits, to_model_input, train_step
 from videornn.evaluate import score_batches
 from videornn.explain.attention_maps import attention_blocks, block_maps, observe, strongest_points
 from videornn.explain.attention_numbers import block_numbers
@@ -370,7 +370,7 @@ def test_the_loop_of_a_training_runs_on_the_gpu(
     for batch in batches:
         batch.bad.clear()
     lines: list[dict] = []
-    logger = SimpleNamespace(say=print, log=lambda kind, step, **numbers: lines.append(numbers))
+    logger = SimpleNamespace(say=print, check_place=lambda: None, log=lambda kind, step, **numbers: lines.append(numbers))
     monkeypatch.setattr(training, "build_loader", lambda *_, **__: iter(batches))
     monkeypatch.setattr(training, "_Speed", lambda run: SimpleNamespace(numbers=lambda clips: {"mfu": 0, "memory_gb": 0}))
     monkeypatch.setattr(Run, "save", lambda self, **which: self.check_finite())
@@ -384,18 +384,6 @@ def test_the_matrices_that_are_timed_do_not_count_as_memory_of_the_run(gpu: None
     told: list[str] = []
     monkeypatch.setattr("torch.cuda.synchronize", lambda device: told.append("product"))
     monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: told.append(f"forget {device}"))
+    monkeypatch.setattr("torch.Generator", lambda device, of_host=torch.Generator: of_host())  # a GPU's wants a driver
     matrix_rate(GPU, torch.bfloat16)
     assert told.count("product") == len(told) - 1 > 0 and told[-1] == "forget cuda:0"
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "CUDA error: out of memory",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    ],
-)
-def test_a_library_that_finds_the_gpu_full_says_so_in_other_words(message: str) -> None:
-    assert is_lack_of_memory(RuntimeError(message))
-    assert not is_lack_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))

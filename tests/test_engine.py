@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from videornn.engine import build_scaler, classification_loss, train_step
+from videornn.engine import build_scaler, classification_loss, is_lack_of_memory, train_step
 from videornn.optim import build_optimizer
 
 CPU = torch.device("cpu")
@@ -145,3 +145,16 @@ def test_lower_precision_takes_nearly_the_same_step(precision: str) -> None:
     for before, one, other in zip(start, exact.parameters(), rounded.parameters(), strict=False):
         difference = (one - other).norm() / (one - before).norm().clamp_min(1e-3)
         assert difference < 0.2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_a_library_that_finds_the_gpu_full_says_so_in_other_words(message: str) -> None:
+    assert is_lack_of_memory(RuntimeError(message))
+    assert not is_lack_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
