@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,14 @@ def test_help_starts_without_torch() -> None:
     assert finished.returncode == 0, finished.stderr
     for command in ("train", "test", "infer", "explain", "info", "config", "convert", "data"):
         assert command in finished.stdout
+
+
+def test_a_checkout_can_be_used_from_the_folder_that_holds_it(tmp_path: Path) -> None:
+    (tmp_path / "videornn/data").mkdir(parents=True)  # a clone, with what the quickstart makes in it
+    program = "import videornn.data.files; from videornn import load_predictor"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_test_command_prints_and_writes_the_results(videornn, tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:
