@@ -68,6 +68,15 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path: Path, capsys: pytest.Ca
     assert counted(Counter({f".{number:02d}": 20 - number for number in range(11)})).endswith(", 13 .07, 3 other kinds")
 
 
+def test_pictures_without_numbers_in_their_names_are_no_frames(tmp_path: Path) -> None:
+    _touch(tmp_path, "walk/a.mp4", "walk/thumbs/bird.jpg", "walk/thumbs/cat.jpg", "run/b/1.jpg", "run/test/confusion.png")
+    assert _paths(tmp_path) == ["run/b", "walk/a.mp4"]
+    (remark,) = load_videos(str(tmp_path)).remarks()
+    assert "2 .jpg, 1 .png are left out" in remark
+    with pytest.raises(UserError, match="thumbs has no video"):
+        find_videos([str(tmp_path / "walk/thumbs")])
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

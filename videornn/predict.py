@@ -20,7 +20,7 @@ from videornn.data.packed_paths import PathPacker
 from videornn.data.parallel import GeneratorWorker
 from videornn.data.shared_batch import to_device
 from videornn.data.stream import is_live
-from videornn.data.video_files import FRAME_SUFFIXES, counted, scan_videos
+from videornn.data.video_files import counted, is_frame, scan_videos
 from videornn.errors import UserError
 from videornn.predictions import Ranking
 from videornn.trained import Trained, load_trained
@@ -128,7 +128,7 @@ def find_videos(paths: list[str]) -> list[str]:
         elif os.path.isdir(path):
             others = Counter()
             files = sorted(str(Path(path, name)) for name in scan_videos(path, others))
-            if not files and any(file.suffix.lower() in FRAME_SUFFIXES for file in Path(path).iterdir()):
+            if not files and any(map(is_frame, os.listdir(path))):
                 files = [path]
             if not files:
                 only = f": it holds {counted(others)}" if counted(others) else ""

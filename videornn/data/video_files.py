@@ -41,10 +41,15 @@ def is_hidden(name: str) -> bool:
     return name[0] == "." or name.casefold() in SYSTEM_NAMES
 
 
+def is_frame(name: str) -> bool:
+    """Whether a file of this name may be a frame of a video that is a folder: a picture with a number."""
+    return os.path.splitext(name)[1].lower() in FRAME_SUFFIXES and any(character.isdecimal() for character in name)
+
+
 def scan_videos(folder: str | Path, left_out: Counter[str] | None = None) -> Iterator[str]:
     """Paths, relative to a folder, of all videos under it, in no order; symbolic links are followed, hidden names skipped.
 
-    A folder with images and neither videos nor folders in it is a video too, one of frames.
+    A folder with images and neither videos nor folders in it is a video too, one of frames, if there are numbers in names.
 
     Args:
         left_out: gets the number of files that are in no video by their suffix, and of hidden ones that have one of videos.
@@ -53,7 +58,7 @@ def scan_videos(folder: str | Path, left_out: Counter[str] | None = None) -> Ite
     waiting, linked = [""], set()
     while waiting:
         here = waiting.pop()
-        images, videos, below = Counter(), False, []
+        images, numbered, videos, below = Counter(), False, False, []
         for entry in _entries(os.path.join(folder, here)):
             suffix = os.path.splitext(entry.name)[1].lower()
             if is_hidden(entry.name):
@@ -63,11 +68,12 @@ def scan_videos(folder: str | Path, left_out: Counter[str] | None = None) -> Ite
                 yield os.path.join(here, entry.name)
             elif suffix in FRAME_SUFFIXES:
                 images[suffix] += 1
+                numbered = numbered or is_frame(entry.name)
             elif not entry.is_dir():
                 left_out[suffix or entry.name] += 1
             elif not (entry.is_symlink() and _leads_back(entry.path, linked)):
                 below.append(os.path.join(here, entry.name))
-        if images and here and not videos and not below:
+        if numbered and here and not videos and not below:
             yield here
         else:
             left_out.update(images)
