@@ -1,9 +1,11 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from videornn.console import SafeConsole
 from videornn.errors import UserError
 from videornn.logger import RunLogger
 
@@ -106,6 +108,22 @@ def test_a_share_of_the_machine_that_cannot_be_is_not_printed_as_a_number(
     logger.close()
     lines = capsys.readouterr().out.splitlines()
     assert "mfu 40 %  1.5 GB" in lines[0] and "mfu > 100 % (rate measured on a busy machine)  1.5 GB" in lines[1]
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(80, "98.7 clips/s"), (120, "1.5 GB"), (20, "")])
+def test_on_a_terminal_the_bar_moves_with_every_step_and_what_does_not_fit_is_left_out(
+    columns: int, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SafeConsole, "is_terminal", True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    logger = RunLogger(tmp_path, num_steps=806)
+    logger.log("train", 10, **NUMBERS | {"clips_per_second": 98.7})
+    logger.advance(13)
+    logger.close()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out).splitlines()
+    last = [line.rstrip() for line in lines if line.strip()][-1]
+    assert max(map(len, lines)) <= columns
+    assert columns == 20 or ("13/806 eta" in last and last.endswith(shown) and "…" not in last)
 
 
 @pytest.mark.parametrize("fate", ["removed", "moved", "replaced", "a file"])

@@ -17,6 +17,8 @@ from videornn.console import SafeConsole, printable
 from videornn.errors import UserError
 from videornn.text_files import json_lines
 
+BAR_WIDTH = 12
+
 
 class RunLogger:
     """Writes one run's numbers; on ranks other than 0 it does nothing.
@@ -61,9 +63,19 @@ class RunLogger:
             for key, value in numbers.items() if self._tensorboard else ():
                 self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
         if self._progress and kind == "train":
-            self._progress.update(self._task, completed=step, note=_train_note(numbers))
+            # what fits beside the bar, the count and the ETA: rich would shorten all of them
+            room = self._console.width - BAR_WIDTH - 2 * len(str(self._num_steps)) - len("  / eta 0:00:00  ")
+            parts = _train_note(numbers)
+            while parts and len("  ".join(parts)) > room:
+                parts.pop()
+            self._progress.update(self._task, completed=step, note="  ".join(parts))
         else:
             self.say(f"{kind:5}  {self._line(kind, step, numbers)}")
+
+    def advance(self, step: int) -> None:
+        """Show that a step is done."""
+        if self._active and self._progress:
+            self._progress.update(self._task, completed=step)
 
     def check_place(self) -> None:
         """Raises UserError if the run folder is gone or another one is in its place: nothing of it is to rise again."""
@@ -117,7 +129,7 @@ class RunLogger:
     def _line(self, kind: str, step: int, numbers: dict[str, float]) -> str:
         place = f"epoch {numbers['epoch']:.2f}  step {step}/{self._num_steps}"
         if kind == "train":
-            return f"{place}  {_train_note(numbers)}  lr {numbers['lr']:.4g}{self._eta(step, kind)}"
+            return f"{place}  {'  '.join(_train_note(numbers))}  lr {numbers['lr']:.4g}{self._eta(step, kind)}"
         return place + "".join(f"  {key} {_short(value)}" for key, value in numbers.items() if key != "epoch")
 
     def _eta(self, step: int, kind: str) -> str:
@@ -127,18 +139,23 @@ class RunLogger:
         return f"  eta {int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
-def _train_note(numbers: dict[str, float]) -> str:
+def _train_note(numbers: dict[str, float]) -> list[str]:
+    """What one looks for in a line of training, the most wanted first."""
     # of a machine that has never been seen idle
     mfu = f"{100 * numbers['mfu']:.0f} %" if numbers["mfu"] <= 1 else "> 100 % (rate measured on a busy machine)"
-    return (
-        f"loss {numbers['loss']:.3f}  top1 {numbers['top1']:.1f} %  {numbers['clips_per_second']:.1f} clips/s"
-        f"  data wait {100 * numbers['data_wait']:.0f} %  mfu {mfu}  {numbers['memory_gb']:.1f} GB"
-    )
+    return [
+        f"loss {numbers['loss']:.3f}",
+        f"top1 {numbers['top1']:.1f} %",
+        f"{numbers['clips_per_second']:.1f} clips/s",
+        f"data wait {100 * numbers['data_wait']:.0f} %",
+        f"mfu {mfu}",
+        f"{numbers['memory_gb']:.1f} GB",
+    ]
 
 
 def _progress(console: SafeConsole) -> Progress:
     columns = (
-        BarColumn(bar_width=12),
+        BarColumn(bar_width=BAR_WIDTH),
         MofNCompleteColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(compact=True),
