@@ -46,6 +46,7 @@ from videornn.speed import matrix_rate, peak_memory, training_flops, tuned
 from videornn.trained import normalization
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
+SLOW_PRECISION = 1.5  # times as slow as float32 that is worth one
 MANY_EPOCHS = 10**6  # a plan without an end
 NO_COMPILER = ("No working C++ compiler", "Failed to find C compiler")  # of torch.compile, and of Triton
 PRECISE_BN_SEED = 2**31  # beyond any seed of a run: these clips are others than those of the steps
@@ -196,6 +197,11 @@ def _loop(
     weights = class_weights(torch.from_numpy(run.data.train.labels), run.config.model.num_classes, section.class_weights)
     weights = None if weights is None else weights.to(run.device)
     vote, speed, waits = StopVote(), _Speed(run), 0
+    if speed.slower > SLOW_PRECISION:
+        logger.say(
+            f"matrix products in {section.precision} take {speed.slower:.0f} times as long here as those in float32: "
+            f"train.precision=fp32 may be faster, also with --resume"
+        )
     share = BadShare(run.bad, run.out / "bad_videos.csv", len(run.data.train), run.config.data.max_bad_share)
     while run.step < plan.num_steps:
         lr, indices = run.lr, []
@@ -216,6 +222,7 @@ def _loop(
             update_ema_(run.ema, run.model, decay_at(run.step, section.ema_decay))
         run.step += 1
         meter.add(run.step, indices, result, run.clip_size)
+        logger.advance(run.step)
         epoch, last = plan.epoch_at(run.step), run.step == plan.num_steps
         if run.step % section.log_every == 0 or last:
             run.check_finite()
@@ -416,7 +423,9 @@ class _Speed:
         self._clip_flops = training_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
         # on a CPU the products of fp16, and without its instructions those of bf16, are slower than float32
         self._dtypes = {torch.float32, AUTOCAST.get(run.config.train.precision, torch.float32)}
-        self._rate, self._peak, self._num_lines, self._num_fast = self._measured(), 0, 0, 0
+        rates = {dtype: matrix_rate(run.device, dtype) for dtype in self._dtypes}
+        self._rate, self._peak, self._num_lines, self._num_fast = max(rates.values()), 0, 0, 0
+        self.slower = rates[torch.float32] / min(rates.values())  # than float32, the precision of the run
 
     def numbers(self, clips_per_second: float) -> dict[str, float]:
         """mfu 0..1 (model FLOPs utilisation) at so many full clips per second, and the peak memory of this rank in GB."""
@@ -425,7 +434,7 @@ class _Speed:
         if (fast and _doubled(self._num_fast)) or (self._device.type == "cpu" and _doubled(self._num_lines)):
             self._peak = max(self._peak, peak_memory(self._device))  # a measurement is not what a run needs
             with suppress(torch.OutOfMemoryError):  # a GPU that the run fills is measured as it was
-                self._rate = max(self._rate, self._measured())
+                self._rate = max(self._rate, *(matrix_rate(self._device, dtype) for dtype in self._dtypes))
         peak = max(self._peak, peak_memory(self._device))
         return {"mfu": clips_per_second / self._clips_per_second, "memory_gb": peak / 1e9}
 
@@ -433,9 +442,6 @@ class _Speed:
     def _clips_per_second(self) -> float:
         """Full clips that all ranks would do if they did nothing but matrix products."""
         return self._rate * distributed.num_ranks() / self._clip_flops
-
-    def _measured(self) -> float:
-        return max(matrix_rate(self._device, dtype) for dtype in self._dtypes)
 
 
 def _doubled(number: int) -> bool:
