@@ -59,6 +59,7 @@ class Network:
             seconds, clip_seconds = opened.duration, float(clip_spec(data).duration_seconds(opened.fps))
         window = self.window or (seconds if data.sampling == "segments" else clip_seconds)
         top = [{"class": name, "score": score} for name, score in self.predictor(video)]
+        self.answer = top[0]["class"]
         return {"top": top, "seconds": seconds, "window": window}
 
     def timeline(self, video: str, part: int) -> dict[str, Any]:
@@ -80,12 +81,16 @@ class Network:
         return {"segments": segments, "until": until, "complete": self.windows is None}
 
     def attention(self, video: str, name: str) -> list[dict[str, str]]:
-        """Sheets and movies of the attention blocks, in base64; name is what its sender calls the video."""
+        """Sheets and movies of one clip, for the class that the video was answered with, in base64.
+
+        Args:
+            name: what its sender calls the video.
+        """
         from videornn.explain import explain
 
         # not made anew where the server was killed and the folder taken away
         out = tempfile.mkdtemp(dir=Path(video).parent)
-        files = explain(self.predictor.trained, video, Path(out), [], name=name)
+        files = explain(self.predictor.trained, video, Path(out), [], name=name, class_name=self.answer)
         return [
             {
                 "name": file.stem.removeprefix(f"{Path(video).stem}_"),

@@ -89,7 +89,7 @@ def explain(
     predicted = int(scores.argmax())
     best = {"class": trained.class_names[predicted], "score": round(float(scores[predicted]), 6)}
     stem = short_enough(Path(video).stem)
-    title = f"{name or Path(video).name}: recognised as {best['class']} ({100 * best['score']:.0f} %)"
+    title = f"{name or Path(video).name}: this clip is recognised as {best['class']} ({100 * best['score']:.0f} %)"
     written, records = [], []
     try:
         for place, block in attention_blocks(trained.model).items():
