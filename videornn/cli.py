@@ -51,11 +51,13 @@ def train(
 ) -> None:
     """Train a network."""
     from videornn.config import load_config
+
+    settings = load_config(config, overrides)  # before torch is imported, which takes seconds
     from videornn.train import train as run
 
     out = out or Path("runs") / config.stem
     try:
-        last = run(load_config(config, overrides), out, resume=resume)
+        last = run(settings, out, resume=resume)
     except Interrupted as stop:
         fail(f"{stop}; add --resume to the same command to go on", stop.exit_code)
     if is_main():

@@ -63,7 +63,8 @@ class TooManyBad(UserError):
         one = min(bad, key=lambda video: video.path)  # the same on all ranks, so that they say the same
         super().__init__(
             f"{len(bad)} of {num_videos} training videos cannot be decoded, more than data.max_bad_share={max_share:g} "
-            f"allows; one of them: {one.reason}"
+            f"allows; one of them: {one.reason}. `videornn data verify` names all that are broken: leave them out, or set "
+            f"another data.max_bad_share"
         )
         self.bad = bad
 
