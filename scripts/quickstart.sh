@@ -32,4 +32,5 @@ echo "test        $run/test/  (metrics.json, predictions.csv, per_class.csv, con
 echo "attention   $run/explain/  (sheets, movies, numbers)"
 echo "report      $run/report.html  (opens in any browser)"
 echo "try it      $videornn demo $run/checkpoints/best.pt"
+echo "go on       source .venv/bin/activate  (then the command is videornn, as in the README)"
 echo "curves      .venv/bin/tensorboard --logdir $run/tensorboard"
