@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.files import check_output_file, make_folder, replacing, write_text
+from videornn.data.files import append_table, check_output_file, make_folder, replacing, write_text
 from videornn.errors import UserError
 
 
@@ -40,6 +40,25 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a folder in which not even root can write, on Linux")
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    """infer --csv /dev/null by root put a file there, for the whole machine."""
+    pipe, output, null = tmp_path / "pipe", tmp_path / "stdout", tmp_path / "null"
+    os.mkfifo(pipe)
+    output.symlink_to("/proc/self/fd/1")
+    null.symlink_to("/dev/null")
+    for path in (pipe, output, null):
+        before = path.lstat()
+        assert _says(check_output_file, path) == "is a device or a pipe; give the name of a file"
+        for write in (write_text, lambda path, text: append_table(path, [text], [])):
+            with pytest.raises(UserError, match=f"{path.name}: is a device or a pipe"):
+                write(path, "text")
+        assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").touch()
+    check_output_file(tmp_path / "link")
+
+
 def test_a_folder_in_which_nothing_can_be_written_is_found_out_by_trying() -> None:
     folder = Path("/proc/self")
     assert _says(make_folder, folder).startswith("nothing can be written in /proc/self (")

@@ -24,8 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` if all went well.
 
     Raises:
+        UserError: a device or a pipe has the name, whose place no file may take.
         OSError: as it came, with the name of `path`: an error of writing has none, that of opening the temporary one.
     """
+    _check_kind(path, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -53,6 +55,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 
 def append_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Add rows to a CSV file as write_table writes it, which gets a header line if it is new."""
+    _check_kind(path, str(path))
     new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([cell_of(cell) for cell in row] for row in ([header, *rows] if new else rows))
@@ -105,7 +108,15 @@ def check_output_file(file: Path | None, option: str = "--out") -> None:
         raise UserError(f"{option} {file}: is a folder; give the name of a file")
     if not file.parent.is_dir():
         raise UserError(f"{option} {file}: there is no folder {file.parent}")
+    _check_kind(file, f"{option} {file}")
     _try_writing(file.parent, f"{option} {file}")
+
+
+def _check_kind(path: Path, given: str) -> None:
+    """Raises UserError for what only looks like a file: taking the place of /dev/null would take it from everybody."""
+    is_open_file = path.is_symlink() and os.readlink(path).startswith("/proc/")  # as /dev/stdout
+    if is_open_file or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise UserError(f"{given}: is a device or a pipe; give the name of a file")
 
 
 def _try_writing(folder: Path, given: str) -> None:
