@@ -1,5 +1,6 @@
 """Files of tensors that are made to bring their reader down: none does, and none takes more memory than it holds."""
 
+import gc
 import io
 import multiprocessing
 import pickle
@@ -25,7 +26,11 @@ RECONSTRUCT = np.empty(0).__reduce__()[0]
 def _in_process_of_its_own(work: Callable[[], None]) -> None:
     """Fails if the process ends in any way but well, as by a segmentation fault."""
     process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
+    gc.freeze()  # a fork that collected this process's garbage would wait for ever for the threads of a filter in it
+    try:
+        process.start()
+    finally:
+        gc.unfreeze()
     process.join()
     assert process.exitcode == 0
 
