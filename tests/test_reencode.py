@@ -15,6 +15,7 @@ import torch
 from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
+import videornn.data.reencode
 from videornn.data.decoding import open_video
 from videornn.data.reencode import Encoding, measure_quality, output_size, reencode
 from videornn.data.verify import VideoFault
@@ -295,3 +296,23 @@ def test_a_full_disk_is_not_taken_for_a_bad_video(tmp_path: Path) -> None:
 
 
 # Lists ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["_encode", "_check", "read_encoded"])
+def test_a_file_that_another_process_takes_away_is_no_fault_of_the_video(
+    make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Two prepares of one list: each removes what it takes for left by a killed one; the video was reported as missing."""
+    source, out = make_video(tmp_path / "a.mp4", 5), tmp_path / "out.mp4"
+    original = getattr(videornn.data.reencode, step)
+
+    def begin_meanwhile(*arguments: object) -> object:
+        for temporary in tmp_path.glob(".out.mp4.*.tmp"):
+            temporary.unlink()
+        if step == "_encode":  # as moving the index to the front of a file that is gone
+            raise FileNotFoundError(2, "No such file or directory")
+        return original(*arguments)
+
+    monkeypatch.setattr(videornn.data.reencode, step, begin_meanwhile)
+    with pytest.raises(UserError, match=r"out\.mp4 was taken away .* another prepare is at work on the same videos"):
+        reencode(str(source), out, Encoding())

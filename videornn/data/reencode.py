@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
@@ -97,7 +98,7 @@ def reencode(source: str, out: Path, encoding: Encoding, max_pixels: int = MAX_F
         UserError: out cannot be written.
     """
     _remove_leftovers(out)
-    with open_whole(source, max_pixels) as video, replacing(out) as temporary:
+    with open_whole(source, max_pixels) as video, replacing(out) as temporary, _kept_by_others(temporary, out):
         time_base = 1 / video.fps if video.ticks is None else video.tick
         ticks = range(video.num_frames) if video.ticks is None else video.ticks.tolist()
         try:
@@ -234,6 +235,22 @@ def _check(path: Path, times: list[Fraction]) -> None:
             raise VideoFault("undecodable", f"its {len(times)} frames became {video.num_frames}, or have other times")
         for _ in whole_frames(video):
             pass
+
+
+@contextmanager
+def _kept_by_others(temporary: Path, out: Path) -> Iterator[None]:
+    """Says of a file that is gone who has taken it: to another process of the same part it is what a killed one has left."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        cause = error if error.__cause__ is None else error.__cause__
+        is_gone = isinstance(cause, FileNotFoundError) or (isinstance(cause, VideoFault) and cause.status == "missing")
+        if not is_gone or temporary.exists():
+            raise
+        raise UserError(
+            f"{out} was taken away while it was written: another prepare is at work on the same videos; wait for its end, "
+            f"or divide them (--shard)"
+        ) from error
 
 
 def _remove_leftovers(out: Path) -> None:
