@@ -56,6 +56,17 @@ def test_segments_spread_one_clip_over_the_window(make_video, read_frame_numbers
     assert clips[0] == (0, [2, 7, 12, 17]) and clips[1] == (1, [22, 27, 32, 37])  # the middles of four parts of 20 frames
 
 
+def test_a_window_longer_than_the_video_is_as_long_as_the_video(tiny_run: Path, make_video, tmp_path: Path) -> None:
+    """Else the last frame would stand for all that is missing: 18 of 30 s turned an answer into another."""
+    path = make_video(tmp_path / "a.mp4", 60)
+    overrides = ["data.sampling=segments", "test.num_clips=1", "test.num_crops=1", "device=cpu"]
+    predictor = load_predictor(tiny_run / "checkpoints/best.pt", topk=10, overrides=overrides)
+    (window,) = predictor.windows(path, window=30, stride=20)
+    assert (window.start, window.end) == (0.0, 2.4)
+    scores = dict(predictor(path))
+    torch.testing.assert_close(window.scores, torch.tensor([scores[name] for name in predictor.class_names]))
+
+
 @pytest.mark.parametrize("short", ["repeat_last", "loop"])
 def test_a_video_shorter_than_a_clip_goes_on_as_clips_of_it_do(
     make_video, read_frame_numbers, tmp_path: Path, short: str

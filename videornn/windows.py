@@ -100,7 +100,7 @@ class Windows:
 
     def _begin(self, info: StreamInfo) -> WindowPlan:
         self.duration = info.duration
-        plan = self._plan_windows(info.fps)
+        plan = self._plan_windows(info.fps, info.duration)
         if self._worker is not None:
             longest = self._batch_size * float(plan.clip_seconds + plan.stride)  # from one batch to the next
             self._worker.timeout_seconds = max(self._worker.timeout_seconds, SLOWEST * longest)

@@ -121,8 +121,12 @@ class WindowPlan:
         return (math.floor(place) + 0.5) / float(self.fps)
 
 
-def plan_windows(view: ViewSpec, window: float | None, stride: float | None, fps: Fraction) -> WindowPlan:
+def plan_windows(
+    view: ViewSpec, window: float | None, stride: float | None, fps: Fraction, duration: float | None = None
+) -> WindowPlan:
     """Windows of so many seconds, by default those of one clip, so many seconds apart, by default half a window.
+
+    A clip that is spread over a window is spread over the whole of a video that is known to be shorter.
 
     Raises:
         UserError: window or stride make no sense.
@@ -130,7 +134,11 @@ def plan_windows(view: ViewSpec, window: float | None, stride: float | None, fps
     if window is None and view.clip.sampling == "segments":
         raise UserError("a clip of this network is spread over a whole video: give --window, in seconds")
     length = view.clip.duration_seconds(fps) if window is None else Fraction(window).limit_denominator(10**6)
-    return WindowPlan(view, fps, length, length / 2 if stride is None else Fraction(stride).limit_denominator(10**6))
+    apart = length / 2 if stride is None else Fraction(stride).limit_denominator(10**6)
+    if view.clip.sampling == "segments" and duration and 0 < duration < length <= MAX_WINDOW_SECONDS:
+        length = Fraction(duration).limit_denominator(10**6)
+        apart = min(apart, length)
+    return WindowPlan(view, fps, length, apart)
 
 
 class StreamInfo(NamedTuple):
@@ -154,7 +162,7 @@ class Reading(NamedTuple):
 
 def read_clips(
     source: str,
-    plan_windows: Callable[[Fraction], WindowPlan],
+    plan_windows: Callable[[Fraction, float | None], WindowPlan],
     batch_size: int,
     max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Iterator[StreamInfo | Reading]:
@@ -162,7 +170,7 @@ def read_clips(
 
     Args:
         source: what VideoStream opens.
-        plan_windows: where windows lie over a video of so many frames per second.
+        plan_windows: where windows lie over a video of so many frames per second, and of so many seconds if that is known.
         max_pixels: width x height that a frame may have.
 
     Raises:
@@ -171,7 +179,7 @@ def read_clips(
     """
     with errors_of_video(without_secrets(source)), VideoStream(source, max_pixels=max_pixels) as stream:
         yield StreamInfo(stream.fps, stream.duration)
-        clips = sliding_clips(stream, plan_windows(stream.fps))
+        clips = sliding_clips(stream, plan_windows(stream.fps, stream.duration))
         more = True
         while more:
             batch = list(islice(clips, batch_size))
