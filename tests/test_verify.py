@@ -64,7 +64,7 @@ def bad_videos(make_video, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         ("missing", "missing", "no such file"),
         ("empty", "empty", "0 bytes"),
         ("text", "undecodable", "cannot be opened"),
-        ("no_index", "undecodable", "cannot be opened"),
+        ("no_index", "truncated", "no list of its frames"),
         ("sound_only", "no_video", "no video stream"),
         ("cut_avi", "truncated", "of the 60 frames"),
         ("cut_mkv", "truncated", "of the 2.4 s"),
@@ -119,6 +119,14 @@ def test_real_clips_are_sound_and_broken_ones_are_not(shared_data: Path) -> None
     assert "ok" not in broken.values()
 
 
+def test_a_folder_of_videos_needs_no_classes_to_be_verified(make_video, tmp_path: Path, videornn) -> None:
+    make_video(tmp_path / "a.mp4", 12)
+    make_video(tmp_path / "more/b.mp4", 12)
+    (tmp_path / "notes.txt").touch()
+    code, out, _ = videornn("data", "verify", tmp_path, "--workers", 1)
+    assert code == 0 and "1 .txt are left out" in out and "2 │ sound" in out
+
+
 # The run -------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +156,7 @@ def test_the_command_writes_a_report_and_says_so_by_its_exit_code(videornn, list
     assert [row["status"] for row in rows] == ["ok", "missing", "truncated", "undecodable"]
     assert rows[0]["num_frames"] == "20" and rows[0]["fps"] == "25.0" and rows[1]["codec"] == ""
     assert "3 of 4 videos are not sound" in err and "cut_avi.avi: holds" in err and "videos 4/4" in err
-    assert "truncated: fewer frames than its header says" in out
+    assert "truncated: cut short, so that frames" in out
     listed.write_text("good.mp4 0\n")
     assert videornn("data", "verify", listed, "--full", "--workers", 1)[0] == 0
 

@@ -110,13 +110,11 @@ def verify(
     timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 60.0,
     out: Annotated[Optional[Path], typer.Option(metavar="FILE.csv", help="Report with a row for every video.")] = None,
 ) -> None:
-    from videornn.data.annotations import load_videos
     from videornn.data.files import check_output_file
-    from videornn.data.verify import MEANINGS, count_statuses, verify_videos, write_reports
+    from videornn.data.verify import MEANINGS, count_statuses, find_sources, verify_videos, write_reports
 
     check_output_file(out)
-    table = load_videos(source, root=root, labels=labels)
-    paths = [table.path(index) for index in range(len(table))]
+    paths, remarks = find_sources(source, root=root, labels=labels)
     with ProgressBar("videos") as bar, _interruptible("no report was written"):
         reports = verify_videos(
             paths, full=full, max_pixels=max_pixels, num_workers=workers, timeout_seconds=timeout, progress=bar.update
@@ -125,7 +123,7 @@ def verify(
         write_reports(out, reports)
     odd = [report for report in reports if report.status == "ok" and report.reason]
     bad = [report for report in reports if report.status != "ok"]
-    for remark in table.remarks():
+    for remark in remarks:
         say(remark)
     for some in (odd, bad):
         _say_bad([f"{report.path}: {report.reason}" for report in some], out)

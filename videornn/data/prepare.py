@@ -165,7 +165,8 @@ def _output_names(table: VideoTable, base: Path) -> dict[str, str]:
             continue
         name = os.path.relpath(os.path.abspath(path), folder)
         if name.startswith(os.pardir + os.sep):
-            raise UserError(f"{path} lies outside {base}; give with --root a folder that all videos lie in")
+            place = os.path.commonpath([os.path.dirname(os.path.abspath(table.path(index))) for index in range(len(table))])
+            raise UserError(f"{path} lies outside {base}; give a folder that all videos lie in, as --root {place} is")
         relative[path] = Path(name).as_posix()
     stems = Counter(os.path.splitext(name)[0] for name in relative.values())
     outputs, taken = {}, {}

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import av
 import torch
 
+from videornn.data.annotations import load_videos
 from videornn.data.clock import told_rate
 from videornn.data.containers import open_file, shown_stream
 from videornn.data.files import write_table
@@ -23,7 +24,7 @@ from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
 from videornn.data.video_errors import errors_of_video
-from videornn.data.video_files import fault_of_file
+from videornn.data.video_files import VIDEO_SUFFIXES, counted, fault_of_file, scan_videos
 from videornn.errors import DecodeError, UserError
 
 Status = Literal[
@@ -35,7 +36,7 @@ MEANINGS: dict[Status, str] = {
     "empty": "empty: 0 bytes",
     "no_video": "no_video: has no video stream",
     "undecodable": "undecodable: cannot be opened, or no frame decodes",
-    "truncated": "truncated: fewer frames than its header says",
+    "truncated": "truncated: cut short, so that frames or the list of them are missing",
     "damaged": "damaged: some frames do not decode, or only with errors",
     "too_large": "too_large: frames of more pixels than may be decoded",
     "crashed": "crashed: ended the process that read it",
@@ -45,6 +46,7 @@ MEANINGS: dict[Status, str] = {
 # DivX in AVI counts up to two frames more than there are; audio may end a little before or after the video
 HEADER_SLACK_FRAMES = 2
 HEADER_SLACK_SECONDS = 0.5
+MAX_BOXES = 1000  # of an MP4 that are looked at; a sound one has a handful, or thousands after the list of its frames
 
 
 class VideoFault(DecodeError):
@@ -114,6 +116,22 @@ def verify_videos(
     return [reports[path] for path in unique]
 
 
+def find_sources(source: str, *, root: str | None = None, labels: str | None = None) -> tuple[list[str], list[str]]:
+    """Paths of the videos of a list or folder, and remarks on it; a folder that holds videos itself needs no classes.
+
+    Raises:
+        UserError: see load_videos.
+    """
+    if os.path.isdir(source) and any(os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES for name in os.listdir(source)):
+        others: Counter[str] = Counter()
+        paths = sorted(os.path.join(source, name) for name in scan_videos(source, others))
+        return paths, [f"{source}: {counted(others)} are left out, as they are called like no video"] if counted(
+            others
+        ) else []
+    table = load_videos(source, root=root, labels=labels)
+    return [table.path(index) for index in range(len(table))], table.remarks()
+
+
 def check_workers(num_workers: int | None, timeout_seconds: float | None) -> None:
     """Raises UserError if a number of workers or a timeout makes no sense."""
     if num_workers is not None and num_workers < 1:
@@ -174,7 +192,24 @@ def read_header(path: str) -> Header:
             codec, seconds = stream.codec_context.codec.canonical_name, (container.duration or 0) / av.time_base
             return Header(codec, container.format.name, stream.frames, seconds)
     except (av.FFmpegError, OSError, UnicodeError) as error:
+        if isinstance(error, av.InvalidDataError) and _lacks_index(path):
+            raise VideoFault("truncated", "has no list of its frames (moov), which such files often end with") from error
         raise VideoFault("undecodable", f"cannot be opened ({_words(error)})") from error
+
+
+def _lacks_index(path: str) -> bool:
+    """Whether an MP4 or MOV ends before the box that lists its frames: ISO/IEC 14496-12, 8.2.1."""
+    size, place, kinds = os.path.getsize(path), 0, []
+    with open(path, "rb") as file:
+        while place + 8 <= size and len(kinds) < MAX_BOXES:
+            file.seek(place)
+            length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+            length = int.from_bytes(file.read(8), "big") if length == 1 else length
+            kinds.append(kind)
+            if length < 8:  # 0: up to the end
+                break
+            place += length
+    return kinds[:1] in ([b"ftyp"], [b"wide"], [b"mdat"]) and b"mdat" in kinds and b"moov" not in kinds
 
 
 def _check_length(path: str, header: Header, video: PyAVVideo) -> None:
