@@ -293,7 +293,7 @@ def test_the_table_fits_a_terminal_of_any_width(
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal has it
     monkeypatch.setenv("COLUMNS", str(width))
     path, names = (
-        "a/long/folder\nof/" + 8 * "some words " + ".mp4",
+        "a/long/folder/of/" + 8 * "some words " + "\n.mp4",
         ("run", "carry a thing that has a very long name indeed"),
     )
     screen = Screen([path], names, quiet=False)
@@ -305,7 +305,12 @@ def test_the_table_fits_a_terminal_of_any_width(
     assert all(part in text for part in ["0:00.0 - 1:23.5", "1:00:00.0 - 1:01:40.0", " 91.3 %", "100.0 %", " 75.0 %"])
     long = [line for line in lines if "carry" in line]
     assert len(long) == 2 and " 75.0 %" in long[1]  # names of classes are cut: scores stand beside their own
-    assert "\\n" in "".join(line[: width // 5] for line in lines).replace(" ", "")  # the new line of the path is shown
+    (shown,) = {line[: max(width - 60, width // 5)] for line in lines if line.startswith("…")}
+    assert shown.endswith("\\n.mp4")  # names of videos are cut at their beginning
+    screen = Screen(["x/set/a.mp4", "x/set/more/b.mp4"], names, quiet=False)
+    screen.ranking("x/set/more/b.mp4", [("run", 1.0)])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "more/b.mp4" in text and "set" not in text  # what all have in common is left out
 
 
 def test_a_stream_that_runs_away_from_its_results_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -23,7 +24,8 @@ class Screen:
     def __init__(self, files: list[str], class_names: Sequence[str], *, quiet: bool) -> None:
         self._quiet = quiet
         self._console = SafeConsole()
-        self._path_width = max((len(printable(file)) for file in files), default=0)
+        self._folder = _common_folder(files) if self._console.is_terminal else ""
+        self._path_width = max((len(self._name(file)) for file in files), default=0)
         if self._console.is_terminal:
             self._path_width = min(self._path_width, max(self._console.width - 60, self._console.width // 5))
         self._class_width = min(max(len(printable(name)) for name in class_names), 40)
@@ -33,7 +35,7 @@ class Screen:
         """The best classes of a video."""
         names, scores = [printable(name) for name, _ in ranking], [score for _, score in ranking]
         if self._console.is_terminal:
-            self._row({"video": printable(path)}, names, scores)
+            self._row({"video": self._name(path)}, names, scores)
         else:
             pairs = zip(names, scores, strict=True)
             cells = (f"{name:{self._class_width}} {_percent(score)}" for name, score in pairs)
@@ -53,9 +55,12 @@ class Screen:
         times = f"{time_text(segment.start):>9} - {time_text(segment.end):<9}"
         label = printable(segment.label or "none")
         if self._console.is_terminal:
-            self._row({"video": printable(path), kind: times}, [label], [segment.score])
+            self._row({"video": self._name(path), kind: times}, [label], [segment.score])
         else:
             self._line(path, times, f"{label:{self._class_width}} {_percent(segment.score)}")
+
+    def _name(self, path: str) -> str:
+        return printable(path.removeprefix(self._folder))
 
     def _line(self, path: str, *cells: str) -> None:
         if not self._quiet:
@@ -71,7 +76,9 @@ class Screen:
         bar_width = min(BAR_WIDTH, max(room - class_width - 1, 0))
         table = Table(box=None, show_header=not self._has_header, header_style="bold", padding=(0, GAP_WIDTH, 0, 0))
         widths = {"video": self._path_width, "class": class_width, "score": PERCENT_WIDTH + bool(bar_width) + bar_width}
+        name = cells["video"]
         cells = cells | {
+            "video": name if len(name) <= self._path_width else f"…{name[len(name) - self._path_width + 1 :]}",
             "class": "\n".join(name if len(name) <= class_width else f"{name[: class_width - 1]}…" for name in names),
             "score": "\n".join(f"{_percent(score)} {'█' * round(bar_width * score)}".rstrip() for score in scores),
         }
@@ -84,6 +91,12 @@ class Screen:
         with self._console.capture() as capture:
             self._console.print(table)
         print(capture.get().rstrip("\n"), flush=True)  # a progress bar on this terminal stays below it
+
+
+def _common_folder(files: list[str]) -> str:
+    """What all paths begin with, up to a separator; a table has no room for it."""
+    start = os.path.commonprefix(files)
+    return start[: start.rfind(os.sep) + 1]
 
 
 def _percent(score: float) -> str:
