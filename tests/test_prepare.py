@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from textures import write_textures
 
 from videornn.data.annotations import load_videos
@@ -146,6 +147,17 @@ def test_class_folders_keep_their_classes(one_process, make_video, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_sound_folder_of_frames_is_told_from_what_is_no_video(one_process, make_video, tmp_path: Path) -> None:
+    make_video(tmp_path / "in/wave/one.mp4", 10)
+    (tmp_path / "in/wave/two").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"in/wave/two/{number}.png")
+    prepared = prepare_videos(str(tmp_path / "in"), tmp_path / "out", Encoding())
+    told = {Path(row.path).name: (row.status, row.reason) for row in prepared.rows}
+    assert told["one.mp4"] == ("ok", "")
+    assert told["two"] == ("no_video", "is a folder of frames, which need no preparing: train on it as it is")
+
+
 def test_killed_at_any_time_it_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """kill -9 of the whole process group in the middle of a file."""
     (tmp_path / "in").mkdir()

@@ -229,6 +229,8 @@ def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -
     report = inspect_video(path, max_pixels=max_pixels)
     if report.status != "ok":
         raise VideoFault(report.status, report.reason)
+    if os.path.isdir(path):
+        raise VideoFault("no_video", "is a folder of frames, which need no preparing: train on it as it is")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
