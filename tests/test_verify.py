@@ -198,3 +198,13 @@ def test_ctrl_c_leaves_no_report(make_video, tmp_path: Path) -> None:
     assert process.wait(timeout=300) == 130
     assert "no report was written" in process.stderr.read()
     assert not list(tmp_path.glob("*.csv*")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_stream_that_changes_its_size_is_as_large_as_it_begins(make_video, tmp_path: Path) -> None:
+    """As prepare makes of it; the report had the size of the last frame."""
+    path, parts = tmp_path / "joined.ts", [tmp_path / "a.ts", tmp_path / "b.ts"]
+    for part, size in zip(parts, [(64, 48), (96, 80)], strict=True):
+        make_video(part, 10, size=size)
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    report = inspect_video(str(path), full=True)
+    assert (report.status, report.num_frames, report.width, report.height) == ("ok", 20, 64, 48)

@@ -274,7 +274,8 @@ def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None
             except DecodeError as error:
                 status = status_of(error, "damaged" if number else "undecodable")
                 raise VideoFault(status, _without_path(error, path)) from error
-            known |= {"height": frames.shape[1], "width": frames.shape[2]}
+            if number == 0:
+                known |= {"height": frames.shape[1], "width": frames.shape[2]}  # prepare scales the others to these
         if full and isinstance(video, PyAVVideo):
             for _ in whole_frames(video):
                 pass
