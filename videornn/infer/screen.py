@@ -94,9 +94,12 @@ class Screen:
 
 
 def _common_folder(files: list[str]) -> str:
-    """What all paths begin with, up to a separator; a table has no room for it."""
-    start = os.path.commonprefix(files)
-    return start[: start.rfind(os.sep) + 1]
+    """The folder that all paths begin with, up to its separator; a table has no room for it."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    except ValueError:  # there are none, or relative and absolute ones
+        return ""
+    return os.path.join(folder, "") if folder else ""
 
 
 def _percent(score: float) -> str:
