@@ -190,6 +190,7 @@ READS = [
         "{prepared}/two.report-1-of-2.csv",
         TABLE,
         frozenset({"missing", "folder", *STREAMS}),
+        skip=("folder", "device", "random bytes", "UTF-16", "Latin-1"),
         slow=True,
     ),
     Read("data synthetic {set} --num-train 1 --num-val 1 --num-test 1", "{set}/synthetic.json", RECORD, skip=("missing",)),
@@ -298,7 +299,7 @@ def test_whatever_lies_in_the_place_of_a_file_is_one_sentence(
             except BaseException as error:
                 failures.append(f"{name}: {type(error).__name__}: {str(error)[:150]}")
                 continue
-        fine = name in read.fine
+        fine, err = name in read.fine, re.sub(r"(?m)^\w+ \d+/\d+\n", "", err)  # how far it is
         if code != (0 if fine else 2):
             failures.append(f"{name}: exit code {code}: {err[:300]}")
         elif not fine and (
