@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from fractions import Fraction
@@ -12,12 +13,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.filter import Graph
 from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
 import videornn.data.reencode
 from videornn.data.decoding import open_video
-from videornn.data.reencode import Encoding, measure_quality, output_size, reencode
+from videornn.data.reencode import Encoding, _graph, measure_quality, output_size, reencode
 from videornn.data.verify import VideoFault
 from videornn.errors import UserError
 
@@ -220,6 +222,18 @@ def test_sound_is_dropped(tmp_path: Path) -> None:
     assert reencode(str(tmp_path / "in.mp4"), tmp_path / "out.mp4", Encoding()).num_frames == 10
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video"]
+
+
+@pytest.mark.skipif(not hasattr(Graph, "threads"), reason="PyAV before 17 frees filters at once")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists threads there")
+def test_filters_that_are_not_freed_yet_keep_no_threads(make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, graph_of = [], _graph
+    monkeypatch.setattr("videornn.data.reencode._graph", lambda *form: kept.append(graph_of(*form)) or kept[-1])
+    source = make_video(tmp_path / "a.mp4", 20)
+    threads = set(os.listdir("/proc/self/task"))
+    for number in range(3):
+        reencode(source, tmp_path / f"{number}.mp4", Encoding(short_side=32))
+    assert len(kept) == 3 and set(os.listdir("/proc/self/task")) <= threads
 
 
 def test_the_index_comes_first_and_the_bytes_are_always_the_same(tmp_path: Path) -> None:

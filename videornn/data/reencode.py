@@ -176,6 +176,8 @@ def _graph(
 ) -> Graph:
     """Filters that crop odd lines, scale, turn, and give 8-bit yuv420p of limited range."""
     graph = Graph()
+    if hasattr(graph, "threads"):
+        graph.threads = 1  # PyAV 19 frees a graph when garbage is collected: two threads a core would be left by every video
     form = f"video_size={width}x{height}:pix_fmt={pix_fmt}:colorspace={colorspace}:range={color_range}"
     nodes = [graph.add("buffer", f"{form}:time_base=1/1:pixel_aspect=1/1")]
     if size == (width - width % 2, height - height % 2):
