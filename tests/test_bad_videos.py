@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from videornn import config, distributed
 from videornn.bad_share import BadShare
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import BadVideo, ClipKey, TooManyBad, load_views
-from videornn.data.decoding import TorchcodecVideo
 from videornn.data.loader import build_loader, build_test_loader, view_spec
 from videornn.errors import DecodeError
 
@@ -149,14 +149,14 @@ def test_all_ranks_end_when_their_bad_videos_together_are_too_many(tmp_path: Pat
 def test_a_back_end_that_reads_nothing_is_told_once_with_a_count(
     motion_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
-    def refuse(self: TorchcodecVideo, path: str, *_: object) -> None:
-        raise DecodeError(f"{path}: torchcodec cannot open it (no reason)")
-
-    monkeypatch.setattr(TorchcodecVideo, "__init__", refuse)
+    (tmp_path / "torchcodec.py").write_text("raise OSError('no reason')\n")  # which workers find that are no forks, too
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("videornn.data.loader.choose_decoder", lambda decoder: (decoder, "as asked for"))
     section = SMALL.model_copy(update={"decoder": "torchcodec", "num_workers": num_workers})
     table = _table(motion_set, tmp_path, range(2))
-    said = r"PyAV reads what data\.decoder=torchcodec does not: .*mp4: torchcodec cannot open it \(no reason\)$"
+    said = r"PyAV reads what data\.decoder=torchcodec does not: .*mp4: torchcodec cannot be loaded \(no reason\)$"
     views = view_spec(section, config.TestConfig(num_clips=1, num_crops=1, short_side=16, crop_size=16))
     loader = build_test_loader(section, table, views, batch_size=4)
     with pytest.warns(UserWarning, match=rf"^18 of 20 videos: {said}"):

@@ -77,7 +77,7 @@ def _crash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def _run_out_of_memory() -> None:
+def _run_out_of_memory(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)  # as Linux does then
 
 
@@ -194,12 +194,9 @@ def test_a_worker_that_died_between_two_passes_is_replaced(table: VideoTable) ->
 def test_workers_that_die_wherever_they_are_end_a_run_with_a_sentence(
     table: VideoTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(*arguments: object) -> None:
-        _run_out_of_memory()
-
     monkeypatch.setattr("videornn.data.loader.MAX_RESTARTS", 1)
     monkeypatch.setattr("videornn.data.loader.POLL_SECONDS", 0.2)
-    monkeypatch.setattr("videornn.data.loader._init_worker", exhausted)
+    monkeypatch.setattr("videornn.data.loader._init_worker", _run_out_of_memory)
     with pytest.raises(UserError, match=r"^2 times in a row, a loader worker died \(SIGKILL.*\): DataLoader worker"):
         batches_of(table, 1, num_workers=1)
 
