@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -75,6 +76,7 @@ def test_a_batch_of_a_worker_that_is_gone_is_lost(groups: list[list[Sample]], mo
         sent.open()  # its memory is no longer held ready
 
 
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="other workers would have memory")
 def test_no_memory_for_a_batch_is_a_sentence(
     groups: list[list[Sample]], motion_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
