@@ -70,7 +70,7 @@ def test_a_search_ends_when_it_has_passed_the_share_and_met_many(
     monkeypatch.setattr("videornn.data.dataset.MAX_SEARCHED", 2)
     section = SMALL.model_copy(update={"max_bad_share": share})
     with pytest.raises(
-        TooManyBad, match=rf"^{num_bad} of 20 training videos cannot be decoded, .*: no such file$"
+        TooManyBad, match=rf"^{num_bad} of 20 training videos cannot be decoded, .*: no such file\..*data\.max_bad_share$"
     ) as caught:
         next(iter(build_loader(section, table, plan=plan_of(20, 1), seed=5)))
     assert len({video.path for video in caught.value.bad}) == num_bad

@@ -29,7 +29,7 @@ def test_help_starts_without_torch() -> None:
 
 def test_a_checkout_can_be_used_from_the_folder_that_holds_it(tmp_path: Path) -> None:
     (tmp_path / "videornn/data").mkdir(parents=True)  # a clone, with what the quickstart makes in it
-    program = "import videornn.data.files; from videornn import load_predictor"
+    program = "import videornn, videornn.data.files; videornn.__version__"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -102,7 +102,8 @@ def test_explain_draws_a_sheet_and_a_movie_per_block(videornn, tiny_run: Path, m
     assert all(str(tmp_path / name) in out for name in names) and "res3.0 (dnl): change" in out
 
 
-def test_info_and_config_describe_a_network(videornn, tiny_run: Path) -> None:
+@pytest.mark.slow
+def test_info_counts_as_others_do(videornn) -> None:
     code, out, _ = videornn(
         "info",
         CONFIG,
@@ -116,6 +117,9 @@ def test_info_and_config_describe_a_network(videornn, tiny_run: Path) -> None:
     )
     assert code == 0 and "32,454,096" in out
     assert "54.7" in out  # published: 54.52 to 54.75 GFLOPs for Slow R50 8x8 on 256 x 256
+
+
+def test_info_and_config_describe_a_network(videornn, tiny_run: Path) -> None:
     code, out, _ = videornn("info", tiny_run / "checkpoints/last.pt")
     assert code == 0 and "dnl after all" in out
     code, out, _ = videornn("config", CONFIG, "train.lr=0.25")

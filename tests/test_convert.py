@@ -25,6 +25,7 @@ def image_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_converted_video_network_predicts_as_torchvision_does(tmp_path: Path, motion_set: Path) -> None:
     torch.manual_seed(0)
     theirs = r3d_18(num_classes=3).eval()

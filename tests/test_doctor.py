@@ -29,6 +29,7 @@ def _package(folder: Path, name: str, source: str) -> None:
     (folder / name / "__init__.py").write_text(source)
 
 
+@pytest.mark.slow
 def test_a_sound_installation_can_train_and_says_with_what() -> None:
     done = _doctor()
     assert done.returncode == 0 and done.stderr == ""

@@ -35,6 +35,7 @@ def test_networks_without_attention_get_grad_cam_alone(name: str, make_video, tm
     assert number_lines(written[-1]) == []
 
 
+@pytest.mark.slow
 def test_every_block_of_a_deep_network_has_its_sheet_movie_and_numbers(make_video, tmp_path: Path) -> None:
     trained = _trained("model.depth=18", "model.attention.kind=nl", "model.attention.places={res3: all}")
     written = explain(trained, str(make_video(tmp_path / "a.b.mp4", 40)), tmp_path, [])

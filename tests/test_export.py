@@ -89,6 +89,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, export_modul
     return {format: export(checkpoint, format) for format in ("onnx", "torch")}
 
 
+@pytest.mark.slow
 def test_an_onnx_file_takes_uint8_clips_in_any_number_and_gives_the_logits(exported) -> None:
     done = exported["onnx"]
     checkpoint = done.path.with_suffix(".pt")
@@ -103,8 +104,8 @@ def test_an_onnx_file_takes_uint8_clips_in_any_number_and_gives_the_logits(expor
     assert names == ["best.onnx", "best.pt", "best.pt2"]  # no weights beside the file
 
 
-def test_a_torch_file_does_the_same(exported) -> None:
-    done = exported["torch"]
+def test_a_torch_file_does_the_same(tmp_path: Path) -> None:
+    done = export(_checkpoint(tmp_path), "torch")
     checkpoint = done.path.with_suffix(".pt")
     texts = {"class_names": "", "clip": ""}
     network = torch.export.load(done.path, extra_files=texts).module()
@@ -114,6 +115,7 @@ def test_a_torch_file_does_the_same(exported) -> None:
     assert json.loads(texts["class_names"]) == CLASSES and json.loads(texts["clip"])["num_frames"] == 4
 
 
+@pytest.mark.slow
 def test_a_file_says_what_its_classes_and_clips_are_and_nothing_of_where_it_was_made(exported) -> None:
     texts = onnxruntime.InferenceSession(exported["onnx"].path).get_modelmeta().custom_metadata_map
     about = {name: json.loads(text) for name, text in texts.items()}
@@ -160,7 +162,8 @@ class _EveryBlock(nn.Module):
         return torch.stack([(block(x) - x).flatten(1) for block in self.blocks], 1)
 
 
-@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.slow
 def test_every_block_comes_out_as_it_is(format: str, tmp_path: Path) -> None:
     network = _EveryBlock().eval().requires_grad_(False)
     write, load = {
@@ -267,6 +270,7 @@ def test_what_is_missing_or_in_the_way_is_one_sentence(videornn, tmp_path: Path,
     assert checkpoint.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_program_of_the_readme_finds_the_class_that_videornn_finds(
     exported, make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,7 +180,11 @@ def test_a_video_that_hangs_ffmpeg_is_given_up(checkpoint: Path, make_video, tmp
         (["--window", "0"], "--window 0: give seconds above 0"),
         (["--window", "nan"], "--window nan: give seconds above 0"),
         (["--window", "1", "--smooth", "-1"], "--smooth -1: give seconds"),
-        (["--window", "0.1"], "a window of 0.1 s is shorter than a clip of the network, which spans 0.533 s"),
+        pytest.param(
+            ["--window", "0.1"],
+            "a window of 0.1 s is shorter than a clip of the network, which spans 0.533 s",
+            marks=pytest.mark.slow,  # it is known once the video is open
+        ),
         (["--window", "1", "--out", "{tmp}/file"], "--out {tmp}/file: is a file; give the name of a folder"),
         (["--overlay", "{tmp}/file/x"], "--overlay {tmp}/file/x: the folder cannot be made ("),
         (["--json", "{tmp}"], "--json {tmp}: is a folder"),

@@ -271,7 +271,7 @@ def test_an_error_in_a_worker_is_one_sentence(motion_set: Path, tmp_path: Path) 
     (tmp_path / "list.txt").write_text("".join(f"missing_{n}.mp4 0\n" for n in range(20)))
     with pytest.raises(
         UserError,
-        match=r"^\d+ of 20 training videos cannot be decoded, more than data.max_bad_share=0.1 allows; one of them: .*file$",
+        match=r"^\d+ of 20 training videos cannot be decoded, more than data.max_bad_share=0.1 allows; one of them: .*file\.",
     ):
         batches_of(load_videos(str(tmp_path / "list.txt")), 1, num_workers=1)
 

@@ -146,7 +146,6 @@ def test_class_folders_keep_their_classes(one_process, make_video, tmp_path: Pat
     assert load_videos(str(prepared.list_file)).class_names == ("run", "walk")
 
 
-@pytest.mark.slow
 def test_a_sound_folder_of_frames_is_told_from_what_is_no_video(one_process, make_video, tmp_path: Path) -> None:
     make_video(tmp_path / "in/wave/one.mp4", 10)
     (tmp_path / "in/wave/two").mkdir()
@@ -158,6 +157,7 @@ def test_a_sound_folder_of_frames_is_told_from_what_is_no_video(one_process, mak
     assert told["two"] == ("no_video", "is a folder of frames, which need no preparing: train on it as it is")
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_it_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """kill -9 of the whole process group in the middle of a file."""
     (tmp_path / "in").mkdir()

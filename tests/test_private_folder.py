@@ -51,7 +51,9 @@ def test_videos_of_a_demo_that_was_killed_go_when_the_next_one_starts_and_those_
         process.wait(timeout=300)
     assert len(videos(tmp_path)) == 1
     with demo(tmp_path):
-        assert not videos(tmp_path) and len(list(tmp_path.iterdir())) == 1
+        # the sockets of Python's server of forks, which it keeps in the same place, stay after kill -9
+        left = [path for path in tmp_path.iterdir() if not path.name.startswith("pymp-")]
+        assert not videos(tmp_path) and len(left) == 1
 
 
 @pytest.fixture

@@ -247,6 +247,7 @@ def test_the_index_comes_first_and_the_bytes_are_always_the_same(tmp_path: Path)
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+@pytest.mark.slow
 def test_real_odd_clips_keep_frames_and_times(shared_data: Path, tmp_path: Path) -> None:
     for source in sorted((shared_data / "clips/odd").iterdir()):
         encoded = reencode(str(source), tmp_path / "out.mp4", Encoding())

@@ -101,7 +101,7 @@ def test_pytorchvideo_networks_and_ours_give_the_same_logits(name: str, build: C
     assert infer_network(read_weights(path)) == expected
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("wrapped", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "build"), [("r3d", r3d_18), ("r2plus1d", r2plus1d_18)])
 @torch.no_grad()
 def test_torchvision_video_networks_and_ours_give_the_same_logits(
