@@ -33,7 +33,7 @@ class Light(Network):
             raise DecodeError(f"{video}: cannot be decoded (broken)")
         return {"top": [{"class": f"{video} {len(content)}", "score": 1.0}], "seconds": 1.0, "window": 2.0}
 
-    def attention(self, video: str, name: str) -> list[dict[str, str]]:
+    def attention(self, video: str, name: str, class_name: str) -> list[dict[str, str]]:
         raise UserError(f"{video}: no attention")
 
 
@@ -46,20 +46,21 @@ class Known(Network):
         found = [dict(zip(keys, segment, strict=True)) for segment in segments]
         return {"segments": found, "until": found[-1]["end"], "complete": part == 2}
 
-    def attention(self, video: str, name: str) -> list[dict[str, str]]:
+    def attention(self, video: str, name: str, class_name: str) -> list[dict[str, str]]:
         import videornn.explain
 
         videornn.explain.explain = draw
-        return super().attention(video, name)
+        return super().attention(video, name, class_name)
 
 
-def draw(trained: object, video: str, out: Path, queries: list, name: str) -> list[Path]:
+def draw(trained: object, video: str, out: Path, queries: list, name: str, class_name: str) -> list[Path]:
     """A sheet, a movie and numbers, as explain writes them for a block."""
     import numpy as np
     from PIL import Image
 
     from videornn.data.movie import write_movie
 
+    assert class_name, "the answer of the network"
     files = [out / f"video_res3.0{suffix}" for suffix in (".png", ".mp4", ".json")]
     Image.new("RGB", (320, 200), (200, 60, 60)).save(files[0])
     write_movie(files[1], [np.full((32, 32, 3), 25 * i, np.uint8) for i in range(8)], 4)

@@ -90,7 +90,7 @@ def _wait_for_end(out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "num_kills"), [(ALONE, 4), (TWO_RANKS, 2)], ids=["alone", "two ranks"])
+@pytest.mark.parametrize(("launcher", "num_kills"), [(ALONE, 3), (TWO_RANKS, 2)], ids=["alone", "two ranks"])
 def test_killed_at_random_instants_and_resumed_ends_bit_identical(
     launcher: list[str], num_kills: int, tiny_settings: list[str], tmp_path: Path
 ) -> None:

@@ -271,7 +271,7 @@ def test_an_error_in_a_worker_is_one_sentence(motion_set: Path, tmp_path: Path) 
     (tmp_path / "list.txt").write_text("".join(f"missing_{n}.mp4 0\n" for n in range(20)))
     with pytest.raises(
         UserError,
-        match=r"^\d+ of 20 training videos cannot be decoded, more than data.max_bad_share=0.1 allows; one of them: .*file\.",
+        match=r"^\d+ of 20 training videos cannot be decoded, more than data.max_bad_share=0.1 allows; one of .*file\.",
     ):
         batches_of(load_videos(str(tmp_path / "list.txt")), 1, num_workers=1)
 
@@ -296,16 +296,16 @@ def test_without_room_for_the_locks_of_workers_videos_are_loaded_here(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_memory_is_flat_over_8000_samples(make_video, tmp_path: Path) -> None:
+def test_memory_is_flat_over_4000_samples(make_video, tmp_path: Path) -> None:
     lines = [f"{make_video(tmp_path / f'{n}{suffix}', 20)} 0\n" for n in range(4) for suffix in (".mp4", ".avi", ".mkv")]
     (tmp_path / "list.txt").write_text("".join(lines))
     (tmp_path / "bad.mp4").write_text("no video")
     (tmp_path / "list.txt").write_text("".join([*lines, f"{tmp_path}/bad.mp4 0\n"]))
     dataset = build_loader(SMALL, load_videos(str(tmp_path / "list.txt")), plan=plan_of(13, 4), seed=5).dataset
     resident = []
-    for number in range(8000):
+    for number in range(4000):
         assert len(dataset[ClipKey(number, number % 13, 0, 4, 16)]) == 1
-        if number % 2000 == 1999:
+        if number % 1000 == 999:
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
     assert max(resident) - resident[0] < 8, resident
 

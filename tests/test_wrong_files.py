@@ -150,8 +150,8 @@ READS = [
         Read("train {config} --out {run} --resume", f"{{run}}/{name}", wrong, frozenset(fine), slow=True)
         for name, wrong, fine in (
             ("metrics.jsonl", LINES, {"missing", "empty", "Latin-1", *LINES} - {"text for a step", "a list", "deep JSON"}),
-            ("manifest.json", JSON, {*WRONG, *JSON} - {"folder", "unreadable"}),
-            ("config.yaml", {}, {*WRONG} - {"folder"}),
+            ("manifest.json", JSON, {*WRONG, *JSON} - {"folder", "unreadable", "pipe", "device"}),
+            ("config.yaml", {}, {*WRONG} - {"folder", "pipe", "device"}),
         )
     ),
     Read("data bench {config} --num-clips 8", "{set}/train.txt", LIST),

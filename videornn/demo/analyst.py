@@ -59,7 +59,6 @@ class Network:
             seconds, clip_seconds = opened.duration, float(clip_spec(data).duration_seconds(opened.fps))
         window = self.window or (seconds if data.sampling == "segments" else clip_seconds)
         top = [{"class": name, "score": score} for name, score in self.predictor(video)]
-        self.answer = top[0]["class"]
         return {"top": top, "seconds": seconds, "window": window}
 
     def timeline(self, video: str, part: int) -> dict[str, Any]:
@@ -80,17 +79,18 @@ class Network:
         until = self.seen[-1].end if self.seen else 0.0
         return {"segments": segments, "until": until, "complete": self.windows is None}
 
-    def attention(self, video: str, name: str) -> list[dict[str, str]]:
-        """Sheets and movies of one clip, for the class that the video was answered with, in base64.
+    def attention(self, video: str, name: str, class_name: str) -> list[dict[str, str]]:
+        """Sheets and movies of one clip, in base64.
 
         Args:
             name: what its sender calls the video.
+            class_name: what Grad-CAM explains.
         """
         from videornn.explain import explain
 
         # not made anew where the server was killed and the folder taken away
         out = tempfile.mkdtemp(dir=Path(video).parent)
-        files = explain(self.predictor.trained, video, Path(out), [], name=name, class_name=self.answer)
+        files = explain(self.predictor.trained, video, Path(out), [], name=name, class_name=class_name)
         return [
             {
                 "name": file.stem.removeprefix(f"{Path(video).stem}_"),
@@ -153,14 +153,15 @@ class Analyst:
 
         An "error" takes the place of a piece that failed; without classes there are no other pieces.
         """
-        seconds, window = 0.0, 0.0
+        seconds, window, answer = 0.0, 0.0, ""
         for line in self._piece("classes", video, self._classes(video)):
-            seconds, window = line.get("seconds", seconds), line.get("window", window)
+            if "top" in line:
+                seconds, window, answer = line["seconds"], line["window"], line["top"][0]["class"]
             yield line
         if seconds > window:
             yield from self._piece("timeline", video, self._timeline(video))
         if seconds:
-            yield from self._piece("attention", video, self._attention(video, name))
+            yield from self._piece("attention", video, self._attention(video, name, answer))
         if self._worker is not None and self._worker.has_grown():
             self.stop()  # the next video gets a new one
         yield {"step": "done"}
@@ -189,8 +190,8 @@ class Analyst:
             part, complete = part + 1, found["complete"]
             yield {"timeline": found}
 
-    def _attention(self, video: Path, name: str) -> Iterator[dict[str, Any]]:
-        yield {"pictures": self._ask("attention", str(video), name)}
+    def _attention(self, video: Path, name: str, class_name: str) -> Iterator[dict[str, Any]]:
+        yield {"pictures": self._ask("attention", str(video), name, class_name)}
 
     def _ask(self, *step: object) -> Any:
         """Have the worker do a step; raises UserError, also if it crashes or hangs, which ends it."""
