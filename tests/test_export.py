@@ -148,6 +148,8 @@ class _EveryBlock(nn.Module):
                 GlobalContext(8, 4, axes="space"),
                 DisentangledNonLocal(8, key_pool=(1, 2, 2), gate="scalar"),
                 DisentangledNonLocal(8, axes="time"),
+                DisentangledNonLocal(8, key_pool=(1, 2, 2), scale="learnt"),
+                NonLocal(8, scale="learnt"),
             ]
         )
         _randomise(self)

@@ -5,6 +5,7 @@ The loops know nothing of softmax_attention, of groups or of memory: one query a
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ BLOCKS = [
     GlobalContext,
     DisentangledNonLocal,
 ]
+LEARNT = [partial(cls, scale="learnt") for cls in (NonLocal, PairwiseNonLocal, DisentangledNonLocal)]
 WITH_SOFTMAX = [NonLocal, GaussianNonLocal, PairwiseNonLocal, DisentangledNonLocal]
 # ndim, size, key_pool, axes: pooled and not, odd sizes, one frame
 CASES = [
@@ -50,7 +52,11 @@ C, D = 6, 4
 
 
 def _build(
-    cls: type[AttentionBlock], ndim: int = 3, key_pool: tuple | None = None, axes: str = "spacetime", gate: str = "norm"
+    cls: type[AttentionBlock] | partial,
+    ndim: int = 3,
+    key_pool: tuple | None = None,
+    axes: str = "spacetime",
+    gate: str = "norm",
 ) -> AttentionBlock:
     torch.manual_seed(0)
     options = {} if cls is GlobalContext else {"gate": gate}
@@ -69,7 +75,7 @@ def _gates(cls: type[AttentionBlock]) -> list[str]:
     return ["norm"] if cls is GlobalContext else ["norm", "scalar"]
 
 
-EVERYTHING = [(cls, *case, gate) for cls in BLOCKS for case in CASES for gate in _gates(cls)]
+EVERYTHING = [(cls, *case, gate) for cls in [*BLOCKS, *LEARNT] for case in CASES for gate in _gates(cls)]
 
 
 def _linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -117,6 +123,9 @@ def _loop_weights(
     scale = 1 / math.sqrt(D)
     if isinstance(block, PairwiseNonLocal):
         query, key, scale = query - query.mean(0), key - key.mean(0), scale / 0.5
+    if block.has_learnt_scale:
+        query, key = (torch.stack([row / (row @ row / D).sqrt() for row in rows]) for rows in (query, key))
+        scale = block.sharpness.weight * (1 / math.sqrt(D))
     pairwise = [_softmax([query[i] @ key[j] * scale for j in range(num_keys)]) for i in range(len(x))]
     return pairwise, unary
 
@@ -175,7 +184,7 @@ def test_values_and_gradients_equal_the_loop(cls, ndim, size, key_pool, axes, ga
         torch.testing.assert_close(block(x), theirs, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("cls", BLOCKS)
+@pytest.mark.parametrize("cls", [*BLOCKS, *LEARNT])
 @pytest.mark.parametrize(("key_pool", "axes"), [((1, 2, 2), "spacetime"), (None, "spacetime"), ((1, 2, 2), "space")])
 def test_gradcheck(cls, key_pool, axes) -> None:
     block = _build(cls, 3, key_pool, axes)
@@ -216,7 +225,7 @@ def test_attention_is_what_forward_uses(cls, ndim, size, key_pool, axes, gate) -
     y = 0.0
     if pairwise is not None:
         assert pairwise.shape[1:] == (x[0, 0].numel() * 2 // len(pairwise), value.shape[1])
-        if cls in WITH_SOFTMAX:
+        if cls in [*WITH_SOFTMAX, *LEARNT]:
             torch.testing.assert_close(pairwise.sum(2), torch.ones_like(pairwise[..., 0]))
         y = block.gain(pairwise @ value)
     if unary is not None:

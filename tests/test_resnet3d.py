@@ -299,7 +299,7 @@ def test_impossible_places_and_missing_classes_are_named() -> None:
     ("section", "message"),
     [
         ({"name": "r3d", "depth": 50}, "no r3d of depth 50; its depths are 10, 18, 34"),
-        ({"attention": {"kind": "gc", "gate": "scalar"}}, "gc has neither gate nor temperature"),
+        ({"attention": {"kind": "gc", "gate": "scalar"}}, "gc has neither gate nor scale nor temperature"),
         ({"attention": {"kind": "unary", "temperature": 0.5}}, "UnaryNonLocal has no temperature"),
         ({"attention": {"kind": "dnl", "axes": "time"}}, "pools space"),
     ],

@@ -49,8 +49,10 @@ class AttentionConfig(Section):
     """Positions that see each other: all, those of the same frame, or those of the same place in all frames."""
     gate: Literal["norm", "scalar"] = "norm"
     """What starts at zero: the gain of the block's last norm, or a scalar on the pairwise half (the public 2D code)."""
+    scale: Literal["paper", "learnt"] = "paper"
+    """Of the pairwise logits of nl, pairwise and dnl: the papers' own, or queries and keys of one length, times a scalar."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Temperature of the pairwise softmax; null: 0.05 for dnl and pairwise, 1 for nl and nl_gaussian."""
+    """Temperature of the pairwise softmax; null: 0.05 for dnl and pairwise, 1 for nl, nl_gaussian and a learnt scale."""
 
 
 class ModelConfig(Section):

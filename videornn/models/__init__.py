@@ -62,10 +62,13 @@ def _attention(section: AttentionConfig) -> Callable[[int], nn.Module] | None:
         return None
     options = {"key_pool": section.key_pool, "axes": section.axes}
     if section.kind == "gc":
-        if section.gate != "norm" or section.temperature is not None:
-            raise ValueError("attention.kind gc has neither gate nor temperature; leave gate: norm and temperature: null")
+        if section.gate != "norm" or section.temperature is not None or section.scale != "paper":
+            raise ValueError(
+                "attention.kind gc has neither gate nor scale nor temperature; leave gate: norm, scale: paper and "
+                "temperature: null"
+            )
     else:
-        options |= {"gate": section.gate, "temperature": section.temperature}
+        options |= {"gate": section.gate, "scale": section.scale, "temperature": section.temperature}
     return partial(ATTENTION_KINDS[section.kind], **options)
 
 

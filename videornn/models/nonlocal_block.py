@@ -24,10 +24,12 @@ _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 ALL = slice(None)
+TINY = 1e-12  # a mean square that counts as nothing: whitened features of a clip that is the same everywhere are zero
 MapRows = Callable[[Tensor | slice], Tensor]  # which of the queries -> their rows [B, R, M] of the map
 
 Axes = Literal["spacetime", "space", "time"]
 Gate = Literal["norm", "scalar"]
+Scale = Literal["paper", "learnt"]
 
 
 class AttentionBlock(nn.Module):
@@ -46,14 +48,16 @@ class AttentionBlock(nn.Module):
         key_pool: max-pooling kernel and stride of what keys, values and the unary map see; None keeps all positions.
         axes: which positions see each other: all, those of the same frame, or those of the same place (ndim 3 only).
         gate: see above.
-        temperature: tau, which divides the logits of the pairwise softmax; None takes the block's own.
+        scale: of the logits of the pairwise softmax, "paper" or "learnt", see NonLocal.
+        temperature: tau, which divides these logits; None takes the block's own, and 1 with a learnt scale.
 
     Raises:
         ValueError: a size is below 1, key_pool does not have ndim entries, axes does not go with ndim or key_pool, or a
-            temperature is given to a block without such a softmax.
+            temperature or a learnt scale is given to a block without such a softmax.
     """
 
     own_temperature: float | None = None
+    scales: tuple[Scale, ...] = ("paper",)
     has_queries = True
 
     def __init__(
@@ -65,6 +69,7 @@ class AttentionBlock(nn.Module):
         key_pool: tuple[int, ...] | None = None,
         axes: Axes = "spacetime",
         gate: Gate = "norm",
+        scale: Scale = "paper",
         temperature: float | None = None,
     ) -> None:
         super().__init__()
@@ -73,7 +78,11 @@ class AttentionBlock(nn.Module):
         if temperature is not None and (self.own_temperature is None or temperature <= 0):
             why = "has no temperature" if self.own_temperature is None else "needs one above 0"
             raise ValueError(f"temperature {temperature}: {type(self).__name__} {why}")
-        self.temperature = self.own_temperature if temperature is None else temperature
+        if scale not in self.scales:
+            raise ValueError(f"scale {scale!r}: {type(self).__name__} has {' or '.join(map(repr, self.scales))}")
+        self.has_learnt_scale = scale == "learnt"
+        own_temperature = 1.0 if self.has_learnt_scale else self.own_temperature
+        self.temperature = own_temperature if temperature is None else temperature
         self.axes = axes
         conv = _CONV[ndim]
         self.key_pool = nn.Identity() if key_pool is None else LeanMaxPool(_MAX_POOL[ndim](key_pool, key_pool))
@@ -159,13 +168,24 @@ class NonLocal(AttentionBlock):
     """Non-local block, embedded Gaussian: w_ij = softmax_j(q_i . k_j / (sqrt(D) tau)), tau = 1.
 
     Wang et al. 2018, eq. 3, arXiv:1711.07971, with the square root of its code.
+
+    With a learnt scale queries and keys are divided by their root mean square over channels, position by position, and a
+    scalar s, which starts at 1 and is not decayed, multiplies the logits: they have a deviation near s, however wide the
+    block is and however its weights grow, and lie within s sqrt(D) / tau.
     """
 
     own_temperature = 1.0
+    scales = ("paper", "learnt")
 
     def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
-        self.query = conv(channels, inner_channels, 1)
-        self.key = conv(channels, inner_channels, 1)
+        self.add_queries_and_keys(channels, inner_channels, conv, bias=True)
+        self.whiten = nn.Identity()
+
+    def add_queries_and_keys(self, channels: int, inner_channels: int, conv: type[nn.Module], *, bias: bool) -> None:
+        self.query = conv(channels, inner_channels, 1, bias=bias)
+        self.key = conv(channels, inner_channels, 1, bias=bias)
+        self.unit = UnitRows() if self.has_learnt_scale else nn.Identity()
+        self.sharpness = Gain(1.0) if self.has_learnt_scale else nn.Identity()
         self.scale = 1.0 / (inner_channels**0.5 * self.temperature)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
@@ -178,7 +198,8 @@ class NonLocal(AttentionBlock):
 
     def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """q [B, N, D] and k [B, M, D]."""
-        return self.positions(self.query(x)), self.positions(self.key(pooled))
+        query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
+        return self.sharpness(self.unit(self.whiten(query))), self.unit(self.whiten(key))
 
     @torch.no_grad()
     def split(self, x: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
@@ -189,11 +210,14 @@ class NonLocal(AttentionBlock):
         """
         query, key = self.queries_and_keys(x, self.key_pool(x))
         mean = at_least_float32(query).mean(dim=1, keepdim=True)
-        return _logits(_whiten(query)[:, rows], _whiten(key), self.scale), _logits(mean, key, self.scale)[:, 0]
+        whiten = Whiten()
+        return _logits(whiten(query)[:, rows], whiten(key), self.scale), _logits(mean, key, self.scale)[:, 0]
 
 
 class GaussianNonLocal(NonLocal):
     """Non-local block, Gaussian: w_ij = softmax_j(x_i . x_j / tau), tau = 1. Wang et al. 2018, eq. 2."""
+
+    scales = ("paper",)
 
     def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
         self.scale = 1.0 / self.temperature
@@ -263,13 +287,8 @@ class PairwiseNonLocal(NonLocal):
     own_temperature = 0.05
 
     def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
-        self.query = conv(channels, inner_channels, 1, bias=False)
-        self.key = conv(channels, inner_channels, 1, bias=False)
-        self.scale = 1.0 / (inner_channels**0.5 * self.temperature)
-
-    def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        query, key = super().queries_and_keys(x, pooled)
-        return _whiten(query), _whiten(key)
+        self.add_queries_and_keys(channels, inner_channels, conv, bias=False)
+        self.whiten = Whiten()
 
 
 class UnaryNonLocal(AttentionBlock):
@@ -345,14 +364,30 @@ class DisentangledNonLocal(PairwiseNonLocal):
 
 
 class Gain(nn.Module):
-    """A learnt scalar that starts at zero."""
+    """A learnt scalar."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.full((1,), start))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight
+
+
+class Whiten(nn.Module):
+    """Features [B, N, D] minus their mean over positions, taken in float32."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        mean = at_least_float32(features).mean(dim=1, keepdim=True)
+        return (features - mean).to(features.dtype)
+
+
+class UnitRows(nn.Module):
+    """Features [B, N, D] divided by their root mean square over D, taken in float32."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        mean_square = at_least_float32(features).square().mean(dim=2, keepdim=True)
+        return (features * torch.rsqrt(mean_square + TINY)).to(features.dtype)
 
 
 def _spread(y: Tensor, x: Tensor) -> Tensor:
@@ -360,12 +395,6 @@ def _spread(y: Tensor, x: Tensor) -> Tensor:
     if torch.onnx.is_in_onnx_export():  # ONNX has no copy, and no layout
         return y.expand_as(x)
     return y if y.shape == x.shape else torch.empty_like(x, dtype=y.dtype).copy_(y)
-
-
-def _whiten(features: Tensor) -> Tensor:
-    """Features [B, N, D] minus their mean over positions, taken in float32."""
-    mean = at_least_float32(features).mean(dim=1, keepdim=True)
-    return (features - mean).to(features.dtype)
 
 
 def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
