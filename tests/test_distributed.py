@@ -147,7 +147,7 @@ def test_the_other_ranks_name_one_that_was_killed(start_ranks, num_ranks: int, f
             assert int(silence[1]) < 11  # the closed connection tells, not the timeout
 
 
-@pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 0), (4, 2)])
+@pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 0), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_a_stopped_rank_takes_the_others_down_within_the_timeout_and_is_named(
     start_ranks, num_ranks: int, faulty: int
 ) -> None:

@@ -180,8 +180,9 @@ def test_activation_checkpointing_saves_memory() -> None:
     assert _saved_bytes(_small("slow", 50, recompute_blocks=True)) < 0.5 * _saved_bytes(_small("slow", 50))
 
 
-@pytest.mark.parametrize("recompute_blocks", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["dnl", *(pytest.param(k, marks=pytest.mark.slow) for k in ATTENTION_KINDS if k != "dnl")])
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute_blocks", [False, True])
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
 def test_compiled_networks_compute_the_same(kind: str, recompute_blocks: bool) -> None:
     torch.compiler.reset()
     block = partial(ATTENTION_KINDS[kind], key_pool=(1, 2, 2))

@@ -102,7 +102,7 @@ def test_pytorchvideo_networks_and_ours_give_the_same_logits(name: str, build: C
 
 
 @pytest.mark.parametrize("wrapped", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "build"), [("r3d", r3d_18), ("r2plus1d", r2plus1d_18)])
+@pytest.mark.parametrize(("name", "build"), [("r3d", r3d_18), pytest.param("r2plus1d", r2plus1d_18, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_torchvision_video_networks_and_ours_give_the_same_logits(
     name: str, build: Callable, wrapped: bool, tmp_path
