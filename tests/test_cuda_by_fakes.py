@@ -370,9 +370,11 @@ def test_the_loop_of_a_training_runs_on_the_gpu(
     for batch in batches:
         batch.bad.clear()
     lines: list[dict] = []
-    logger = SimpleNamespace(say=print, check_place=lambda: None, log=lambda kind, step, **numbers: lines.append(numbers))
+    logger = SimpleNamespace(say=print, check_place=lambda: None, advance=lambda step: None)
+    logger.log = lambda kind, step, **numbers: lines.append(numbers)
     monkeypatch.setattr(training, "build_loader", lambda *_, **__: iter(batches))
-    monkeypatch.setattr(training, "_Speed", lambda run: SimpleNamespace(numbers=lambda clips: {"mfu": 0, "memory_gb": 0}))
+    speed = SimpleNamespace(numbers=lambda clips: {"mfu": 0, "memory_gb": 0}, slower=1.0)
+    monkeypatch.setattr(training, "_Speed", lambda run: speed)
     monkeypatch.setattr(Run, "save", lambda self, **which: self.check_finite())
     with RankWatch(10.0) as watch:
         training._loop(run, batches, None, logger, watch, [])

@@ -273,12 +273,10 @@ def _kind(value: Any) -> str:
 def _nearest_config(path: Path) -> str:
     parent = path.parent if path.parent.is_dir() else Path("configs")
     near = difflib.get_close_matches(path.name, [file.name for file in parent.glob("*.yaml")], n=1)
+    if near:
+        return f"; did you mean {parent / near[0]}?"
     recipes = Path(__file__).parents[1] / "configs"  # of a checkout
-    return (
-        f"; did you mean {parent / near[0]}?"
-        if near
-        else f"; the recipes are in {recipes if recipes.is_dir() else 'configs/'}"
-    )
+    return f"; the recipes are in {recipes if recipes.is_dir() else 'configs/'}"
 
 
 def _yaml_lines(section: Section, indent: str, comments: bool) -> list[str]:

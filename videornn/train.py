@@ -423,7 +423,7 @@ class _Speed:
         self._clip_flops = training_flops(run.model, (data.num_frames, data.crop_size, data.crop_size))
         # on a CPU the products of fp16, and without its instructions those of bf16, are slower than float32
         self._dtypes = {torch.float32, AUTOCAST.get(run.config.train.precision, torch.float32)}
-        rates = {dtype: matrix_rate(run.device, dtype) for dtype in self._dtypes}
+        rates = self._measured()
         self._rate, self._peak, self._num_lines, self._num_fast = max(rates.values()), 0, 0, 0
         self.slower = rates[torch.float32] / min(rates.values())  # than float32, the precision of the run
 
@@ -434,7 +434,7 @@ class _Speed:
         if (fast and _doubled(self._num_fast)) or (self._device.type == "cpu" and _doubled(self._num_lines)):
             self._peak = max(self._peak, peak_memory(self._device))  # a measurement is not what a run needs
             with suppress(torch.OutOfMemoryError):  # a GPU that the run fills is measured as it was
-                self._rate = max(self._rate, *(matrix_rate(self._device, dtype) for dtype in self._dtypes))
+                self._rate = max(self._rate, *self._measured().values())
         peak = max(self._peak, peak_memory(self._device))
         return {"mfu": clips_per_second / self._clips_per_second, "memory_gb": peak / 1e9}
 
@@ -442,6 +442,9 @@ class _Speed:
     def _clips_per_second(self) -> float:
         """Full clips that all ranks would do if they did nothing but matrix products."""
         return self._rate * distributed.num_ranks() / self._clip_flops
+
+    def _measured(self) -> dict[torch.dtype, float]:
+        return {dtype: matrix_rate(self._device, dtype) for dtype in self._dtypes}
 
 
 def _doubled(number: int) -> bool:
