@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 
 from videornn.signals import handled_by
 
-# forks of a server, which imports what they need once: a new worker is there in 0.02 s, not in 3, and shares its memory
+# forks of a server, which imports what they need once: a new worker is there at once, and shares its memory
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 GROWN_BYTES = 2**30  # that a worker may keep after an item, beyond what it needs; then another takes its place
 Item = TypeVar("Item")

@@ -125,9 +125,8 @@ def find_sources(source: str, *, root: str | None = None, labels: str | None = N
     if os.path.isdir(source) and any(os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES for name in os.listdir(source)):
         others: Counter[str] = Counter()
         paths = sorted(os.path.join(source, name) for name in scan_videos(source, others))
-        return paths, [f"{source}: {counted(others)} are left out, as they are called like no video"] if counted(
-            others
-        ) else []
+        left_out = counted(others)
+        return paths, [f"{source}: {left_out} are left out, as they are called like no video"] if left_out else []
     table = load_videos(source, root=root, labels=labels)
     return [table.path(index) for index in range(len(table))], table.remarks()
 

@@ -386,8 +386,7 @@ class UnitRows(nn.Module):
     """Features [B, N, D] divided by their root mean square over D, taken in float32."""
 
     def forward(self, features: Tensor) -> Tensor:
-        mean_square = at_least_float32(features).square().mean(dim=2, keepdim=True)
-        return (features * torch.rsqrt(mean_square + TINY)).to(features.dtype)
+        return torch.nn.functional.rms_norm(at_least_float32(features), features.shape[2:], eps=TINY).to(features.dtype)
 
 
 def _spread(y: Tensor, x: Tensor) -> Tensor:
