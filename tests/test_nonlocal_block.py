@@ -402,7 +402,7 @@ def test_float16_survives_features_whose_products_overflow_it(cls) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("cls", BLOCKS)
+@pytest.mark.parametrize("cls", [*BLOCKS, *LEARNT])
 def test_low_precision_gradients_are_those_of_float32(cls, dtype) -> None:
     torch.manual_seed(0)
     block = cls(32, key_pool=(1, 2, 2)).eval()  # batch statistics of a unary half are those of two vectors: all noise

@@ -198,8 +198,9 @@ class NonLocal(AttentionBlock):
 
     def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """q [B, N, D] and k [B, M, D]."""
-        query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
-        return self.sharpness(self.unit(self.whiten(query))), self.unit(self.whiten(key))
+        query = self.unit(self.whiten(self.positions(self.query(x))))
+        key = self.unit(self.whiten(self.positions(self.key(pooled))))
+        return query, self.sharpness(key).to(key.dtype)  # rather than the queries: there can be fewer keys
 
     @torch.no_grad()
     def split(self, x: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
