@@ -16,11 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.recompute import LeanMaxPool, recompute, without_autocast
 from videornn.models.softmax_attention import at_least_float32, softmax_attention
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
 _MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 ALL = slice(None)

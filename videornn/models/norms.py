@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import StochasticDepth
 
 from videornn.errors import UserError
+from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.nonlocal_block import AttentionBlock
 from videornn.models.resnet3d import STAGES
 from videornn.models.softmax_attention import at_least_float32
@@ -70,14 +71,7 @@ def freeze_parts(model: nn.Module, names: Iterable[str]) -> None:
                 module.p = 0.0
 
 
-class _BatchNorm1To3d(nn.BatchNorm3d):
-    """nn.BatchNorm3d, as which libraries know it, for inputs [B, C, ...] of any dimension."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
-
-
-class SubBatchNorm(_BatchNorm1To3d):
+class SubBatchNorm(BatchNorm3d):
     """Batch norm of groups of num_clips successive clips, as if each group were the batch.
 
     The running statistics are those of all groups together, as nn.BatchNorm3d would have them of the whole batch.
@@ -87,9 +81,9 @@ class SubBatchNorm(_BatchNorm1To3d):
         super().__init__(num_features, eps, momentum)
         self.num_clips = num_clips
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, C, ...]
+    def normalize(self, x: Tensor) -> Tensor:  # [B, C, ...]
         if not self.training:
-            return super().forward(x)
+            return super().normalize(x)
         if len(x) % self.num_clips:
             raise UserError(
                 f"batch norm over groups of {self.num_clips} clips cannot divide the {len(x)} that a rank has at once; "
@@ -112,12 +106,12 @@ class SubBatchNorm(_BatchNorm1To3d):
         _track_(self, means.mean(0), biased, num_values)
 
 
-class SyncBatchNormOnCpu(_BatchNorm1To3d):
+class SyncBatchNormOnCpu(BatchNorm3d):
     """Batch norm over the clips of all ranks, for processes on CPUs, where torch's own does not run."""
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, C, ...]
+    def normalize(self, x: Tensor) -> Tensor:  # [B, C, ...]
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().forward(x)
+            return super().normalize(x)
         features = at_least_float32(x)
         dims = [0, *range(2, x.ndim)]
         variance, mean = torch.var_mean(features, dims, correction=0)
@@ -134,7 +128,7 @@ class SyncBatchNormOnCpu(_BatchNorm1To3d):
         return (features * scale.to(features.dtype).view(shape) + shift.to(features.dtype).view(shape)).to(x.dtype)
 
 
-class FrozenBatchNorm(_BatchNorm1To3d):
+class FrozenBatchNorm(BatchNorm3d):
     """Batch norm that normalises with its running statistics in training too, and keeps them."""
 
     def train(self, mode: bool = True) -> FrozenBatchNorm:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.recompute import LeanMaxPool, recompute
 
 STAGES = ("res2", "res3", "res4", "res5")
@@ -87,7 +88,7 @@ class Factored3d(nn.Sequential):
         super().__init__()
         self.out_channels = out_channels
         self.spatial = Conv3d(in_channels, mid_channels, (1, 3, 3), (1, *stride[1:]))
-        self.norm = nn.BatchNorm3d(mid_channels)
+        self.norm = BatchNorm3d(mid_channels)
         self.relu = nn.ReLU(inplace=True)
         self.temporal = Conv3d(mid_channels, out_channels, (3, 1, 1), (stride[0], 1, 1))
 
@@ -98,7 +99,7 @@ class ConvNorm(nn.Sequential):
     def __init__(self, conv: Conv3d | Factored3d) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = nn.BatchNorm3d(conv.out_channels)
+        self.norm = BatchNorm3d(conv.out_channels)
 
 
 class BasicBlock(nn.Module):

@@ -1,0 +1,33 @@
+"""Batch norm of clips by the kernels that CUDA has for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchNorm3d(nn.BatchNorm3d):
+    """nn.BatchNorm3d, as which libraries know it, for inputs [B, C, ...] of any dimension.
+
+    On a GPU clips are normalised as pictures, which are views of them: the statistics are the same, but with channels last
+    in memory torch has kernels for pictures only. Clips get its general ones, after a cast to float32, and a Slow R50
+    spent half of its step in them (H200, torch 2.11, scripts/check_gpu.py).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_pictures(self.normalize, x) if x.is_cuda and x.ndim == 5 else self.normalize(x)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """forward, whatever the device and the number of dimensions."""
+        return super().forward(x)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def as_pictures(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """norm of clips [B, C, T, H, W], seen as [B, C, T H, W]."""
+    # not a view for autograd, which would copy gradients were a ReLU to change it in place; nothing else holds its memory
+    return torch.ops.aten._unsafe_view.default(norm(x.flatten(2, 3)), x.shape)
