@@ -201,7 +201,8 @@ def test_chunks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     block = _build(DisentangledNonLocal, key_pool=(1, 2, 2))
     x = torch.randn(2, C, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     whole = torch.autograd.grad(block(x).square().sum(), [x, *block.parameters()])
-    monkeypatch.setattr(softmax_attention, "CHUNK_ENTRIES", 7 * 2 * 12)  # 7 of 60 queries at a time: the last chunk is short
+    chunk = 7 * 2 * 12  # 7 of 60 queries at a time: the last one is short
+    monkeypatch.setitem(softmax_attention.CHUNK_ENTRIES, "cpu", chunk)
     chunked = torch.autograd.grad(block(x).square().sum(), [x, *block.parameters()])
     for a, b in zip(whole, chunked, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -364,7 +365,7 @@ class _LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("cls", [*WITH_SOFTMAX, DotProductNonLocal, ConcatenationNonLocal])
 def test_no_map_is_ever_built(cls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(softmax_attention, "CHUNK_ENTRIES", 2**13)
+    monkeypatch.setitem(softmax_attention.CHUNK_ENTRIES, "cpu", 2**13)
     block = cls(4, 4)
     x = torch.randn(1, 4, 4, 16, 16, requires_grad=True)
     num_positions = 4 * 16 * 16

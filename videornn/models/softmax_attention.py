@@ -1,8 +1,9 @@
 """softmax(q k^T) v without its N x M map, forward and backward, by what is fastest on the device.
 
-On CUDA, and wherever no gradient is wanted, that is torch's scaled_dot_product_attention. Its backward pass on the CPU
-uses no more cores than there are clips, so in training the map is built there for a chunk of queries at a time, and once
-more in the backward pass (scripts/benchmark_attention.py times both).
+That is torch's scaled_dot_product_attention where a good kernel of it takes the sizes, and else matrix products: the map is
+built for a chunk of queries at a time, and once more in the backward pass (scripts/benchmark_attention.py and check_gpu.py
+time both). On the CPU the backward pass of the fused operator uses no more cores than there are clips. On CUDA the flash and
+cuDNN kernels take half precision and widths up to 256; the one that takes the rest needs 2 to 4 times as long as products.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# entries of the map that exist at a time on the CPU: 8 MB of float32; less is slower, more is not faster
-CHUNK_ENTRIES = 2**21
+# entries of the map that exist at a time: on the CPU 8 MB of float32, where less is slower and more is not faster
+CHUNK_ENTRIES = {"cpu": 2**21, "cuda": 2**22}
+MAX_FUSED_WIDTH = 256  # of the fast kernels of CUDA
 # a grid of CUDA blocks is no larger along the batch, which counts every place of every clip if axes is "time"
 MAX_BATCH = 65535
 
@@ -29,7 +31,7 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
     Returns:
         [B, N, E] in the dtype of value.
     """
-    if query.device.type == "cpu" and torch.is_grad_enabled():
+    if _by_products(query):
         return _ChunkedAttention.apply(query, key, value, scale)
     # a graph made for the CPU, such as one to be exported, does not ask: the answer would fix its batch size
     if not (query.device.type == "cpu" and torch.compiler.is_compiling()) and len(query) > MAX_BATCH:
@@ -40,17 +42,23 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
     return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
 
 
+def _by_products(query: Tensor) -> bool:
+    if query.device.type == "cuda":
+        return query.shape[2] > MAX_FUSED_WIDTH or query.dtype in (torch.float32, torch.float64)
+    return query.device.type == "cpu" and torch.is_grad_enabled()
+
+
 class _ChunkedAttention(torch.autograd.Function):
     """Keeps queries, keys and values; the map of a chunk of queries lives inside one turn of a loop.
 
     Logits are products of float32: matrix products of bfloat16 would round them, which costs 2 % of a row. The other
-    products stay in bfloat16, where the CPU is fastest, but not in float16, where it is slowest.
+    products stay in bfloat16, where the CPU is fastest, but there not in float16, where it is slowest.
     """
 
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        output = torch.empty(*query.shape[:2], value.shape[2], dtype=value.dtype)
-        with torch.autocast("cpu", enabled=False):
+        output = value.new_empty(*query.shape[:2], value.shape[2])
+        with torch.autocast(query.device.type, enabled=False):
             keys_t, values = _transposed(key), _not_half(value)
             for rows in _chunks(query, key):
                 weights = _weights(query[:, rows], keys_t, scale)
@@ -67,7 +75,7 @@ class _ChunkedAttention(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value = ctx.saved_tensors
         grad_query = torch.empty_like(query)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             keys_t, keys, values_t = _transposed(key), _not_half(key), _not_half(value).transpose(1, 2)
             grad_key, grad_value = torch.zeros_like(at_least_float32(key)), torch.zeros_like(at_least_float32(value))
             for rows in _chunks(query, key):
@@ -98,7 +106,7 @@ def _weights(queries: Tensor, keys_t: Tensor, scale: float) -> Tensor:
 
 
 def _chunks(query: Tensor, key: Tensor) -> list[slice]:
-    num_rows = max(1, CHUNK_ENTRIES // (key.shape[0] * key.shape[1]))
+    num_rows = max(1, CHUNK_ENTRIES[query.device.type] // (key.shape[0] * key.shape[1]))
     return [slice(start, start + num_rows) for start in range(0, query.shape[1], num_rows)]
 
 
@@ -108,4 +116,4 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def _not_half(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.float16 else x
+    return x.float() if x.dtype == torch.float16 and x.device.type == "cpu" else x
