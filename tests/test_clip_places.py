@@ -6,6 +6,7 @@ from torch import nn
 
 from videornn.explain.attention_maps import observe
 from videornn.explain.clip_places import Query, grid_places
+from videornn.models.max_pool import LeanMaxPool
 from videornn.models.resnet3d import FAMILIES, Conv3d, ResNet3d
 
 
@@ -15,9 +16,9 @@ def _averaging(name: str) -> ResNet3d:
     for module in model.modules():
         if isinstance(module, Conv3d):
             nn.init.ones_(module.weight)
-        for pool in ("pool", "2"):
+        for pool in ("temporal_pool", "2"):
             inner = getattr(module, pool, None)
-            if isinstance(inner, nn.MaxPool3d):
+            if isinstance(inner, LeanMaxPool):
                 setattr(module, pool, nn.AvgPool3d(inner.kernel_size, inner.stride, inner.padding))
     return model
 

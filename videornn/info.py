@@ -11,6 +11,7 @@ from torch import nn
 from videornn.checkpoint import load_network
 from videornn.config import Config, config_from_dict, load_config, override_config
 from videornn.models import build_model
+from videornn.models.max_pool import LeanMaxPool
 from videornn.models.resnet3d import Factored3d, Stage
 from videornn.speed import flops_by_module
 
@@ -84,9 +85,8 @@ def _layers(part: nn.Module, kind: str) -> str:
 
 
 def _sizes(module: nn.Module) -> str:
-    if isinstance(module, (nn.Conv3d, nn.MaxPool3d)):
-        kernel = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 3
-        return f"{'conv' if isinstance(module, nn.Conv3d) else 'max-pool'} {'x'.join(map(str, kernel))}"
+    if isinstance(module, (nn.Conv3d, LeanMaxPool)):
+        return f"{'conv' if isinstance(module, nn.Conv3d) else 'max-pool'} {'x'.join(map(str, module.kernel_size))}"
     return f"linear {module.in_features} -> {module.out_features}" if isinstance(module, nn.Linear) else ""
 
 

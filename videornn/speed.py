@@ -26,8 +26,7 @@ def tune(device: torch.device, *, deterministic: bool, strict: bool = True) -> N
     for it, as torch does by itself.
 
     Args:
-        strict: an operator that has no deterministic kernel is an error, as the gradient of max-pooling on a GPU is with
-            old versions of torch; else a warning.
+        strict: an operator that has no deterministic kernel is an error; else a warning.
     """
     torch.use_deterministic_algorithms(deterministic, warn_only=not strict)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a search for bugs that costs every allocation a write

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from videornn.models.batch_norm import BatchNorm3d
-from videornn.models.recompute import LeanMaxPool, recompute, without_autocast
+from videornn.models.max_pool import LeanMaxPool
+from videornn.models.recompute import recompute, without_autocast
 from videornn.models.softmax_attention import at_least_float32, softmax_attention
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
-_MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 ALL = slice(None)
 TINY = 1e-12  # a mean square that counts as nothing: whitened features of a clip that is the same everywhere are zero
@@ -86,7 +86,7 @@ class AttentionBlock(nn.Module):
         self.temperature = own_temperature if temperature is None else temperature
         self.axes = axes
         conv = _CONV[ndim]
-        self.key_pool = nn.Identity() if key_pool is None else LeanMaxPool(_MAX_POOL[ndim](key_pool, key_pool))
+        self.key_pool = nn.Identity() if key_pool is None else LeanMaxPool(key_pool)
         if gate == "norm":
             self.value = conv(channels, inner_channels, 1)
             self.out = conv(inner_channels, channels, 1)

@@ -1,4 +1,4 @@
-"""Less memory for the backward pass: activation checkpointing that counts a batch once, and a lean max-pool."""
+"""Activation checkpointing that counts a batch once: less memory for the backward pass."""
 
 from __future__ import annotations
 
@@ -33,22 +33,6 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Autocast turned off on a device; the meta device, on which shapes are tried, has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
-class LeanMaxPool(nn.Module):
-    """A max-pool that keeps its input for the backward pass and nothing else, in the dtype of the input.
-
-    torch's own also keeps int64 indices, which at (1, 2, 2) are as large as a bfloat16 input, and on the CPU autocast turns
-    the input into float32 first.
-    """
-
-    def __init__(self, pool: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d) -> None:
-        super().__init__()
-        self.pool = pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        with without_autocast(x.device):
-            return recompute(self.pool, x, self.pool)
 
 
 class _Uncounted:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from videornn.models.batch_norm import BatchNorm3d
-from videornn.models.recompute import LeanMaxPool, recompute
+from videornn.models.max_pool import LeanMaxPool
+from videornn.models.recompute import recompute
 
 STAGES = ("res2", "res3", "res4", "res5")
 BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -247,7 +248,7 @@ class ResNet3d(nn.Module):
                 blocks.append(block)
                 channels = out_channels
             setattr(self, stage, Stage(*blocks, recompute_blocks=recompute_blocks))
-        self.temporal_pool = LeanMaxPool(nn.MaxPool3d((2, 1, 1))) if family.temporal_pool else nn.Identity()
+        self.temporal_pool = LeanMaxPool((2, 1, 1)) if family.temporal_pool else nn.Identity()
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
@@ -277,7 +278,7 @@ def _stem(family: Family, width: int) -> nn.Sequential:
         spatial = ConvNorm(Conv3d(3, mid_channels, (1, 7, 7), (1, 2, 2)))
         return nn.Sequential(spatial, relu, ConvNorm(Conv3d(mid_channels, width, (family.stem_kernel, 1, 1))), relu)
     conv = ConvNorm(Conv3d(3, width, (family.stem_kernel, 7, 7), (1, 2, 2)))
-    pool = LeanMaxPool(nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))) if family.max_pool else nn.Identity()
+    pool = LeanMaxPool((1, 3, 3), (1, 2, 2), (0, 1, 1)) if family.max_pool else nn.Identity()
     return nn.Sequential(conv, relu, pool)
 
 
