@@ -115,8 +115,13 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self._to_grid(self.attend(x, self.key_pool(x)), x)
-        # W_z y is twice as large as y, and what BN would keep of it for the backward pass is cheap to compute again
-        return x + recompute(lambda y: self.norm(_spread(self.out(y), x)), y, self.norm)
+        if x.device.type != "cpu":
+            return x + self._gated(y, x)
+        # W_z y is twice as large as y, and what BN would keep of it is cheap to compute again; but not for the host of a GPU
+        return x + recompute(lambda y: self._gated(y, x), y, self.norm)
+
+    def _gated(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.norm(_spread(self.out(y), x))
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         """y [B, N, D], or [B, 1, D] where it is the same for all queries."""
