@@ -1,9 +1,13 @@
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -240,3 +244,31 @@ def test_a_checkpoint_whose_weights_are_not_of_its_network_is_refused(tiny_run: 
     torch.save(content, tmp_path / "old.pt")
     with pytest.raises(UserError, match=r"old\.pt: its weights are not those of the network"):
         load_trained(tmp_path / "old.pt")
+
+
+def _first_mask(*, seed: int = 0, step: int = 0, rank: int = 0, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What dropout keeps of the first part of a step."""
+    monkeypatch.setattr(job.distributed, "rank", lambda: rank)
+    monkeypatch.setattr(job.distributed, "num_ranks", lambda: 2)
+    batch = SimpleNamespace(
+        bad=[], indices=torch.tensor([0]), clips=torch.zeros(1, 3, 1, 2, 2).byte(), labels=torch.tensor([0])
+    )
+    run = SimpleNamespace(
+        config=SimpleNamespace(seed=seed, train=SimpleNamespace(accumulate=1)),
+        normalization=(torch.zeros(3), torch.ones(3)),
+        meter=SimpleNamespace(wait_for=next),
+        mixing=None,
+        bad={},
+        step=step,
+    )
+    watch, share = SimpleNamespace(at=lambda *_: None), SimpleNamespace(listed=nullcontext)
+    with torch.random.fork_rng():
+        next(job._parts(run, watch, iter([batch]), [], share))
+        return (torch.nn.functional.dropout(torch.ones(64)) > 0).tolist()
+
+
+def test_every_seed_step_and_rank_drops_other_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = partial(_first_mask, monkeypatch=monkeypatch)
+    masks = [mask(), mask(seed=1), mask(seed=7), mask(step=1), mask(rank=1), mask(seed=1, step=1)]
+    assert all(one != other for one, other in itertools.combinations(masks, 2))
+    assert mask() == masks[0]

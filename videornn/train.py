@@ -17,6 +17,7 @@ from videornn import distributed, metrics
 from videornn.bad_share import BadShare
 from videornn.config import Config, config_to_yaml
 from videornn.console import say
+from videornn.data.dataset import sample_seed
 from videornn.data.decoding import choose_decoder
 from videornn.data.files import write_text
 from videornn.data.loader import ClipLoader, build_loader, build_test_loader, plain_plan, view_spec
@@ -313,7 +314,7 @@ def _parts(
         indices += batch.indices.tolist()
         # dropout and blends are pure functions of the step too, so that a resumed run repeats them
         part = (run.step * distributed.num_ranks() + distributed.rank()) * num_parts + number
-        torch.manual_seed((run.config.seed << 32) + part)
+        torch.manual_seed(sample_seed(run.config.seed, part))  # mixed, for a CPU takes the lower 32 bits and no more
         clips, targets = to_model_input(batch.clips, mean, std), batch.labels
         if run.mixing is not None:
             clips, targets = run.mixing(clips, targets, np.random.default_rng([run.config.seed, part]))
