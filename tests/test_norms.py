@@ -2,6 +2,7 @@ import copy
 import socket
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from videornn import train as job
 from videornn.errors import UserError
 from videornn.models.batch_norm import BatchNorm3d, as_pictures
 from videornn.models.nonlocal_block import AttentionBlock, DisentangledNonLocal
 from videornn.models.norms import FrozenBatchNorm, SubBatchNorm, SyncBatchNormOnCpu, freeze_parts, set_batch_norm
 from videornn.models.resnet3d import FAMILIES, ResNet3d
-from videornn.precise_bn import update_batch_norm
+from videornn.precise_bn import statistics_of_all_ranks, update_batch_norm
 
 CPU = torch.device("cpu")
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -339,8 +341,19 @@ def _rank(rank: int, port: int, out: Path) -> None:
     moments = _moments(model)
     update_batch_norm(model, (_clips(seed=10 * rank + step) * (1 + rank) for step in range(2)), num_batches=2)
     results["precise"] = (model.state_dict(), moments)
+    results["running"] = _running_averages(rank)
     torch.save(results, out / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def _running_averages(rank: int) -> list[dict[str, Tensor]]:
+    """After two steps of a training's parallel network, whose norm averages all batches: of all ranks, and this rank's."""
+    model = nn.Sequential(nn.BatchNorm3d(3, momentum=None), nn.Conv3d(3, 2, 1))
+    train = SimpleNamespace(accumulate=1, compile=False)
+    parallel = job._parallel(SimpleNamespace(model=model, device=CPU, config=SimpleNamespace(train=train)))
+    for _ in range(2):
+        parallel(_random(4, 3, 8, 9, 9, seed=rank) * (1 + rank) + 3 * rank).sum().backward()
+    return [statistics_of_all_ranks(model), {name: buffer.clone() for name, buffer in model.named_buffers()}]
 
 
 @pytest.fixture(scope="module")
@@ -378,3 +391,25 @@ def test_precise_statistics_are_those_of_the_inputs_of_all_ranks(two_ranks: list
     (state, moments), (other_state, other_moments) = (rank["precise"] for rank in two_ranks)
     _assert_equal(state, other_state)
     _assert_statistics(state, {name: moments[name] + other_moments[name] for name in moments})
+
+
+@pytest.mark.slow
+def test_every_rank_keeps_its_running_averages_and_together_they_are_those_of_all_clips(two_ranks: list[dict]) -> None:
+    clips = [_random(4, 3, 8, 9, 9, seed=rank) * (1 + rank) + 3 * rank for rank in range(2)]
+    right = torch.cat(clips).transpose(0, 1).flatten(1)
+    for rank, x in enumerate(clips):
+        together, own = two_ranks[rank]["running"]
+        torch.testing.assert_close(together["0.running_mean"], right.mean(1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together["0.running_var"], right.var(1), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(own["0.running_mean"], x.transpose(0, 1).flatten(1).mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_that_all_ranks_have_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videornn.distributed.num_ranks", lambda: 3)
+    monkeypatch.setattr("videornn.distributed.sum_over_ranks", lambda values: values * 3)
+    model = _network()
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.copy_(_random(*buffer.shape, seed=len(name)).square() * 10)
+    found = statistics_of_all_ranks(model)
+    assert found and all(torch.equal(value, model.get_buffer(name)) for name, value in found.items())

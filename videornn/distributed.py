@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -162,13 +162,6 @@ def agreed(values: dict[str, Any], *, doing: str, needs: str) -> dict[str, Any]:
                 f"the same {needs}"
             )
     return values
-
-
-def share(tensors: Iterable[Tensor]) -> None:
-    """Give tensors on every rank the values that they have on rank 0, in place."""
-    if dist.is_initialized():
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
 
 
 def from_rank_0(function: Callable[[], Any]) -> Any:

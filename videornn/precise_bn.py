@@ -49,16 +49,25 @@ def update_batch_norm(
         update_bn_stats(model, batches, num_batches)
     for norm, (mean, variance, counter) in zip(norms, before, strict=True):
         # fvcore puts new tensors in their place, which a compiled network would not see
-        _average_over_ranks_(norm.running_mean, norm.running_var)
         norm.running_mean, norm.running_var = mean.copy_(norm.running_mean), variance.copy_(norm.running_var)
         norm.num_batches_tracked.copy_(counter)
+    model.load_state_dict(statistics_of_all_ranks(model), strict=False)
     model.train(was_training)
 
 
-def _average_over_ranks_(mean: Tensor, variance: Tensor) -> None:
-    """Statistics of all ranks together, from those of this rank's equal share [C]; in place."""
-    # moments in float64, where a mean far above the deviation cancels without harm
-    moments = torch.stack([mean.double(), variance.double() + mean.double().square()])
-    total, square = distributed.sum_over_ranks(moments) / distributed.num_ranks()
-    mean.copy_(total)
-    variance.copy_((square - total.square()).clamp_(min=0))
+@torch.no_grad()
+def statistics_of_all_ranks(model: nn.Module) -> dict[str, Tensor]:
+    """Running means and variances, by their names, of the clips of all ranks together, whose shares are equal; collective.
+
+    What is the same on all ranks comes out with the same bits.
+    """
+    means, variances = (
+        {name: buffer for name, buffer in model.named_buffers() if name.endswith(end)}
+        for end in ("running_mean", "running_var")
+    )
+    mean, variance = (torch.cat(list(found.values())).double() for found in (means, variances))
+    total = distributed.sum_over_ranks(mean.clone()) / distributed.num_ranks()
+    spread = distributed.sum_over_ranks(variance + (mean - total).square()) / distributed.num_ranks()
+    sizes = [len(buffer) for buffer in means.values()]
+    averages = zip([*means.items(), *variances.items()], [*total.split(sizes), *spread.split(sizes)], strict=True)
+    return {name: average.to(buffer.dtype) for (name, buffer), average in averages}

@@ -24,6 +24,7 @@ from videornn.meter import Meter
 from videornn.multigrid import multigrid_phases, norm_clips
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, warmed_up
+from videornn.precise_bn import statistics_of_all_ranks
 from videornn.preflight import TrainingData, empty_classes
 from videornn.resume import describe_data
 from videornn.run_folder import save_best, save_last
@@ -55,6 +56,10 @@ class Run:
     def trained(self) -> nn.Module:
         """The network to validate, test and use."""
         return self.model if self.ema is None else self.ema
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        return [self.model] if self.ema is None else [self.model, self.ema]
 
     @property
     def clips_at_once(self) -> int:
@@ -111,19 +116,25 @@ class Run:
     def save(self, *, last: bool, best: bool) -> None:
         """Write checkpoints/last.pt, best.pt or both, with all that a resume, a test or an inference needs; collective."""
         self.check_finite()
-        progress = distributed.gather_objects((self.meter.state(), self.bad))
+        model, buffers = self.trained.state_dict(), []
+        if distributed.num_ranks() > 1:
+            # for use, what all ranks have seen; to go on, what each has, so that it does not matter when a run is saved
+            model |= statistics_of_all_ranks(self.trained)
+            buffers = [{name: buffer.cpu() for name, buffer in network.named_buffers()} for network in self._networks]
+        progress = distributed.gather_objects((self.meter.state(), self.bad, buffers))
         if distributed.rank() > 0:
             return
-        bad = {path: video for _, part in progress for path, video in part.items()}  # several ranks may know the same
+        bad = {path: video for _, part, _ in progress for path, video in part.items()}  # several ranks may know the same
         content = {
-            "model": self.trained.state_dict(),
+            "model": model,
             "unaveraged": None if self.ema is None else self.model.state_dict(),
+            "buffers": [part for _, _, part in progress],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "best_top1": self.best_top1,
             "num_skipped": self.guard.num_skipped,
-            "meters": [meter for meter, _ in progress],
+            "meters": [meter for meter, _, _ in progress],
             "bad": [[path.removeprefix(self._root), video.reason] for path, video in bad.items()],
             "num_ranks": distributed.num_ranks(),
             "num_videos": len(self.data.train),
@@ -153,6 +164,9 @@ class Run:
         self.guard.num_skipped = saved["num_skipped"]
         if len(saved["meters"]) == distributed.num_ranks():
             self.meter.load(saved["meters"][distributed.rank()])
+            own = saved["buffers"][distributed.rank()] if "buffers" in saved else []  # of one rank: none beside the model's
+            for network, buffers in zip(self._networks, own, strict=False):
+                network.load_state_dict(buffers, strict=False)
         elif distributed.rank() == 0:
             self.meter.load([record for meter in saved["meters"] for record in meter])
         same_videos = saved.get("data", self.data_fingerprint)["paths"].equal(self.data_fingerprint["paths"])

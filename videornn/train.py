@@ -35,7 +35,7 @@ from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.models.weights import load_weights
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import class_weights, set_lr
-from videornn.precise_bn import update_batch_norm
+from videornn.precise_bn import statistics_of_all_ranks, update_batch_norm
 from videornn.preflight import TrainingData, check_batch_norm, load_training_data, remarks
 from videornn.rank_watch import RankWatch
 from videornn.resume import check_resumable, check_same_data, describe_run
@@ -327,7 +327,11 @@ def _parallel(run: Run) -> nn.Module:
     if distributed.num_ranks() > 1:
         ids = [run.device.index] if run.device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, gradient_as_bucket_view=True, static_graph=section.accumulate == 1
+            model,
+            device_ids=ids,
+            broadcast_buffers=False,  # those of rank 0 before every step: its clips alone would count in running averages
+            gradient_as_bucket_view=True,
+            static_graph=section.accumulate == 1,
         )
     return torch.compile(model) if section.compile else model
 
@@ -359,7 +363,7 @@ def _validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: b
         return False
     if config.train.precise_bn:
         _precise_batch_norm(run)
-    distributed.share(run.trained.buffers())  # every rank has running averages of its own clips
+    run.trained.load_state_dict(statistics_of_all_ranks(run.trained), strict=False)
     if loader is None:
         return True
     mean, std = run.normalization
