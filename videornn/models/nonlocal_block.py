@@ -314,7 +314,9 @@ class UnaryNonLocal(AttentionBlock):
         return _weighted_sum(self.unary_weights(x, pooled), self.positions(self.value(pooled)))
 
     def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor:
-        return torch.softmax(at_least_float32(self.positions(self.mask(pooled)))[..., 0], dim=1)
+        with without_autocast(pooled.device):
+            logits = self.positions(self.mask(pooled.to(self.mask.weight.dtype)))[..., 0]
+        return torch.softmax(at_least_float32(logits), dim=1)
 
 
 class GlobalContext(UnaryNonLocal):

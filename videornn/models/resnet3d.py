@@ -18,7 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.max_pool import LeanMaxPool
-from videornn.models.recompute import recompute
+from videornn.models.recompute import recompute, without_autocast
 
 STAGES = ("res2", "res3", "res4", "res5")
 BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -268,7 +268,9 @@ class ResNet3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [B, 3, T, H, W]
         x = self.temporal_pool(self.res2(self.stem(x)))
         x = self.res5(self.res4(self.res3(x)))  # [B, C, T', H', W']
-        return self.head(self.dropout(self.pool(x).flatten(1)))
+        features = self.dropout(self.pool(x).flatten(1))
+        with without_autocast(x.device):  # bfloat16 logits of 8 to 16 lie 1/16 apart, and the best two tie in 2 % of clips
+            return self.head(features.to(self.head.weight.dtype))
 
 
 def _stem(family: Family, width: int) -> nn.Sequential:
