@@ -85,15 +85,16 @@ def _kernels(
     """Forward and backward of one softmax attention by each kernel of torch that takes these sizes, and by videornn."""
     sizes = (num_queries, num_keys, num_keys)
     inputs = [torch.randn(batch, n, width, device=device, dtype=DTYPES[precision], requires_grad=True) for n in sizes]
+    grad = torch.randn_like(inputs[0])  # in one piece: that of a sum has strides of 0, which some kernels copy first
 
     def run(function: Callable[..., torch.Tensor]) -> None:
-        function(*inputs, scale=width**-0.5).sum().backward()
+        function(*inputs, scale=width**-0.5).backward(grad)
         for tensor in inputs:
             tensor.grad = None
 
     def fused(kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         with sdpa_kernel(kernel):
-            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale)[:, 0]
+            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale).squeeze(1)
 
     steps = {"videornn": partial(run, softmax_attention)}
     for name, kernel in KERNELS.items():
