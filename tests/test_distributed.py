@@ -1,5 +1,6 @@
 """Several processes on one host, over gloo; the test keeps their store, as torchrun does."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -17,7 +18,7 @@ import torch.distributed as dist
 
 from videornn import signals
 from videornn.console import complain
-from videornn.distributed import StopVote, gather_objects, process_group, rank, sum_over_ranks
+from videornn.distributed import MOST_STEPS, StopVote, gather_objects, process_group, rank, sum_over_ranks
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import meet
 from videornn.rank_watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
@@ -199,7 +200,7 @@ def test_a_rank_that_is_done_early_is_not_missed(start_ranks) -> None:
 
 def _steps_until_signal(watch: RankWatch, signalled: dict[int, int], num_steps: int) -> str:
     """Which step a run of num_steps stops after, and for which signal; rank r gets SIGUSR1 in its step signalled[r]."""
-    vote = StopVote()
+    vote = StopVote(seconds=0)
     with caught_signals() as received:
         for step in range(1, num_steps + 1):
             if signalled.get(rank()) == step:
@@ -222,6 +223,26 @@ def _steps_until_signal(watch: RankWatch, signalled: dict[int, int], num_steps: 
 )
 def test_all_ranks_stop_after_the_same_step(start_ranks, signalled: dict[int, int], end: str) -> None:
     assert signal.SIGUSR1 == 10 and start_ranks(3, _steps_until_signal, signalled, 8, timeout=300.0).results() == [end] * 3
+
+
+def _votes(watch: RankWatch, seconds: float) -> list[int]:
+    """In which of 40 steps exchanges begin, and after which all stop; rank 1 is slower, and has a signal from step 20 on."""
+    vote, begun = StopVote(seconds), []
+    for step in range(1, 41):
+        time.sleep(0.001 + 0.01 * rank())
+        stop = vote.decide(15 if rank() == 1 and step >= 20 else 0)
+        if vote._pending is not None:
+            begun.append(step)
+        if stop:
+            return [*begun, step]
+    return [vote.drain()]
+
+
+def test_exchanges_are_rare_and_begin_and_end_in_the_same_steps_on_all_ranks(start_ranks) -> None:
+    steps, others = (json.loads(result) for result in start_ranks(2, _votes, 0.08, timeout=300.0).results())
+    assert steps == others
+    *begun, last, stop = steps
+    assert len(begun) < 15 and 20 <= last <= 20 + MOST_STEPS + 1 and stop == last + 1
 
 
 def _say(watch: RankWatch) -> None:

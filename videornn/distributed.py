@@ -20,6 +20,7 @@ from videornn.rank_watch import MISSED_REPORTS, REPORT_SECONDS, RankWatch, is_lo
 from videornn.signals import sigterm_delayed
 
 SPARE_SECONDS = 60.0  # that NCCL waits longer than the timeout, or less if that is short
+MOST_STEPS = 16  # that go by without an exchange of what ranks stop for
 GLOO_SECONDS = 0.2  # for the threads of gloo to free what they hold
 
 
@@ -78,15 +79,22 @@ def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Itera
 class StopVote:
     """Makes all ranks stop after the same step, though a reason reaches them at different ones, or only one of them.
 
-    Each step every rank says which signal it has received, and reads what all said a step ago: the exchange goes on in the
-    background during a step, so that nobody waits for it, nor for a GPU. So a run stops one step later than it could.
+    Once a second every rank says which signal it has received, and reads what all said a step later: the exchange goes on in
+    the background during a step, so that nobody waits for it, nor for a GPU. In how many steps the next one begins, ranks
+    agree on with it: as many as the slowest one does in that time, but few, for steps may become slower.
 
     Attributes:
         largest: of the numbers that the ranks gave with what was read last.
+
+    Args:
+        seconds: from one exchange to the next; 0: one a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 1.0) -> None:
         self.largest = 0
+        self._seconds = seconds
+        self._steps, self._since = 0, time.monotonic()  # since the last exchange began
+        self._wait = 0  # steps until the next one begins
         self._pending: tuple[dist.Work, Tensor] | None = None
 
     def decide(self, received: int, number: int = 0) -> int:
@@ -100,8 +108,14 @@ class StopVote:
             self.largest = number
             return received
         agreed = self.drain()
-        if not agreed:
-            votes = torch.tensor([received, number])
+        self._steps += 1
+        if self._wait:
+            self._wait -= 1
+        elif not agreed:
+            now = time.monotonic()
+            steps = min(MOST_STEPS, int(self._seconds * self._steps / max(now - self._since, 1e-6)))
+            self._steps, self._since = 0, now
+            votes = torch.tensor([received, number, -steps])
             self._pending = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True), votes
         return agreed
 
@@ -111,7 +125,8 @@ class StopVote:
             return 0
         (work, votes), self._pending = self._pending, None
         work.wait()
-        signal, self.largest = votes.tolist()
+        signal, self.largest, steps = votes.tolist()
+        self._wait = -steps
         return signal
 
 
