@@ -98,8 +98,8 @@ def test_attention_at_the_widths_of_the_networks_is_right_and_builds_no_map(plac
     rows_bytes = sum(tensor.numel() for tensor in (*on_gpu, grad)) * 4
     print(f"\n{place} {width} {precision}: peak {peak / 1e6:.0f} MB, a float32 map {map_bytes / 1e6:.0f} MB", end="")
     _print_kernels(on_gpu, scale)
-    if place == "res3":  # where the map would be much larger than all else
-        assert peak < 2 * rows_bytes + map_bytes / 2
+    if place == "res3":  # where the map would be much larger than all else; by the book there are four of it
+        assert peak < 2 * rows_bytes + map_bytes * (1 if precision == "fp32" else 0.5)
 
 
 def _print_kernels(inputs: list[Tensor], scale: float) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 class BatchNorm3d(nn.BatchNorm3d):
     """nn.BatchNorm3d, as which libraries know it, for inputs [B, C, ...] of any dimension.
 
-    On a GPU clips are normalised as pictures, which are views of them: the statistics are the same, but with channels last
-    in memory torch has kernels for pictures only. Clips get its general ones, after a cast to float32, and a Slow R50
-    spent half of its step in them (H200, torch 2.11, scripts/check_gpu.py).
+    On a GPU clips in bfloat16 are normalised as pictures, which are views of them: the statistics are the same, but with
+    channels last in memory torch has kernels for pictures only, and cuDNN's are not asked in this precision. Clips get
+    its general ones, after a cast to float32, and a Slow R50 spent half of its step in them (docs/gpu.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return as_pictures(self.normalize, x) if x.is_cuda and x.ndim == 5 else self.normalize(x)
+        has_slow_kernels = x.is_cuda and x.dtype == torch.bfloat16 and x.ndim == 5
+        return as_pictures(self.normalize, x) if has_slow_kernels else self.normalize(x)
 
     def normalize(self, x: Tensor) -> Tensor:
         """forward, whatever the device and the number of dimensions."""
