@@ -16,7 +16,7 @@ import collections
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,9 @@ def main() -> None:
     device = torch.device(options.device)
     tune(device, deterministic=False)
     rows, sums = {}, {name: {"conv3d": 0.0, "best": 0.0} for name in options.networks}
-    for (in_channels, out_channels, kernel, stride, size), counts in _convolutions(options.networks).items():
+    for (in_channels, out_channels, kernel, stride, size), counts in convolutions_of(
+        options.networks, (8, 224, 224)
+    ).items():
         conv = Conv3d(in_channels, out_channels, kernel, stride).to(device, memory_format=torch.channels_last_3d)
         seconds = _time_forms(conv, size, options, device)
         title = f"{in_channels} -> {out_channels}, {'x'.join(map(str, kernel))} / {stride[1]}, {'x'.join(map(str, size))}"
@@ -103,11 +105,13 @@ def main() -> None:
     print(json.dumps({"torch": str(torch.__version__), **vars(options), "ms": rows, "seconds": sums}))
 
 
-def _convolutions(networks: list[str]) -> dict[tuple, collections.Counter]:
+def convolutions_of(
+    networks: Sequence[str], clip_size: tuple[int, int, int], **options: int
+) -> dict[tuple, collections.Counter]:
     """How often each network has each convolution: channels in and out, kernel, stride and the input's T, H, W."""
     found: dict[tuple, collections.Counter] = collections.defaultdict(collections.Counter)
     for network in networks:
-        model = ResNet3d(network, 50, num_classes=2).eval()
+        model = ResNet3d(network, num_classes=2, **{"depth": 50, **options}).to("meta").eval()
 
         def note(conv: nn.Conv3d, inputs: tuple, output: Tensor, network: str = network) -> None:
             size = tuple(inputs[0].shape[2:])
@@ -117,7 +121,7 @@ def _convolutions(networks: list[str]) -> dict[tuple, collections.Counter]:
             if isinstance(module, nn.Conv3d):
                 module.register_forward_hook(note)
         with torch.no_grad():
-            model(torch.zeros(1, 3, 8, 224, 224))
+            model(torch.zeros(1, 3, *clip_size, device="meta"))
     return found
 
 
