@@ -51,7 +51,6 @@ def test_parts_of_a_batch_add_up_to_the_whole(num_parts: int, options: dict) -> 
         model(clips)
         model.double().eval()  # batch norm in training would take statistics of the parts
     cut.load_state_dict(whole.state_dict())
-    options = {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in options.items()}
     one = train_step(whole, [(clips.double(), labels)], _sgd(whole), **options)
     parts = zip(clips.double().chunk(num_parts), labels.chunk(num_parts), strict=True)
     several = train_step(cut, parts, _sgd(cut), num_parts=num_parts, **options)
@@ -71,6 +70,22 @@ def test_a_weighted_loss_is_the_mean_of_weighted_losses() -> None:
     assert classification_loss(logits, labels, 0.0, weights).item() == pytest.approx(by_hand / 6, rel=1e-5)
     one_hot = nn.functional.one_hot(labels, 5).float()
     assert classification_loss(logits, one_hot, 0.0, weights).item() == pytest.approx(by_hand / 6, rel=1e-5)
+
+
+def test_shares_of_a_target_weigh_as_their_classes_do_and_smoothing_does_not_ask_for_an_empty_one() -> None:
+    logits = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.2, -20.0]], dtype=torch.float64, requires_grad=True)
+    weights, labels, smoothing = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64), torch.tensor([0, 1]), 0.3
+    targets = nn.functional.one_hot(labels, 3) * (1 - smoothing) + smoothing / 3
+    by_hand = -sum(
+        weights[k] * targets[row, k] * (logits[row, k] - logits[row].logsumexp(0)) for row in range(2) for k in range(3)
+    )
+    for loss in (
+        classification_loss(logits, labels, smoothing, weights),
+        classification_loss(logits, targets, 0.0, weights),
+    ):
+        assert loss.item() == pytest.approx(by_hand.item() / 2)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert abs(gradient[1, 2]) < 1e-8  # of a class that is already as unlikely as it should be
 
 
 def test_the_gradient_norm_is_that_before_clipping_and_the_update_has_the_clipped_one() -> None:

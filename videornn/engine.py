@@ -57,7 +57,7 @@ def train_step(
         parts: num_parts equal parts of a rank's clips and targets, one at a time: float [B, 3, T, H, W], normalised, on the
             model's device; labels int64 [B], or float [B, K] shares of the classes of mixed clips.
         scaler: scales the loss against underflow (fp16), and leaves out an update whose gradient is not finite.
-        class_weights: float [K], what a clip's loss is multiplied by.
+        class_weights: float [K], see classification_loss.
         clip_norm: largest norm of the gradient.
     """
     may_skip = scaler is not None and scaler.is_enabled()
@@ -94,12 +94,10 @@ def classification_loss(
 ) -> Tensor:
     """Mean cross-entropy of logits [B, K] to labels [B] or shares [B, K]; a scalar.
 
-    With class_weights [K] every clip's loss is multiplied by the weight of its class (of mixed clips: the mean weight). The
-    sum is divided by B, not by the weights, so that the parts of a batch and the ranks add up to the whole.
+    With class_weights [K] each class's share of a target, be it of a label, a mix or smoothing, counts as much as its class
+    weighs. The sum is divided by B, not by the weights, so that the parts of a batch and the ranks add up to the whole.
     """
-    losses = nn.functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
-    if class_weights is not None:
-        losses = losses * (targets @ class_weights if targets.ndim == 2 else class_weights[targets])
+    losses = nn.functional.cross_entropy(logits, targets, class_weights, label_smoothing=label_smoothing, reduction="none")
     return losses.mean()
 
 

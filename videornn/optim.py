@@ -144,8 +144,7 @@ def class_weights(labels: Tensor, num_classes: int, mode: Literal["none", "sqrt"
         mode: a class of n videos weighs as n**-0.5 (sqrt), as n**-1 (balanced), or like any other (none).
 
     Returns:
-        float32 [K], or None for none. A class without a video weighs 0: no clip asks for its weight, and label smoothing
-        then does not ask for a class that cannot be learnt.
+        float32 [K], or None for none. A class without a video weighs 0, so that label smoothing does not ask for it.
     """
     if mode == "none":
         return None
