@@ -32,7 +32,7 @@ from videornn.data.loader import base_shape
 from videornn.data.mixing import Mixing
 from videornn.data.plan import BatchPlan, Phase
 from videornn.data.shared_batch import Batch, to_device
-from videornn.ema import decay_at, start_ema, update_ema_
+from videornn.ema import decay_at, ema_updates, start_ema
 from videornn.engine import build_scaler, predict_logits, to_model_input, train_step
 from videornn.evaluate import score_batches
 from videornn.explain.attention_maps import attention_blocks, block_maps, observe, strongest_points
@@ -185,7 +185,7 @@ def _steps(
             class_weights=weights,
             clip_norm=1.0,
         )
-        update_ema_(ema, model, decay_at(step, 0.99))
+        ema_updates(ema, model)(decay_at(step, 0.99))
         meter.add(step, [0] * 4, result, 1.0)
         assert {result.loss.device, result.correct.device, result.grad_norm.device} == {GPU}
         assert result.loss.dtype == torch.float32

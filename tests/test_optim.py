@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from videornn.ema import decay_at, start_ema, update_ema_
+from videornn.ema import decay_at, ema_updates, start_ema
 from videornn.lamb import Lamb
 from videornn.models.nonlocal_block import DisentangledNonLocal
 from videornn.models.resnet3d import ResNet3d
@@ -205,7 +205,7 @@ def test_neither_a_step_nor_the_moving_average_reads_from_the_device(name: str) 
     with NoHostSync():
         set_lr(optimizer, 0.1)
         optimizer.step()
-        update_ema_(ema, network, 0.9)
+        ema_updates(ema, network)(0.9)
     with NoHostSync(), pytest.raises(AssertionError, match="waits for the device"):
         torch.ones(1).item()
 
@@ -274,7 +274,7 @@ def test_the_moving_average_is_that_of_a_hand_loop_and_integer_buffers_are_copie
         with torch.no_grad():
             for value in network.state_dict().values():
                 value.copy_(torch.rand(value.shape, generator=generator) * 100)  # whole numbers in integer buffers
-        update_ema_(ema, network, 0.75)
+        ema_updates(ema, network)(0.75)
         for key, value in network.state_dict().items():
             expected[key] = 0.75 * expected[key] + 0.25 * value.double() if value.is_floating_point() else value.double()
     for key, value in ema.state_dict().items():
@@ -303,4 +303,4 @@ def test_buckets_of_distributed_training_lie_in_memory_as_the_parameters_do(one_
     ema = start_ema(network)
     for key, parameter in network.named_parameters():
         assert parameter.grad.stride() == parameter.stride(), key
-    update_ema_(ema, parallel.module, 0.5)
+    ema_updates(ema, parallel.module)(0.5)

@@ -246,6 +246,20 @@ def test_a_checkpoint_whose_weights_are_not_of_its_network_is_refused(tiny_run: 
         load_trained(tmp_path / "old.pt")
 
 
+def test_every_step_is_one_of_training_also_after_a_validation(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes, real = [], job.train_step
+
+    def look(model: torch.nn.Module, *arguments, **options):
+        modes.append({module.training for module in model.modules()})
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(job, "train_step", look)
+    train(load_config(CONFIG, [*tiny_settings, "train.val_every=1", "train.precise_bn=1"]), tmp_path / "run")
+    assert modes == [{True}] * 4
+
+
 def _first_mask(*, seed: int = 0, step: int = 0, rank: int = 0, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """What dropout keeps of the first part of a step."""
     monkeypatch.setattr(job.distributed, "rank", lambda: rank)

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 
 def start_ema(model: nn.Module) -> nn.Module:
-    """A copy of a network that is not wrapped, in eval mode and without gradients, that update_ema_ moves."""
+    """A copy of a network that is not wrapped, in eval mode and without gradients, that ema_updates moves."""
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     ema.zero_grad(set_to_none=True)
     return ema
 
 
-@torch.no_grad()
-def update_ema_(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * model, parameters and batch norm's statistics; integer buffers are copied.
+def ema_updates(ema: nn.Module, model: nn.Module) -> Callable[[float], None]:
+    """What a decay makes of it: ema = decay * ema + (1 - decay) * model, parameters and batch norm's statistics.
 
     The statistics of the last few batches would belong to the weights of today; averaged as slowly as the weights they
-    belong to the same past. Nothing here waits for the device.
+    belong to the same past. Integer buffers are copied. Nothing here waits for the device, nor walks through the networks.
 
     Args:
         model: the inner network where it is compiled or wrapped by DistributedDataParallel.
     """
     averages, values = ([*network.parameters(), *network.buffers()] for network in (ema, model))
-    pairs = list(zip(averages, values, strict=True))
-    moving = [(average, value) for average, value in pairs if average.is_floating_point()]
-    torch._foreach_lerp_([average for average, _ in moving], [value for _, value in moving], 1 - decay)
-    for average, value in pairs:
-        if not average.is_floating_point():
-            average.copy_(value)
+    moving = [pair for pair in zip(averages, values, strict=True) if pair[0].is_floating_point()]
+    counting = [pair for pair in zip(averages, values, strict=True) if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(decay: float) -> None:
+        torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), 1 - decay)
+        if counting:
+            torch._foreach_copy_(*map(list, zip(*counting, strict=True)))
+
+    return update
 
 
 def decay_at(step: int, decay: float) -> float:

@@ -76,7 +76,10 @@ def train_step(
     if may_skip:
         scaler.unscale_(optimizer)
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    grad_norm = nn.utils.clip_grad_norm_(parameters, float("inf") if clip_norm is None else clip_norm)
+    if clip_norm is None:
+        grad_norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    else:
+        grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
     if may_skip:
         scaler.step(optimizer)
         scaler.update()

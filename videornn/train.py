@@ -24,7 +24,7 @@ from videornn.data.loader import ClipLoader, build_loader, build_test_loader, pl
 from videornn.data.mixing import batch_mixing
 from videornn.data.shared_batch import Batch, to_device
 from videornn.distributed import StopVote
-from videornn.ema import decay_at, start_ema, update_ema_
+from videornn.ema import decay_at, ema_updates, start_ema
 from videornn.engine import AUTOCAST, build_scaler, is_lack_of_memory, to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import score_all
@@ -194,7 +194,8 @@ def _loop(
     """Every step is train_step; now and then a log line, a validation, a checkpoint."""
     section, plan, meter = run.config.train, run.plan, run.meter
     batches = to_device(loader, run.device)
-    parallel = _parallel(run)
+    parallel = _parallel(run).train()
+    update_ema = None if run.ema is None else ema_updates(run.ema, run.model)
     weights = class_weights(torch.from_numpy(run.data.train.labels), run.config.model.num_classes, section.class_weights)
     weights = None if weights is None else weights.to(run.device)
     vote, speed, waits = StopVote(), _Speed(run), 0
@@ -207,7 +208,6 @@ def _loop(
     while run.step < plan.num_steps:
         lr, indices = run.lr, []
         set_lr(run.optimizer, lr)
-        parallel.train()
         result = train_step(
             parallel,
             _parts(run, watch, batches, indices, share),
@@ -219,8 +219,8 @@ def _loop(
             class_weights=weights,
             clip_norm=section.clip_norm,
         )
-        if run.ema is not None:
-            update_ema_(run.ema, run.model, decay_at(run.step, section.ema_decay))
+        if update_ema is not None:
+            update_ema(decay_at(run.step, section.ema_decay))
         run.step += 1
         meter.add(run.step, indices, result, run.clip_size)
         logger.advance(run.step)
@@ -242,6 +242,7 @@ def _loop(
             if round(epoch) % section.val_every == 0 or last:
                 watch.at(run.step, "validating")
                 best = _validate(run, val_loader, logger, last=last)
+                parallel.train()
         due = due or bool(section.save_every_steps and run.step % section.save_every_steps == 0)
         stop = vote.decide(received[0] if received else 0, share.num_new)
         if due or best or stop or last or too_many:
