@@ -67,6 +67,15 @@ def test_counting_leaves_the_network_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_counting_searches_no_kernels_and_the_steps_do_afterwards(kernels_as_before: None) -> None:
+    cudnn, searching = torch.backends.cudnn, []
+    cudnn.benchmark = True
+    network = nn.Sequential(nn.Conv3d(3, 4, 1))
+    network[0].register_forward_pre_hook(lambda *_: searching.append(cudnn.benchmark))
+    forward_flops(network, (2, 4, 4))
+    assert set(searching) == {False} and cudnn.benchmark and cudnn.enabled
+
+
 def test_the_matrix_rate_is_the_best_of_products_that_do_not_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 

@@ -126,7 +126,8 @@ def flops_by_module(model: nn.Module, clip: Tensor) -> dict[str, float]:
     try:
         analysis = FlopCountAnalysis(model.eval(), clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-        return dict(analysis.by_module())
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False):  # no search for kernels that run once
+            return dict(analysis.by_module())
     finally:
         for module, mode in training.items():
             module.training = mode
