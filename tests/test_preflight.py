@@ -9,6 +9,7 @@ import torch
 from videornn.config import load_config
 from videornn.data.packed_paths import PathPacker
 from videornn.data.video_table import VideoTable
+from videornn.distributed import pick_device
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.preflight import TrainingData, check_batch_norm, empty_classes, remarks
@@ -84,3 +85,15 @@ def test_a_run_goes_on_only_with_the_settings_videos_and_ranks_it_began_with() -
         check_resumable(config, {"config": {}, "model": {}}, path, num_videos=20, num_ranks=2)
     elastic = load_config(CONFIG, ["train.elastic=true"])
     assert "4 ranks now, 2 before" in check_resumable(elastic, saved, path, num_videos=20, num_ranks=4)[0]
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setenv("RANK", "12")
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(
+        UserError, match=r"rank 12 is number 4 of its machine, from 0, where torch sees 4 GPU\(s\): start no"
+    ):
+        pick_device("auto")
+    assert pick_device("cpu").type == "cpu"
