@@ -177,7 +177,7 @@ SHIMS = {
     "scontrol": 'if [ "$1" = show ]; then echo localhost; else echo "scontrol $*" >> "$LOG"; fi',
     "scancel": 'echo "scancel $*" >> "$LOG"; kill -TERM "$(cat "$LOG.torchrun")"',
     # its own options end where the command begins
-    "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
+    "srun": 'echo "$1" > "$LOG.srun"; while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
     "torchrun": """echo $$ > "$LOG.torchrun"; echo "torchrun $*" >> "$LOG"
 exec "$PYTHON" -m torch.distributed.run "${@/#--nproc_per_node=gpu/--nproc_per_node=2}" """,
 }
@@ -199,6 +199,7 @@ def test_the_slurm_script_saves_requeues_and_goes_on(
         "SLURM_JOB_ID": job,
         "SLURM_JOB_NODELIST": "localhost",
         "SLURM_NNODES": "1",
+        "SLURM_CPUS_PER_TASK": "6",
     }
     command = ["bash", str(ROOT / "scripts/train.slurm"), str(CONFIG), *settings, "--out", str(out)]
     with _started(command, environment, "step 3/") as process:
@@ -208,6 +209,7 @@ def test_the_slurm_script_saves_requeues_and_goes_on(
     launched, *rest = log.read_text().splitlines()
     assert "--nnodes=1 --nproc_per_node=gpu --max_restarts=3 --rdzv_backend=c10d --rdzv_endpoint=localhost:" in launched
     assert launched.endswith(f"--out {out} --resume") and f"--rdzv_id={job}.0 " in launched
+    assert (tmp_path / "log.srun").read_text() == "--cpus-per-task=6\n"
     assert rest == [f"scancel --signal=TERM {job}", f"scontrol requeue {job}"]
     stopped = load_checkpoint(out / "checkpoints/last.pt")["step"]
     assert f"stopped by SIGTERM after step {stopped}, which is saved" in complaint
