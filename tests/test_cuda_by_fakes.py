@@ -112,8 +112,10 @@ def _backward(output: Tensor, inputs: list[Tensor] | None) -> list[Tensor]:
                 if hasattr(node, "variable") and given:
                     leaves[node.variable] = given[0]
                 elif given:
-                    grads = node(*[given.get(number) for number in range(len(node._input_metadata))])
-                    _hand_on(grads if isinstance(grads, tuple) else (grads,), node, pending)
+                    in_python = isinstance(node, torch.autograd.function.BackwardCFunction)
+                    grads = (node.apply if in_python else node)(*map(given.get, range(len(node._input_metadata))))
+                    grads = grads if isinstance(grads, tuple) else (grads,)
+                    _hand_on(grads[: len(node.next_functions)], node, pending)  # in Python, options of ours come after these
     finally:
         torch._C._current_graph_task_id = outer
     if inputs is not None:
