@@ -8,7 +8,7 @@ from videornn.explain.attention_maps import block_maps, has_split, strongest_poi
 from videornn.explain.clip_places import Query, grid_places
 from videornn.explain.map_words import block_captions, block_heat_maps, grad_cam_captions
 from videornn.models import ATTENTION_KINDS
-from videornn.models.nonlocal_block import DisentangledNonLocal, GaussianNonLocal, NonLocal
+from videornn.models.nonlocal_block import DisentangledNonLocal, GaussianNonLocal, NonLocal, OwnMaskNonLocal
 
 EVERYWHERE = slice(None)
 # the group of the cell (1, 2, 3), as an index of [D, T, H, W]
@@ -56,9 +56,10 @@ def test_every_kind_of_block_can_be_looked_at(kind: str, axes: str) -> None:
     x = torch.randn(1, 8, 3, 8, 8)
     places = grid_places((3, 32, 32), (3, 8, 8))
     maps = block_maps(block, x, places, strongest_points(x, block(x).detach(), places) if block.has_queries else [])
-    assert (maps.unary is not None) == (kind in ("unary", "gc", "dnl"))
+    assert has_split(block) == (kind in ("nl", "nl_gaussian", "nl_own_mask"))
+    assert (maps.unary is not None) == (kind in ("unary", "gc", "dnl", "nl_add"))
     assert len(maps.queries) == len(maps.maps) == (0 if kind in ("unary", "gc") else 2)
-    assert (maps.unary_term is not None) == (len(maps.pairwise_terms) == 2) == (kind in ("nl", "nl_gaussian"))
+    assert (maps.unary_term is not None) == (len(maps.pairwise_terms) == 2) == has_split(block)
     for heat in [*maps.maps, *maps.pairwise_terms]:
         assert heat.shape == (3, 8, 8) and heat.isfinite().all()
         seen = {"spacetime": 1, "space": 3, "time": 64}[axes]  # a group is one part in so many of the clip
@@ -66,8 +67,8 @@ def test_every_kind_of_block_can_be_looked_at(kind: str, axes: str) -> None:
     numbers = {"change": 0.1}
     captions = " ".join(block_captions(block, x, numbers))
     names = [heat_map.name for heat_map in block_heat_maps(block, maps, [0.0, 0.1, 0.2])]
-    assert ("pairwise +1" in names) == (kind in ("pairwise", "dnl")) and ("taken away" in captions) == (
-        "_d" in kind or "_c" in kind
+    assert ("pairwise +1" in names) == (kind in ("pairwise", "dnl", "nl_add")) and ("taken away" in captions) == (
+        kind in ("nl_dot_product", "nl_concatenation")
     )
 
 
@@ -87,7 +88,7 @@ def test_single_rows_are_those_of_the_whole_map(kind: str, axes: str) -> None:
             torch.testing.assert_close(block.split(x, torch.tensor([2, 0]))[0], block.split(x)[0][:, [2, 0]])
 
 
-@pytest.mark.parametrize("block_class", [NonLocal, GaussianNonLocal])
+@pytest.mark.parametrize("block_class", [NonLocal, GaussianNonLocal, OwnMaskNonLocal])
 @pytest.mark.parametrize("key_pool", [None, (1, 2, 2)])
 def test_the_two_terms_of_nl_multiply_to_its_map(block_class: type, key_pool) -> None:
     torch.manual_seed(0)

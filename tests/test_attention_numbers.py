@@ -56,7 +56,7 @@ def test_numbers_are_those_of_loops_over_the_whole_map(kind: str, axes: str, mon
         output = block(x)
     expected["change"] = np.linalg.norm((output - x).numpy()) / np.linalg.norm(x.numpy())
     numbers = block_numbers(block, x, output)
-    share = {"pairwise_share"} if kind in ("nl", "nl_gaussian") else set()
+    share = {"pairwise_share"} if kind in ("nl", "nl_gaussian", "nl_own_mask") else set()
     assert set(numbers) == set(expected) | share and set(numbers) <= set(MEANING)
     for name, value in expected.items():
         assert numbers[name] == pytest.approx(value, rel=1e-4), name
@@ -64,7 +64,7 @@ def test_numbers_are_those_of_loops_over_the_whole_map(kind: str, axes: str, mon
     assert block_numbers(block, x, output) == pytest.approx(numbers, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["nl", "nl_gaussian"])
+@pytest.mark.parametrize("kind", ["nl", "nl_gaussian", "nl_own_mask"])
 @pytest.mark.parametrize("axes", ["spacetime", "space"])
 def test_the_shares_of_both_terms_are_those_of_the_variance_of_the_logits(kind: str, axes: str) -> None:
     block = _block(kind, axes, key_pool=(1, 2, 2))

@@ -261,7 +261,7 @@ def test_every_convolution_gets_and_gives_channels_last(gpu: None, name: str, pr
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("ndim", "axes"), [(1, "spacetime"), (2, "spacetime"), (3, "spacetime"), (3, "space"), (3, "time")])
-@pytest.mark.parametrize("kind", ["nl", "nl_gaussian", "pairwise", "dnl"])
+@pytest.mark.parametrize("kind", ["nl", "nl_gaussian", "nl_add", "nl_own_mask", "pairwise", "dnl"])
 def test_fused_attention_gets_rows_in_one_piece(
     gpu: None, monkeypatch: pytest.MonkeyPatch, kind: str, ndim: int, axes: str, channels_last: bool
 ) -> None:

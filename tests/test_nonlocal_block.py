@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from videornn.models import softmax_attention
 from videornn.models.nonlocal_block import (
+    AddedNonLocal,
     AttentionBlock,
     ConcatenationNonLocal,
     DisentangledNonLocal,
@@ -22,6 +23,7 @@ from videornn.models.nonlocal_block import (
     GaussianNonLocal,
     GlobalContext,
     NonLocal,
+    OwnMaskNonLocal,
     PairwiseNonLocal,
     UnaryNonLocal,
 )
@@ -35,9 +37,14 @@ BLOCKS = [
     UnaryNonLocal,
     GlobalContext,
     DisentangledNonLocal,
+    AddedNonLocal,
+    OwnMaskNonLocal,
 ]
 LEARNT = [partial(cls, scale="learnt") for cls in (NonLocal, PairwiseNonLocal, DisentangledNonLocal)]
-WITH_SOFTMAX = [NonLocal, GaussianNonLocal, PairwiseNonLocal, DisentangledNonLocal]
+WITH_SOFTMAX = [
+    *(NonLocal, GaussianNonLocal, PairwiseNonLocal, DisentangledNonLocal),
+    *(AddedNonLocal, OwnMaskNonLocal),
+]
 # ndim, size, key_pool, axes: pooled and not, odd sizes, one frame
 CASES = [
     (3, (3, 4, 5), (1, 2, 2), "spacetime"),
@@ -121,6 +128,14 @@ def _loop_weights(
     if isinstance(block, DotProductNonLocal):
         return [[query[i] @ key[j] / num_keys for j in range(num_keys)] for i in range(len(x))], None
     scale = 1 / math.sqrt(D)
+    if isinstance(block, AddedNonLocal):
+        mean = sum(query) / len(query)
+        unary = _softmax([mean @ k * scale for k in key])
+        return [_softmax([(q - mean) @ (k - key.mean(0)) * scale for k in key]) for q in query], unary
+    if isinstance(block, OwnMaskNonLocal):
+        mask = _linear(block.mask, keys_from)[:, 0]
+        rows = [[(q - query.mean(0)) @ (key[j] - key.mean(0)) * scale + mask[j] for j in range(num_keys)] for q in query]
+        return [_softmax(row) for row in rows], None
     if isinstance(block, PairwiseNonLocal):
         query, key, scale = query - query.mean(0), key - key.mean(0), scale / 0.5
     if block.has_learnt_scale:
@@ -274,6 +289,36 @@ def test_non_local_is_the_softmax_of_the_sum_of_its_two_terms(key_pool) -> None:
     torch.testing.assert_close(weights, product / product.sum(2, keepdim=True))
 
 
+def test_terms_that_are_added_are_those_that_non_local_multiplies() -> None:
+    block, added = (_build(cls, key_pool=(1, 2, 2)) for cls in (NonLocal, AddedNonLocal))
+    added.load_state_dict(block.state_dict())  # the weights have the same names
+    x = torch.randn(2, C, 2, 4, 5, dtype=torch.float64)
+    for weights, logits in zip(added.attention(x), block.split(x), strict=True):
+        torch.testing.assert_close(weights, torch.softmax(logits, dim=-1))
+
+
+def test_a_mask_of_its_own_multiplies_the_map_of_a_pairwise_block() -> None:
+    block = _build(OwnMaskNonLocal, key_pool=(1, 2, 2))
+    pairwise = PairwiseNonLocal(C, D, key_pool=(1, 2, 2), temperature=1.0).double().eval()
+    pairwise.load_state_dict({name: block.state_dict()[name] for name in pairwise.state_dict()})
+    x = torch.randn(2, C, 2, 4, 5, dtype=torch.float64)
+    unary = torch.softmax(block.mask(block.key_pool(x)).flatten(2), dim=2)  # [B, 1, M]
+    product = pairwise.attention(x)[0] * unary
+    torch.testing.assert_close(block.attention(x)[0], product / product.sum(2, keepdim=True))
+    torch.testing.assert_close(torch.softmax(block.split(x)[1], dim=1), unary[:, 0])
+
+
+@pytest.mark.parametrize("width", [4, 8, 20])
+def test_the_rows_that_carry_a_mask_are_as_wide_as_fused_kernels_want(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths, real = [], softmax_attention.softmax_attention
+    monkeypatch.setattr(
+        "videornn.models.nonlocal_block.softmax_attention",
+        lambda query, key, value, scale: widths.extend((query.shape[2], key.shape[2])) or real(query, key, value, scale),
+    )
+    OwnMaskNonLocal(C, width)(torch.randn(1, C, 2, 3, 4))
+    assert widths == 2 * [(width // 8 + 1) * 8]
+
+
 def test_disentangled_is_the_sum_of_the_softmaxes_of_a_pairwise_and_a_unary_block() -> None:
     dnl, pairwise, unary = (
         _build(cls, key_pool=(1, 2, 2)) for cls in (DisentangledNonLocal, PairwiseNonLocal, UnaryNonLocal)
@@ -325,7 +370,7 @@ def test_a_new_block_is_the_identity(cls, gate) -> None:
         pytest.skip("has no gate")
     x = torch.randn(2, 8, 2, 4, 4)
     block = cls(8, key_pool=(1, 2, 2), **({} if cls is GlobalContext else {"gate": gate}))
-    if gate == "scalar" and cls is DisentangledNonLocal:  # the public 2D code leaves the unary half open
+    if gate == "scalar" and cls in (DisentangledNonLocal, AddedNonLocal):  # the public 2D code leaves the unary half open
         unary = block.attention(x)[1][:, None] @ block.positions(block.value(block.key_pool(x)))
         torch.testing.assert_close(block(x), x + unary.transpose(1, 2)[..., None, None].expand_as(x))
     else:
@@ -345,7 +390,7 @@ def test_every_parameter_gets_a_gradient(cls, gate) -> None:
     block(torch.randn(2, 8, 2, 4, 4)).pow(3).sum().backward()
     for name, parameter in block.named_parameters():
         # q . b is the same for all keys and cancels in the softmax; the original block has this bias all the same
-        assert (cls is NonLocal and name == "key.bias") or parameter.grad.abs().sum() > 0, name
+        assert (cls in (NonLocal, AddedNonLocal) and name == "key.bias") or parameter.grad.abs().sum() > 0, name
 
 
 class _LargestTensor(TorchDispatchMode):
@@ -397,7 +442,7 @@ def test_float16_survives_features_whose_products_overflow_it(cls) -> None:
         with mode():
             z = block(x)
         assert z.dtype == torch.float16 and torch.isfinite(z).all()
-        if cls in (PairwiseNonLocal, UnaryNonLocal, DisentangledNonLocal):
+        if cls in (PairwiseNonLocal, UnaryNonLocal, DisentangledNonLocal, OwnMaskNonLocal):
             # the rest is exact up to float16's grain of the features themselves
             torch.testing.assert_close(z.double(), exact, rtol=0.02, atol=0.02 * float(exact.abs().max()))
 

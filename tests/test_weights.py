@@ -372,5 +372,6 @@ def test_blocks_of_no_network_of_ours_are_named(tmp_path) -> None:
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
 def test_the_kind_of_attention_is_told_from_its_names(kind: str, tmp_path) -> None:
     path = _save(_network(attention=ATTENTION_KINDS[kind]).state_dict(), tmp_path / "weights.pt")
-    expected = "nl" if kind == "nl_dot_product" else kind  # the names are the same
+    same_names = {"nl_dot_product": "nl", "nl_add": "nl", "nl_own_mask": "dnl"}
+    expected = same_names.get(kind, kind)
     assert infer_network(read_weights(path))["attention"] == {"kind": expected, "places": {"res3": [1], "res4": [1]}}

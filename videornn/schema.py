@@ -24,6 +24,19 @@ def _blocks(given: object) -> object:
     return tuple(given)
 
 
+AttentionKind = Literal[
+    "none",
+    "nl",
+    "nl_gaussian",
+    "nl_dot_product",
+    "nl_concatenation",
+    "nl_add",
+    "nl_own_mask",
+    "pairwise",
+    "unary",
+    "gc",
+    "dnl",
+]
 Blocks = Annotated[tuple[int, ...] | Literal["all"], BeforeValidator(_blocks)]
 
 
@@ -34,9 +47,7 @@ class Section(BaseModel):
 
 
 class AttentionConfig(Section):
-    kind: Literal["none", "nl", "nl_gaussian", "nl_dot_product", "nl_concatenation", "pairwise", "unary", "gc", "dnl"] = (
-        "none"
-    )
+    kind: AttentionKind = "none"
     """Attention block: non-local (nl: embedded Gaussian), its two halves, global context, disentangled non-local."""
     places: dict[Literal["res2", "res3", "res4", "res5"], Blocks] = {
         "res3": (1, 3),
@@ -52,7 +63,7 @@ class AttentionConfig(Section):
     scale: Literal["paper", "learnt"] = "paper"
     """Of the pairwise logits of nl, pairwise and dnl: the papers' own, or queries and keys of one length, times a scalar."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Temperature of the pairwise softmax; null: 0.05 for dnl and pairwise, 1 for nl, nl_gaussian and a learnt scale."""
+    """Temperature of the pairwise softmax; null: 0.05 for dnl and pairwise, 1 for the others and a learnt scale."""
 
 
 class ModelConfig(Section):

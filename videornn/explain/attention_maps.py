@@ -99,7 +99,7 @@ def block_maps(block: AttentionBlock, x: Tensor, places: Places, queries: list[Q
 
 
 def has_split(block: AttentionBlock) -> bool:
-    """Whether the block's one softmax is of a sum of a pairwise and a unary term: NL, embedded Gaussian and Gaussian."""
+    """Whether the block's one softmax is of a sum of a pairwise and a unary term: NL, also Gaussian or with its own mask."""
     return isinstance(block, NonLocal) and not isinstance(block, PairwiseNonLocal)
 
 

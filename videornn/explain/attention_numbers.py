@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from videornn.explain.attention_maps import has_split
-from videornn.models.nonlocal_block import AttentionBlock, MapRows, NonLocal
+from videornn.models.nonlocal_block import AttentionBlock, MapRows, NonLocal, OwnMaskNonLocal
 
 # of more queries than this a random part is taken (the same every time): a mean over 8,192 maps is exact enough
 MAX_QUERIES = 8192
@@ -96,6 +96,8 @@ def pairwise_share(block: NonLocal, x: Tensor) -> float:
     products = (query.transpose(1, 2) @ query) * (key.transpose(1, 2) @ key)  # [groups, D, D]
     pairwise = products.sum(dim=(1, 2)) / (query.shape[1] * key.shape[1])
     unary = (key @ mean.transpose(1, 2)).square().mean(dim=(1, 2))
+    if isinstance(block, OwnMaskNonLocal):  # whose logits of the mask have no scale
+        unary = block.split(x, slice(0))[1].var(dim=1, correction=0) / block.scale**2
     return (pairwise / (pairwise + unary).clamp_min(1e-30)).mean().item()
 
 

@@ -10,6 +10,7 @@ from videornn.explain.attention_maps import BlockMaps, has_split
 from videornn.explain.clip_places import Places, Query
 from videornn.explain.heat_maps import HeatMap
 from videornn.models.nonlocal_block import (
+    AddedNonLocal,
     AttentionBlock,
     DisentangledNonLocal,
     GlobalContext,
@@ -88,9 +89,10 @@ def grad_cam_captions(class_name: str, score: float, stage: str, cam: Tensor) ->
 
 
 def _what(block: AttentionBlock, scope: str) -> str:
-    if isinstance(block, DisentangledNonLocal):
+    if isinstance(block, (DisentangledNonLocal, AddedNonLocal)):
+        name = "disentangled non-local" if isinstance(block, DisentangledNonLocal) else "non-local"
         return (
-            f"A disentangled non-local block adds to every point of the clip what it finds at {scope}, twice: at places "
+            f"A {name} block adds to every point of the clip what it finds at {scope}, twice: at places "
             "that all points look at (unary) and at places that are like the point itself (pairwise)."
         )
     if isinstance(block, PairwiseNonLocal):

@@ -24,6 +24,9 @@ ATTENTION_KINDS = {
     "unary": blocks.UnaryNonLocal,
     "gc": blocks.GlobalContext,
     "dnl": blocks.DisentangledNonLocal,
+    # between nl and dnl, whose weights have the same names
+    "nl_add": blocks.AddedNonLocal,
+    "nl_own_mask": blocks.OwnMaskNonLocal,
 }
 
 

@@ -25,6 +25,7 @@ _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
 
 ALL = slice(None)
+ALIGNMENT = 8  # rows of attention are a multiple of so many channels, or its fused kernels refuse them
 TINY = 1e-12  # a mean square that counts as nothing: whitened features of a clip that is the same everywhere are zero
 MapRows = Callable[[Tensor | slice], Tensor]  # which of the queries -> their rows [B, R, M] of the map
 
@@ -370,6 +371,75 @@ class DisentangledNonLocal(PairwiseNonLocal):
         return self.gain(pairwise) + _weighted_sum(self.unary_weights(x, pooled), value)
 
     unary_weights = UnaryNonLocal.unary_weights
+
+
+class AddedNonLocal(PairwiseNonLocal):
+    """NL with its two terms added rather than multiplied: the first of the two changes that lead from NL to DNL.
+
+        w_ij = softmax_j((q_i - mu_q) . (k_j - mu_k) / (sqrt(D) tau)) + softmax_j(mu_q . k_j / (sqrt(D) tau)), tau = 1
+
+    Its terms are those of NonLocal.split, scale and biases included; both still come from one W_k. Yin et al. 2020,
+    section 3.2.
+    """
+
+    own_temperature = 1.0
+    scales = ("paper",)
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.add_queries_and_keys(channels, inner_channels, conv, bias=True)
+        self.whiten = Whiten()
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
+        value = self.positions(self.value(pooled))
+        pairwise = softmax_attention(self.whiten(query), self.whiten(key), value, self.scale)
+        return self.gain(pairwise) + _weighted_sum(self._of_mean_query(query, key), value)
+
+    def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor:
+        return self._of_mean_query(self.positions(self.query(x)), self.positions(self.key(pooled)))
+
+    def _of_mean_query(self, query: Tensor, key: Tensor) -> Tensor:
+        """The row [B, M] of a query that is the mean of all."""
+        mean = at_least_float32(query).mean(dim=1, keepdim=True)
+        return torch.softmax(_logits(mean, key, self.scale)[:, 0], dim=1)
+
+
+class OwnMaskNonLocal(NonLocal):
+    """NL with its unary term from a W_m of its own: the second of the two changes that lead from NL to DNL.
+
+        w_ij = softmax_j((q_i - mu_q) . (k_j - mu_k) / (sqrt(D) tau) + m_j), m_j = W_m x_j, tau = 1
+
+    The terms still multiply, in one softmax. Biases would cancel, so there are none. Yin et al. 2020, section 3.2.
+    """
+
+    scales = ("paper",)
+
+    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+        self.add_queries_and_keys(channels, inner_channels, conv, bias=False)
+        self.whiten = Whiten()
+        self.mask = conv(channels, 1, 1, bias=False)
+
+    def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
+        query, key = self._with_mask(x, pooled)
+        return self.gain(softmax_attention(query, key, self.positions(self.value(pooled)), self.scale))
+
+    def map_rows(self, x: Tensor, pooled: Tensor) -> MapRows:
+        query, key = self._with_mask(x, pooled)
+        return lambda rows: torch.softmax(_logits(query[:, rows], key, self.scale), dim=2)
+
+    @torch.no_grad()
+    def split(self, x: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
+        pooled = self.key_pool(x)
+        query, key = self.queries_and_keys(x, pooled)
+        return _logits(query[:, rows], key, self.scale), at_least_float32(self.positions(self.mask(pooled)))[..., 0]
+
+    def _with_mask(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """q and k with a channel more, whose product is m_j, and as many of zeros as fused kernels want."""
+        query, key = self.queries_and_keys(x, pooled)
+        more = ALIGNMENT - key.shape[2] % ALIGNMENT
+        key = torch.cat([key, self.positions(self.mask(pooled))], dim=2)
+        pad = torch.nn.functional.pad
+        return pad(query, (0, more), value=1 / self.scale), pad(key, (0, more - 1))
 
 
 class Gain(nn.Module):

@@ -17,6 +17,8 @@ BLOCKS = {
     "unary": "unary non-local",
     "gc": "global context",
     "dnl": "disentangled non-local",
+    "nl_add": "non-local (terms added)",
+    "nl_own_mask": "non-local (own mask)",
 }
 
 
