@@ -8,7 +8,7 @@ LEVELS = [
     {"errors", "schema", "urls", "lamb", "lettering", "views"},
     {"rank_store", "signals", "text_files"},
     {"rank_watch"},
-    {"config", "console", "data", "models", "metrics", "plots", "timeline", "optim", "ema"},
+    {"config", "console", "data", "models", "metrics", "paired", "plots", "timeline", "optim", "ema"},
     {"overlay", "predictions"},
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
     {"engine", "multigrid", "run_folder", "scores", "kept_scores"},

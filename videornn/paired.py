@@ -1,0 +1,83 @@
+"""Is one network better than another? Paired statistics of which videos either has right, with several seeds of both.
+
+Both networks are tested on the same videos, so that what counts is where they differ. Arrays are bool [S, V]: S seeds, of
+which those of one number belong together, and V videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_DRAWS = 10_000
+ENTRIES_AT_ONCE = 2**22  # of the draws of a bootstrap
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much better A is than B, in points of top-1.
+
+    mean, of_seeds: over all seeds, and of each.
+    low, high: ends of the bootstrap's 95 % interval of the mean.
+    mcnemar: exact p-value over the videos of all seeds together. A video counts once for each seed, as if these were other
+    videos, so that it is too small where seeds agree.
+    mcnemar_of_seeds: of each pair of networks by itself, which says nothing of other seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    of_seeds: tuple[float, ...]
+    mcnemar: float
+    mcnemar_of_seeds: tuple[float, ...]
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, *, num_draws: int = NUM_DRAWS) -> PairedDifference:
+    """Compare networks by which videos they have right, bool [S, V]; the same arrays give the same numbers."""
+    difference = a.astype(np.int8) - b.astype(np.int8)
+    low, high = np.quantile(bootstrap_means(difference, num_draws=num_draws), [0.025, 0.975])
+    return PairedDifference(
+        mean=100 * float(difference.mean()),
+        low=100 * float(low),
+        high=100 * float(high),
+        of_seeds=tuple((100 * difference.mean(axis=1)).tolist()),
+        mcnemar=mcnemar(a, b),
+        mcnemar_of_seeds=tuple(mcnemar(*pair) for pair in zip(a, b, strict=True)),
+    )
+
+
+def bootstrap_means(values: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> np.ndarray:
+    """Means of values [S, V] whose seeds and whose videos are drawn anew, with replacement, independently of each other.
+
+    The bootstrap of two crossed factors (Owen 2007, The pigeonhole bootstrap, arXiv:0712.1111). Of S seeds it sees
+    (S - 1) / S of the variance that comes from them, so that intervals of few seeds are a little too narrow.
+    """
+    rng = np.random.default_rng(seed)
+    num_seeds, num_videos = values.shape
+    # drawing videos is drawing how many there are of each pattern over the seeds, of which there are few
+    patterns, counts = np.unique(values, axis=1, return_counts=True)
+    means = []
+    for size in _parts(num_draws, max(ENTRIES_AT_ONCE // len(counts), 1)):
+        seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)  # how often each is drawn
+        videos = rng.multinomial(num_videos, counts / num_videos, size=size)
+        means.append(((seeds @ patterns) * videos).sum(axis=1) / (num_seeds * num_videos))
+    return np.concatenate(means)
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided p-value of McNemar's exact test: of the videos that only one has right, either is as likely to have it."""
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    num, fewer = only_a + only_b, min(only_a, only_b)
+    term = total = 1  # comb(num, 0); whole numbers, as exact as they are long
+    for k in range(fewer):
+        term = term * (num - k) // (k + 1)
+        total += term
+    return min(1.0, 2 * total / 2**num)
+
+
+def _parts(total: int, size: int) -> Iterator[int]:
+    while total > 0:
+        yield min(size, total)
+        total -= size
