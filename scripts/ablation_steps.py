@@ -1,0 +1,89 @@
+"""What the rows of an ablation cost: parameters, multiply-adds, and time and memory of a training step, taking turns."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from benchmark_attention import peak_bytes
+from torch import nn
+
+from videornn.config import Config
+from videornn.distributed import pick_device
+from videornn.engine import build_scaler, train_step
+from videornn.models import build_model
+from videornn.models.norms import freeze_parts, set_batch_norm
+from videornn.run import training_optimizer
+from videornn.speed import forward_flops, tuned, wait_for
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a row: parameters, multiply-adds of a forward pass of one clip, and of a training step the median time and the
+    memory that it holds at most beyond weights, momentum and clips; these two are None if they were not measured."""
+
+    parameters: int
+    flops: float
+    step_ms: float | None = None
+    step_mb: float | None = None
+
+
+def sizes(configs: Mapping[str, Config]) -> dict[str, Cost]:
+    """Parameters and multiply-adds of every row, of configs with the number of classes filled in."""
+    costs = {}
+    for row, config in configs.items():
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(config.model)
+        clip_size = (config.data.num_frames, config.data.crop_size, config.data.crop_size)
+        costs[row] = Cost(sum(parameter.numel() for parameter in model.parameters()), forward_flops(model, clip_size))
+    return costs
+
+
+def measure_steps(
+    configs: Mapping[str, Config], *, num_clips: int, rounds: int
+) -> tuple[dict[str, tuple[float, float]], str]:
+    """Milliseconds (median) and megabytes of a training step of every row on clips in memory, and the device's name.
+
+    The rows take turns, so that a busy machine is busy for all; one round more warms up. Nothing else may be at work.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler, which counts memory on a CPU, tells of its own doings
+    config = next(iter(configs.values()))
+    device = pick_device(config.device)
+    with tuned(device, deterministic=False):
+        size = (num_clips, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)
+        clips = torch.randn(size, device=device).contiguous(memory_format=torch.channels_last_3d)
+        labels = torch.arange(num_clips, device=device) % config.model.num_classes
+        steps = {row: partial(_step(config, device), clips, labels) for row, config in configs.items()}
+        seconds: dict[str, list[float]] = {row: [] for row in steps}
+        for number in range(rounds + 1):
+            for row, step in steps.items():
+                wait_for(device)
+                start = time.perf_counter()
+                step()
+                wait_for(device)
+                if number > 0:
+                    seconds[row].append(time.perf_counter() - start)
+        name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        costs = {
+            row: (1e3 * statistics.median(seconds[row]), peak_bytes(step, device.type) / 2**20)
+            for row, step in steps.items()
+        }
+    return costs, name
+
+
+def _step(config: Config, device: torch.device) -> Callable[..., object]:
+    """A training step of a config's network on normalised clips and labels."""
+    section = config.train
+    torch.manual_seed(config.seed)
+    model: nn.Module = build_model(config.model).to(device, memory_format=torch.channels_last_3d)
+    model = set_batch_norm(model, "batch" if section.batch_norm == "sync" else section.batch_norm, section.bn_clips, device)
+    freeze_parts(model, section.freeze)
+    optimizer = training_optimizer(section, model.train())
+    scaler = build_scaler(device, section.precision, skip_nonfinite=section.nonfinite == "skip")
+    called = torch.compile(model) if section.compile else model
+    return lambda clips, labels: train_step(called, [(clips, labels)], optimizer, scaler=scaler, precision=section.precision)
