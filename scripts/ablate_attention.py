@@ -292,6 +292,8 @@ def _document(
         tests |= {row: found} if found else {}
     numbers = summarize(tests, costs)
     notes = list(NOTES)
+    if arguments.seeds == 1:
+        notes.append("With one seed all intervals are over videos alone: another seed can lie outside of them.")
     if step:
         notes.append(
             f"Step: median time of a training step of {step['clips']} clips in {step['precision']}, and the most that it "

@@ -104,7 +104,7 @@ def run_all(jobs: list[Job], slots: list[str | None]) -> tuple[int, list[Job]]:
                 _stop(running, received[0])
         finally:
             for run in running:  # after a second Ctrl-C, or an error
-                with suppress(ProcessLookupError):
+                if run.process.poll() is None:
                     os.killpg(run.process.pid, signal.SIGKILL)
     return (received[0] if received else 0), failed
 

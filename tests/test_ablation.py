@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,6 +92,7 @@ def test_numbers_of_a_row_are_those_of_loops(ablation: SimpleNamespace) -> None:
     dnl, nl = found["rows"]["dnl"], found["rows"]["nl"]
     videos = list(tests["none"][0])
     top1 = {seed: 100 * sum(tests["dnl"][seed][video] for video in videos) / 40 for seed in (0, 2)}
+    assert ablation.results.top1_text(dnl, 3).endswith("(2 of 3 seeds)")
     assert dnl["seeds"] == [0, 2] and dnl["top1"] == pytest.approx(list(top1.values()))
     assert dnl["top1_mean"] == pytest.approx(statistics.mean(top1.values()))
     assert dnl["top1_sd"] == pytest.approx(abs(top1[0] - top1[2]) / math.sqrt(2))
@@ -196,6 +198,33 @@ def test_a_signal_stops_the_runs_which_save_and_the_next_start_goes_on(
     assert lines == ["begin", "begin", "saved", "saved"] and not any(job.done for job in jobs)
     monkeypatch.setenv("SECONDS_EACH", "0.01")
     assert ablation.runs.run_all(jobs, [None, None]) == (0, []) and all(job.done for job in jobs)
+
+
+def test_a_second_signal_kills_runs_that_do_not_stop(
+    ablation: SimpleNamespace, events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = Path(sys.executable)
+    stand_in.write_text("#!/bin/bash\ntrap '' INT TERM\necho begin $$ >> $EVENTS\nwhile true; do sleep 0.05; done\n")
+    monkeypatch.setattr("videornn.signals.REPEAT_SECONDS", 0.1)
+
+    def interrupt() -> None:
+        while not events.read_text().endswith("\n"):
+            time.sleep(0.01)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        ablation.runs.run_all(_jobs(ablation, tmp_path, ["none"]), [None])
+    thread.join()
+    process = int(events.read_text().split()[1])
+    give_up = time.monotonic() + 10
+    with suppress(ChildProcessError):  # somebody has taken note of its death
+        while os.waitpid(process, os.WNOHANG) == (0, 0):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
 
 
 def _main(ablation: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
