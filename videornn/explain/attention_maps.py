@@ -79,7 +79,7 @@ def observe(model: nn.Module, clip: Tensor) -> Observed:
 def block_maps(block: AttentionBlock, x: Tensor, places: Places, queries: list[Query]) -> BlockMaps:
     """Maps of a block for its input x [1, C, T', H', W'], which lies at places of the clip; of the map, only these rows."""
     pooled = block.key_pool(x)
-    key_places = places if isinstance(block.key_pool, nn.Identity) else places.pooled(block.key_pool.pool.kernel_size)
+    key_places = places if isinstance(block.key_pool, nn.Identity) else places.pooled(block.key_pool.kernel_size)
     key_grid = key_places.grid
     map_rows, unary = block.map_rows(x, pooled), block.unary_weights(x, pooled)
     unary = unary if unary is None else _spread_groups(block, unary, key_grid)
