@@ -128,6 +128,22 @@ def test_nothing_is_fetched_and_every_link_of_the_contents_leads_somewhere(run: 
     assert "default-src 'none'" in policy
 
 
+def test_the_curves_of_attention_blocks_are_drawn(run: Path) -> None:
+    names = {
+        "res3.0/change": 0.1,
+        "res3.0/effective_keys": 0.25,
+        "res3.0/unary_effective_keys": 0.5,
+        "res3.0/logit_deviation": 2,
+    }
+    lines = [{"kind": "train", "step": step, "epoch": step / 2, "loss": 1.0, "lr": 0.1, **names} for step in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(write_report(run, None))
+    assert "Places in effect of res3.0 (in %)pairwise 25 %unary 50 %" in page.text
+    assert "Deviation of the logits of res3.0pairwise 2" in page.text and "Change of res3.0|z - x| / |x| 0.1" in page.text
+    (run / "metrics.jsonl").write_text(json.dumps(lines[0] | dict.fromkeys(names)).replace("null", "NaN") + "\n")
+    assert "Places in effect of res3.0" in Page(write_report(run, None)).text
+
+
 def test_headline_confusion_and_class_bars_are_those_of_the_predictions(run: Path) -> None:
     rows = [("/1", "run", "run", 0.9), ("/2", "run", "run", 0.8), ("/3", "run", "jump", 0.7), ("/4", "jump", "jump", 0.6)]
     write_test(run, rows, ("jump", "run", "unseen"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from videornn import distributed, metrics
+from videornn.attention_watch import AttentionWatch
 from videornn.bad_share import BadShare
 from videornn.config import Config, config_to_yaml
 from videornn.console import say
@@ -199,6 +201,7 @@ def _loop(
     weights = class_weights(torch.from_numpy(run.data.train.labels), run.config.model.num_classes, section.class_weights)
     weights = None if weights is None else weights.to(run.device)
     vote, speed, waits = StopVote(), _Speed(run), 0
+    maps = AttentionWatch(run.model, num_steps=plan.num_steps, precision=section.precision)
     if speed.slower > SLOW_PRECISION:
         logger.say(
             f"matrix products in {section.precision} take {speed.slower:.0f} times as long here as those in float32: "
@@ -206,11 +209,11 @@ def _loop(
         )
     share = BadShare(run.bad, run.out / "bad_videos.csv", len(run.data.train), run.config.data.max_bad_share)
     while run.step < plan.num_steps:
-        lr, indices = run.lr, []
+        lr, seen = run.lr, _Seen([])
         set_lr(run.optimizer, lr)
         result = train_step(
             parallel,
-            _parts(run, watch, batches, indices, share),
+            _parts(run, watch, batches, seen, share),
             run.optimizer,
             num_parts=section.accumulate,
             scaler=run.scaler,
@@ -222,15 +225,18 @@ def _loop(
         if update_ema is not None:
             update_ema(decay_at(run.step, section.ema_decay))
         run.step += 1
-        meter.add(run.step, indices, result, run.clip_size)
+        meter.add(run.step, seen.indices, result, run.clip_size)
         logger.advance(run.step)
         epoch, last = plan.epoch_at(run.step), run.step == plan.num_steps
         if run.step % section.log_every == 0 or last:
             run.check_finite()
             numbers = meter.means()
             numbers |= speed.numbers(numbers.pop("full_clips_per_second"))
+            of_blocks = maps.numbers(seen.clip) if distributed.rank() == 0 else {}
             meter.restart_clock()
-            logger.log("train", run.step, epoch=epoch, lr=lr, **numbers)
+            logger.log("train", run.step, epoch=epoch, lr=lr, **numbers, **of_blocks)
+            if remark := maps.remark(run.step, of_blocks):
+                logger.say(remark)
             waits = waits + 1 if numbers["data_wait"] > LONG_WAIT else 0
             if waits == 3:  # not at the start, when workers have just begun
                 logger.say("the network waits for data most of the time: `videornn data bench` tells why, and what to do")
@@ -300,10 +306,18 @@ def _ways_to_need_less(run: Run) -> str:
     return f"{' or '.join(ways)} needs less, also with --resume; " if ways else ""
 
 
+@dataclass
+class _Seen:
+    """Of the batch of a step: the indices of its videos, and a clip [1, 3, T, H, W] as the network takes it."""
+
+    indices: list[int]
+    clip: Tensor | None = None
+
+
 def _parts(
-    run: Run, watch: RankWatch, batches: Iterator[Batch], indices: list[int], share: BadShare
+    run: Run, watch: RankWatch, batches: Iterator[Batch], seen: _Seen, share: BadShare
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The parts of the next step's batch as the network takes them; notes the indices of its videos, and bad ones."""
+    """The parts of the next step's batch as the network takes them; notes what it has seen, and bad videos."""
     num_parts = run.config.train.accumulate
     mean, std = run.normalization
     for number in range(num_parts):
@@ -312,13 +326,14 @@ def _parts(
             batch = run.meter.wait_for(batches)
         watch.at(run.step, "computing")
         run.bad |= {video.path: video for video in batch.bad}
-        indices += batch.indices.tolist()
+        seen.indices += batch.indices.tolist()
         # dropout and blends are pure functions of the step too, so that a resumed run repeats them
         part = (run.step * distributed.num_ranks() + distributed.rank()) * num_parts + number
         torch.manual_seed(sample_seed(run.config.seed, part))  # mixed, for a CPU takes the lower 32 bits and no more
         clips, targets = to_model_input(batch.clips, mean, std), batch.labels
         if run.mixing is not None:
             clips, targets = run.mixing(clips, targets, np.random.default_rng([run.config.seed, part]))
+        seen.clip = clips[:1]
         yield clips, targets
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from videornn.explain.attention_maps import has_split
 from videornn.models.nonlocal_block import AttentionBlock, MapRows, NonLocal, OwnMaskNonLocal
+from videornn.models.recompute import without_autocast
 
 # of more queries than this a random part is taken (the same every time): a mean over 8,192 maps is exact enough
 MAX_QUERIES = 8192
@@ -22,6 +23,7 @@ MEANING = {
     "change": "length of what the block adds to its input over the length of that input, |z - x| / |x|",
     "query_dependence": "mean over queries i of half of sum_j |w_ij - m_j|: 0 if all queries attend to the same, near 1 if "
     "each attends to its own",
+    "logit_deviation": "deviation over keys of the logits of the pairwise softmax, root mean square over queries",
     "effective_keys": "mean over queries of exp(-sum_j w_ij log w_ij) / M: the share of the places that a query in effect "
     "attends to",
     "unary_effective_keys": "exp(-sum_j u_j log u_j) / M: the share of the places that the unary map in effect covers",
@@ -31,37 +33,50 @@ MEANING = {
 }
 
 
-@torch.no_grad()
 def block_numbers(block: AttentionBlock, x: Tensor, output: Tensor) -> dict[str, float]:
     """The numbers of MEANING that this block has, for its input and output [1, C, T, H, W]."""
+    numbers = numbers_on_device(block, x, output)
+    return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
+
+
+@torch.no_grad()
+def numbers_on_device(block: AttentionBlock, x: Tensor, output: Tensor, max_queries: int | None = None) -> dict[str, Tensor]:
+    """The same as float32 scalars, which nothing waits for; of more than max_queries a random part counts."""
     pooled = block.key_pool(x)
     map_rows, unary = block.map_rows(x, pooled), block.unary_weights(x, pooled)
     numbers = {"change": change(x, output)}
     if map_rows is not None:
         # positions per group: all, or the axes that a group spans
         num_queries = {"spacetime": x[0, 0].numel(), "space": x[0, 0, 0].numel(), "time": x.shape[2]}[block.axes]
-        mean_map, numbers["query_dependence"], numbers["effective_keys"] = map_numbers(map_rows, num_queries, x.device)
+        mean_map, numbers["query_dependence"], numbers["effective_keys"] = map_numbers(
+            map_rows, num_queries, x.device, MAX_QUERIES if max_queries is None else max_queries
+        )
     if unary is not None:
-        numbers["unary_effective_keys"] = effective_keys(unary).mean().item()
+        numbers["unary_effective_keys"] = effective_keys(unary).mean()
     if map_rows is not None and unary is not None:
         numbers["overlap"] = overlap(unary, mean_map)
-    if has_split(block):
-        numbers["pairwise_share"] = pairwise_share(block, x)
-    return numbers
+    if isinstance(block, NonLocal):
+        pairwise, of_unary = logit_variances(block, x)
+        numbers["logit_deviation"] = (pairwise + of_unary).mean().sqrt()
+        if has_split(block):
+            numbers["pairwise_share"] = (pairwise / (pairwise + of_unary).clamp_min(1e-30)).mean()
+    return {name: number.float() for name, number in numbers.items()}
 
 
-def change(x: Tensor, output: Tensor) -> float:
+def change(x: Tensor, output: Tensor) -> Tensor:
     """|z - x| / |x| of input x and output z: how much the block changes what passes through it."""
-    return ((output - x).float().norm() / x.float().norm().clamp_min(1e-12)).item()
+    return (output - x).float().norm() / x.float().norm().clamp_min(1e-12)
 
 
 @torch.no_grad()
-def map_numbers(map_rows: MapRows, num_queries: int, device: torch.device) -> tuple[Tensor, float, float]:
+def map_numbers(
+    map_rows: MapRows, num_queries: int, device: torch.device, max_queries: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mean map m_j [groups, M], query dependence and share of effective keys of a map, from its rows.
 
     Query dependence is mean_i (1/2) sum_j |w_ij - m_j|, the mean total variation distance from the mean map.
     """
-    order = torch.randperm(num_queries, generator=torch.Generator().manual_seed(0))[:MAX_QUERIES].to(device)
+    order = torch.randperm(num_queries, generator=torch.Generator().manual_seed(0))[:max_queries].to(device)
     totals, effective, distance = 0.0, 0.0, 0.0
     for shares in _chunks(map_rows, order):
         totals = totals + shares.sum(dim=1)
@@ -69,7 +84,7 @@ def map_numbers(map_rows: MapRows, num_queries: int, device: torch.device) -> tu
     mean = totals / len(order)
     for shares in _chunks(map_rows, order):
         distance = distance + (shares - mean.unsqueeze(1)).abs().sum(dim=2).sum(dim=1) / 2
-    return mean, (distance / len(order)).mean().item(), (effective / len(order)).mean().item()
+    return mean, (distance / len(order)).mean(), (effective / len(order)).mean()
 
 
 def effective_keys(shares: Tensor) -> Tensor:
@@ -77,14 +92,14 @@ def effective_keys(shares: Tensor) -> Tensor:
     return torch.special.entr(shares).sum(dim=-1).exp() / shares.shape[-1]
 
 
-def overlap(unary: Tensor, mean_map: Tensor) -> float:
+def overlap(unary: Tensor, mean_map: Tensor) -> Tensor:
     """sum_j min(u_j, m_j) of unary weights and mean map [groups, M]."""
-    return torch.minimum(unary, mean_map).sum(dim=1).mean().item()
+    return torch.minimum(unary, mean_map).sum(dim=1).mean()
 
 
 @torch.no_grad()
-def pairwise_share(block: NonLocal, x: Tensor) -> float:
-    """P / (P + U), P = mean_i Var_j of the whitened pairwise logits, U = Var_j of the unary ones (NonLocal.split).
+def logit_variances(block: NonLocal, x: Tensor) -> tuple[Tensor, Tensor]:
+    """P and U [groups]: mean_i Var_j of the whitened pairwise logits, and Var_j of the unary ones (NonLocal.split).
 
     P + U is mean_i Var_j of the logits themselves: whitened queries sum to zero, so the terms do not covary. For the same
     reason P is the sum over all entries of (Q^T Q) * (K^T K), whitened, over N M: no map is needed.
@@ -93,12 +108,13 @@ def pairwise_share(block: NonLocal, x: Tensor) -> float:
     query, key = query.float(), key.float()
     mean = query.mean(dim=1, keepdim=True)
     query, key = query - mean, key - key.mean(dim=1, keepdim=True)
-    products = (query.transpose(1, 2) @ query) * (key.transpose(1, 2) @ key)  # [groups, D, D]
+    with without_autocast(x.device):
+        products = (query.transpose(1, 2) @ query) * (key.transpose(1, 2) @ key)  # [groups, D, D]
+        unary = (key @ mean.transpose(1, 2)).square().mean(dim=(1, 2))
     pairwise = products.sum(dim=(1, 2)) / (query.shape[1] * key.shape[1])
-    unary = (key @ mean.transpose(1, 2)).square().mean(dim=(1, 2))
     if isinstance(block, OwnMaskNonLocal):  # whose logits of the mask have no scale
-        unary = block.split(x, slice(0))[1].var(dim=1, correction=0) / block.scale**2
-    return (pairwise / (pairwise + unary).clamp_min(1e-30)).mean().item()
+        return pairwise * block.scale**2, block.split(x, slice(0))[1].var(dim=1, correction=0)
+    return pairwise * block.scale**2, unary * block.scale**2
 
 
 def _chunks(map_rows: MapRows, order: Tensor) -> Iterator[Tensor]:

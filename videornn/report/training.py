@@ -35,13 +35,36 @@ def training_section(run: RunResults) -> Markup:
         chart("Speed", [series("clips per second", run.train, "clips_per_second")]),
         chart("Waiting for data", waiting, unit=" %"),
     ]
+    of_blocks = [
+        chart(f"{title} of {place}", lines, **options)
+        for place in _places(run.train)
+        for title, lines, options in (
+            (
+                "Places in effect",
+                [
+                    series("pairwise", run.train, f"{place}/effective_keys", factor=100.0),
+                    series("unary", run.train, f"{place}/unary_effective_keys", "second", factor=100.0),
+                ],
+                {"unit": " %", "top": 100.0},
+            ),
+            ("Deviation of the logits", [series("pairwise", run.train, f"{place}/logit_deviation")], {}),
+            ("Change", [series("|z - x| / |x|", run.train, f"{place}/change")], {}),
+        )
+    ]
     return section(
         "training",
         "Training",
         tag("p", " ".join(_remarks(run, bool(resumed)))),
         tag("div", large, class_="charts two"),
         tag("div", small, class_="charts three"),
+        tag("p", "Attention blocks, on one clip of every step that was logged:", class_="hint") if of_blocks else None,
+        tag("div", of_blocks, class_="charts three") if of_blocks else None,
     )
+
+
+def _places(records: list[dict[str, Any]]) -> list[str]:
+    """Names of the attention blocks that a run has numbers of."""
+    return sorted({key.removesuffix("/change") for record in records for key in record if key.endswith("/change")})
 
 
 def _remarks(run: RunResults, resumed: bool) -> Iterable[str]:
