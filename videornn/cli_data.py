@@ -28,6 +28,7 @@ Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium
 MaxPixels = Annotated[
     int, typer.Option("--max-frame-pixels", min=1, help="Largest width x height of a frame, as data.max_frame_pixels.")
 ]
+SyntheticTask = Literal["motion", "context", "objects"]
 Workers = Annotated[Optional[int], typer.Option(help="Processes; by default one per core.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
 
@@ -39,13 +40,15 @@ def synthetic(
     num_val: Annotated[int, typer.Option(help="Validation videos per class.")] = 4,
     num_test: Annotated[int, typer.Option(help="Test videos per class.")] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same labels and masks.")] = 0,
+    task: Annotated[SyntheticTask, typer.Option(help="What tells the classes apart.")] = "motion",
 ) -> None:
-    """Make the embedded data set: videos of two objects whose classes differ in motion alone."""
+    """Make an embedded data set: classes that differ in motion alone, or in how things far apart go together."""
     from videornn.data.synthetic import make_synthetic
 
     with ProgressBar("videos") as bar:
         try:
-            make_synthetic(out, num_train=num_train, num_val=num_val, num_test=num_test, seed=seed, progress=bar.update)
+            counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+            make_synthetic(out, **counts, seed=seed, task=task, progress=bar.update)
         except ValueError as error:
             raise UserError(str(error)) from error
     say(f"the data set is in {out}: lists train.txt, val.txt, test.txt, class names labels.txt, masks beside the videos")

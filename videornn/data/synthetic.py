@@ -1,30 +1,105 @@
-"""The embedded data set: a folder of H.264 videos of moving shapes, with lists, class names and masks.
+"""The embedded data sets: folders of H.264 videos of drawn shapes, with lists, class names and masks.
 
-What the videos show, and why no single frame gives a class away, is in moving_shapes.py.
+What their videos show, and why nothing else gives a class away, is in moving_shapes.py and context_shapes.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from videornn.data import context_shapes, moving_shapes
 from videornn.data.files import differing_parameters, make_folder, replacing, write_text
 from videornn.data.label_maps import format_labels
 from videornn.data.movie import write_movie
-from videornn.data.moving_shapes import CLASSES, draw_scene, render
 from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.plain_lists import format_list
 from videornn.errors import UserError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 FORMAT = 2  # raise it whenever the same parameters no longer give the same videos
-MASK_PALETTE = (0, 0, 0, 255, 150, 0, 0, 150, 255)  # background black, left orange, right blue
+
+TaskName = Literal["motion", "context", "objects"]
+Frames = Iterator[tuple[np.ndarray, np.ndarray]]  # pictures and their masks
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the videos of a set show.
+
+    draw: makes (frames per second, frames) of (seed, split, class, index), without the things of the labels given.
+    """
+
+    classes: tuple[str, ...]
+    draw: Callable[[int, str, str, int, Collection[int]], tuple[int, Frames]]
+    about: str
+    labels: str  # of the masks
+    palette: tuple[int, ...]  # R, G, B of label 0, 1, ...
+
+
+def _draw_motion(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
+    rng = np.random.default_rng([seed, SPLITS.index(split), moving_shapes.CLASSES.index(class_name), index])
+    scene = moving_shapes.draw_scene(rng, class_name)
+    return scene.fps, moving_shapes.render(scene, rng, without)
+
+
+def _draw_context(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
+    # the videos of the same index differ between classes in the shapes of the objects alone
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    scene = context_shapes.draw_scene(rng, class_name)
+    return scene.fps, context_shapes.render(scene, rng, without)
+
+
+def _draw_object(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    colour, shape = class_name.split("_")
+    scene = context_shapes.draw_scene(rng, shape, colour, num_objects=1)
+    return scene.fps, context_shapes.render(scene, rng, without)
+
+
+TASKS: dict[str, Task] = {
+    "motion": Task(
+        moving_shapes.CLASSES,
+        _draw_motion,
+        about="""videos that differ in motion over time only.
+
+Two objects move, a warm one in a left and a cool one in a right field. Each fades out at an edge of its field
+and comes back at the opposite edge. They zigzag along the diagonals of their field and rest in between. Classes
+differ in where the two head (both right, towards each other, ...), two of them also in which object sets off
+later. Places visited, and how long, are the same whatever the class, so no single frame gives the class away.""",
+        labels="1 left object,\n2 right object, where an object is more than half visible",
+        palette=(0, 0, 0, 255, 150, 0, 0, 150, 255),  # black, orange, blue
+    ),
+    "context": Task(
+        context_shapes.CONTEXT_CLASSES,
+        _draw_context,
+        about="""videos that differ in how two things far apart go together.
+
+A disc, the cue, is seen first and goes. Then four objects come, of four shapes and four colours paired at random.
+The class is the shape of the object that has the colour of the cue. Neither the cue nor the objects by themselves
+say anything of it: the videos of one number (NAME_0007) are the same in all classes but for the shapes, which go
+round the four objects.""",
+        labels="1 cue,\n2 the object in its colour, 3 to 5 the others, where they are more than half visible",
+        palette=(0, 0, 0, 255, 255, 255, 255, 150, 0, 0, 150, 255, 0, 110, 190, 0, 70, 130),
+    ),
+    "objects": Task(
+        context_shapes.OBJECT_CLASSES,
+        _draw_object,
+        about="""videos of one object, from which a network can learn what `--task context` is about.
+
+A disc, the cue, is seen first and goes. Then one object in the same colour comes. The class is colour and shape.""",
+        labels="1 cue,\n2 object, where they are more than half visible",
+        palette=(0, 0, 0, 255, 255, 255, 255, 150, 0),
+    ),
+}
 
 
 def make_synthetic(
@@ -34,15 +109,18 @@ def make_synthetic(
     num_val: int = 4,
     num_test: int = 8,
     seed: int = 0,
+    task: TaskName = "motion",
+    without: Collection[int] = (),
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the data set to `out` and return `out`; counts are videos per class.
 
-    The videos depend on the seed and the counts only, not on the number of workers (one per available core
-    unless given). A folder that is complete is left as it is; a run that was interrupted is continued.
-    `progress` is called in this process with the number of videos done and the total. Several workers are
-    spawned processes, so a script that calls this needs the usual `if __name__ == "__main__":`.
+    The videos depend on the task and the seed only, not on the number of workers (one per available core unless
+    given). Things whose mask labels are in `without` are left out of them, and all else stays as it is. A folder that is
+    complete is left as it is; a run that was interrupted is continued. `progress` is called in this process with the
+    number of videos done and the total. Several workers are spawned processes, so a script that calls this needs the
+    usual `if __name__ == "__main__":`.
 
     Raises:
         UserError: a count or the seed is out of range, or `out` holds a set made with other parameters.
@@ -51,21 +129,21 @@ def make_synthetic(
     num_workers = num_cores() if num_workers is None else num_workers
     _check_arguments({**counts, "num_workers": num_workers}, seed)
     out = Path(out)
-    parameters = {"format": FORMAT, "seed": seed, **counts, "classes": list(CLASSES)}
+    parameters = {"format": FORMAT, "seed": seed, **counts, "classes": list(TASKS[task].classes), **_named(task, without)}
     if _matches(out / "synthetic.json", parameters):
         return out
     started = out / "synthetic.partial.json"  # so that a continued run cannot mix two sets of parameters
     _matches(started, parameters)
     make_folder(out, "OUT")
     write_text(started, json.dumps(parameters, indent=2) + "\n")
-    _make_videos(out, seed, _jobs(counts), num_workers, progress)
-    _write_lists(out, seed, counts)
+    _make_videos(out, partial(_make_video, out, task, seed, without), _jobs(task, counts), num_workers, progress)
+    _write_lists(out, task, seed, counts)
     os.replace(started, out / "synthetic.json")
     return out
 
 
 def load_masks(path: Path, num_frames: int) -> np.ndarray:
-    """The masks of a video, uint8 [num_frames, H, W]: 0 background, 1 left object, 2 right object."""
+    """The masks of a video, uint8 [num_frames, H, W]: 0 background, 1 and more the labels of the set's README.txt."""
     with Image.open(path) as image:
         stack = np.array(image, dtype=np.uint8)
     if num_frames <= 0 or len(stack) % num_frames:
@@ -88,6 +166,11 @@ def _check_arguments(counts: dict[str, int], seed: int) -> None:
         raise UserError(f"seed must not be negative, got {seed}")
 
 
+def _named(task: str, without: Collection[int]) -> dict[str, object]:
+    """What a record tells of task and things left out, and only where it is not the usual: older records have neither."""
+    return ({"task": task} if task != "motion" else {}) | ({"without": sorted(without)} if without else {})
+
+
 def _matches(record: Path, parameters: dict) -> bool:
     """Whether the record exists; an error if it tells of other parameters."""
     if not record.exists():
@@ -99,10 +182,13 @@ def _matches(record: Path, parameters: dict) -> bool:
     return True
 
 
-def _jobs(counts: dict[str, int]) -> list[tuple[str, str, int]]:
+def _jobs(task: str, counts: dict[str, int]) -> list[tuple[str, str, int]]:
     """(split, class, index) of every video, in the order of the lists."""
     return [
-        (split, class_name, index) for split in SPLITS for class_name in CLASSES for index in range(counts[f"num_{split}"])
+        (split, class_name, index)
+        for split in SPLITS
+        for class_name in TASKS[task].classes
+        for index in range(counts[f"num_{split}"])
     ]
 
 
@@ -112,7 +198,7 @@ def _video_name(split: str, class_name: str, index: int) -> str:
 
 def _make_videos(
     out: Path,
-    seed: int,
+    make: Callable[[tuple[str, str, int]], None],
     jobs: list[tuple[str, str, int]],
     num_workers: int,
     progress: Callable[[int, int], None] | None,
@@ -122,7 +208,6 @@ def _make_videos(
     num_there = len(jobs) - len(missing)
     report = progress or (lambda num_done, num_total: None)
     report(num_there, len(jobs))
-    make = partial(_make_video, out, seed)
     # a single worker is this process: another one would only take time to start
     results = run_parallel(make, missing, num_workers=num_workers if min(num_workers, len(missing)) > 1 else 0)
     for num_made, (index, result) in enumerate(results, start=1):
@@ -135,49 +220,44 @@ def _is_made(video: Path) -> bool:
     return video.exists() and mask_path(video).exists()
 
 
-def _make_video(out: Path, seed: int, job: tuple[str, str, int]) -> None:
+def _make_video(out: Path, task: str, seed: int, without: Collection[int], job: tuple[str, str, int]) -> None:
     """Write the masks and then the video, so that a video that is there is complete."""
-    split, class_name, index = job
-    rng = np.random.default_rng([seed, SPLITS.index(split), CLASSES.index(class_name), index])
-    scene = draw_scene(rng, class_name)
-    frames, masks = zip(*render(scene, rng), strict=True)
-    video = out / _video_name(split, class_name, index)
+    fps, drawn = TASKS[task].draw(seed, *job, without)
+    frames, masks = zip(*drawn, strict=True)
+    video = out / _video_name(*job)
     for path in (video, mask_path(video)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    _write_masks(mask_path(video), np.stack(masks))
-    write_movie(video, frames, scene.fps)
+    _write_masks(mask_path(video), np.stack(masks), TASKS[task].palette)
+    write_movie(video, frames, fps)
 
 
-def _write_masks(path: Path, masks: np.ndarray) -> None:
+def _write_masks(path: Path, masks: np.ndarray, palette: tuple[int, ...]) -> None:
     image = Image.fromarray(masks.reshape(-1, masks.shape[-1]))
-    image.putpalette(MASK_PALETTE)
+    image.putpalette(palette)
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
 
 
-def _write_lists(out: Path, seed: int, counts: dict[str, int]) -> None:
-    jobs = _jobs(counts)
+def _write_lists(out: Path, task: str, seed: int, counts: dict[str, int]) -> None:
+    jobs, classes = _jobs(task, counts), TASKS[task].classes
     for split in SPLITS:
-        rows = ((_video_name(*job), CLASSES.index(job[1])) for job in jobs if job[0] == split)
-        write_text(out / f"{split}.txt", "".join(format_list(rows, CLASSES)))
-    write_text(out / "labels.txt", format_labels(CLASSES))
-    write_text(out / "README.txt", _readme(seed, counts))
+        rows = ((_video_name(*job), classes.index(job[1])) for job in jobs if job[0] == split)
+        write_text(out / f"{split}.txt", "".join(format_list(rows, classes)))
+    write_text(out / "labels.txt", format_labels(classes))
+    write_text(out / "README.txt", _readme(task, seed, counts))
 
 
-def _readme(seed: int, counts: dict[str, int]) -> str:
+def _readme(task: str, seed: int, counts: dict[str, int]) -> str:
     described = ", ".join(f"{split} {counts[f'num_{split}']}" for split in SPLITS)
-    return f"""{len(CLASSES)} classes of synthetic videos that differ in motion over time only.
-Made by `videornn data synthetic` with seed {seed}; videos per class: {described}.
+    first, rest = TASKS[task].about.split("\n", 1)
+    option = "" if task == "motion" else f" --task {task}"
+    return f"""{len(TASKS[task].classes)} classes of synthetic {first}
+Made by `videornn data synthetic{option}` with seed {seed}; videos per class: {described}.
 All pictures are drawn by the program; none is recorded.
-
-Two objects move, a warm one in a left and a cool one in a right field. Each fades out at an edge of its field
-and comes back at the opposite edge. They zigzag along the diagonals of their field and rest in between. Classes
-differ in where the two head (both right, towards each other, ...), two of them also in which object sets off
-later. Places visited, and how long, are the same whatever the class, so no single frame gives the class away.
+{rest}
 
 train.txt, val.txt, test.txt: one video a line, its path relative to this folder and the number of its class.
 labels.txt: the names of the classes; the first is number 0.
-masks: for each video a PNG with the masks of all frames below one another (0 background, 1 left object,
-2 right object, where an object is more than half visible).
+masks: for each video a PNG with the masks of all frames below one another (0 background, {TASKS[task].labels}).
 synthetic.json: the parameters; it is written last, so a folder that has it is complete.
 """

@@ -1,0 +1,142 @@
+"""The synthetic task of context: the class is how cue and objects go together, and in neither of them alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from videornn.data import context_shapes, synthetic
+from videornn.data.context_shapes import ASKED, CONTEXT_CLASSES, CUE, OBJECT_CLASSES, SHAPES, Scene
+from videornn.data.synthetic import load_masks, make_synthetic, mask_path
+
+TINY = {"num_train": 1, "num_val": 1, "num_test": 1}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_synthetic(tmp_path_factory.mktemp("made") / "set", **TINY, seed=3, task="context", num_workers=1)
+
+
+def _scene(shape: str, seed: int, **options: object) -> Scene:
+    return context_shapes.draw_scene(np.random.default_rng(seed), shape, **options)
+
+
+def _decode(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def _video(folder: Path, shape: str) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and masks."""
+    path = folder / f"videos/test/{shape}/{shape}_0000.mp4"
+    frames = _decode(path)
+    return frames, load_masks(mask_path(path), len(frames))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_class_is_the_shape_of_the_object_in_the_colour_of_the_cue(shape: str) -> None:
+    for seed in range(50):
+        scene = _scene(shape, seed)
+        assert scene.shapes[0] == "disc" and sorted(scene.shapes[1:]) == sorted(SHAPES)
+        assert sorted(scene.colours[1:]) == sorted(context_shapes.COLOURS)
+        assert dict(zip(scene.colours[1:], scene.shapes[1:], strict=True))[scene.colours[0]] == shape
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_share_everything_but_the_shapes_of_the_objects(seed: int) -> None:
+    scenes = [_scene(shape, seed) for shape in SHAPES]
+    for scene in scenes[1:]:
+        for name in ("width", "height", "fps", "num_frames", "change_seconds", "colours"):
+            assert getattr(scene, name) == getattr(scenes[0], name)
+        for name in ("radii", "angles", "centres"):
+            assert np.array_equal(getattr(scene, name), getattr(scenes[0], name))
+    # every object has every shape in one of the classes
+    assert all(sorted(shapes) == sorted(SHAPES) for shapes in zip(*(scene.shapes[1:] for scene in scenes), strict=True))
+
+
+def test_cues_pairs_of_colour_and_shape_and_quarters_are_equally_likely_in_every_class() -> None:
+    """Limits are five standard deviations of a binomial law; the seeds are fixed."""
+    num_scenes = 400
+    for shape in SHAPES:
+        cues, pairs, quarters = Counter(), Counter(), Counter()
+        for seed in range(num_scenes):
+            scene = _scene(shape, seed)
+            cues[scene.colours[0]] += 1
+            pairs.update(zip(scene.colours[1:], scene.shapes[1:], strict=True))
+            right, low = scene.centres[ASKED - CUE] > np.array([scene.width, scene.height]) / 2
+            quarters[(bool(right), bool(low))] += 1
+        for counts, values, chance in ((cues, 4, 1 / 4), (pairs, 16, 1 / 4), (quarters, 4, 1 / 4)):
+            assert len(counts) == values
+            limit = 5 * np.sqrt(num_scenes * chance * (1 - chance))
+            assert max(abs(count - num_scenes * chance) for count in counts.values()) < limit
+
+
+def test_objects_lie_apart_and_within_the_frame() -> None:
+    for seed in range(100):
+        scene = _scene("ring", seed)
+        reach = 1.15 * scene.radii[:, None]
+        size = np.array([scene.width, scene.height])
+        assert (scene.centres - reach > -1e-9).all() and (scene.centres + reach < size + 1e-9).all()
+        quarters = scene.centres[1:] > size / 2
+        assert len(np.unique(quarters, axis=0)) == 4
+
+
+def test_the_cue_has_gone_before_the_objects_come(made: Path) -> None:
+    _, masks = _video(made, "ring")
+    seen = np.array([sorted(set(np.unique(mask)) - {0}) for mask in masks], dtype=object)
+    kinds = ["".join(map(str, labels)) for labels in seen]
+    first_empty_or_late = next(t for t, kind in enumerate(kinds) if kind != "1")
+    assert first_empty_or_late > len(kinds) / 3
+    late = kinds[first_empty_or_late:]
+    assert "1" not in "".join(late) and set(late) <= {"", "2345"} and late[-1] == "2345"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_masks_have_the_colours_of_cue_and_object(made: Path, shape: str) -> None:
+    frames, masks = _video(made, shape)
+    cue, asked = (frames[masks == label].mean(axis=0) for label in (CUE, ASKED))
+    assert np.abs(cue - asked).max() < 40
+    for label in (3, 4, 5):
+        assert np.abs(frames[masks == label].mean(axis=0) - cue).max() > 60
+
+
+def test_a_thing_left_out_is_background_and_all_else_stays(made: Path, tmp_path: Path) -> None:
+    without = make_synthetic(tmp_path, **TINY, seed=3, task="context", without=[ASKED], num_workers=1)
+    (frames, masks), (erased, masks_left) = _video(made, "cross"), _video(without, "cross")
+    assert ASKED not in masks_left and np.array_equal(np.where(masks == ASKED, 0, masks), masks_left)
+    background = np.median(frames[masks == 0], axis=0)
+    assert np.abs(erased[masks == ASKED].mean(axis=0) - background).max() < 12
+    assert np.abs(erased[masks == CUE].mean(axis=0) - frames[masks == CUE].mean(axis=0)).max() < 4
+
+
+def test_objects_of_the_easy_task_are_alone_and_in_the_colour_of_the_cue() -> None:
+    assert len(OBJECT_CLASSES) == 16
+    for name in OBJECT_CLASSES:
+        colour, shape = name.split("_")
+        scene = _scene(shape, 0, colour=colour, num_objects=1)
+        assert scene.colours == (colour, colour) and scene.shapes == ("disc", shape)
+
+
+def test_another_task_in_the_same_folder_is_refused(made: Path) -> None:
+    with pytest.raises(ValueError, match="another folder"):
+        make_synthetic(made, **TINY, seed=3, task="motion")
+    with pytest.raises(ValueError, match=r"without None instead of \[1\]"):
+        make_synthetic(made, **TINY, seed=3, task="context", without=[CUE])
+
+
+def test_a_set_made_before_there_were_tasks_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_make_videos", lambda *_: None)
+    make_synthetic(tmp_path, **TINY, num_workers=1)
+    assert "task" not in (tmp_path / "synthetic.json").read_text()
+    monkeypatch.setattr(synthetic, "_make_videos", None)  # calling it would fail
+    make_synthetic(tmp_path, **TINY, num_workers=1)
+
+
+def test_lists_and_readme_are_of_the_task(made: Path) -> None:
+    assert tuple((made / "labels.txt").read_text().split()) == CONTEXT_CLASSES
+    assert (made / "val.txt").read_text().splitlines()[2] == "videos/val/ring/ring_0000.mp4 2"
+    assert "--task context" in (made / "README.txt").read_text()
