@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from videornn.data import context_shapes, synthetic
-from videornn.data.context_shapes import ASKED, CONTEXT_CLASSES, CUE, OBJECT_CLASSES, SHAPES, Scene
+from videornn.data.context_shapes import ASKED, CUE, OTHERS, SHAPES, Scene
 from videornn.data.synthetic import load_masks, make_synthetic, mask_path
 
 TINY = {"num_train": 1, "num_val": 1, "num_test": 1}
@@ -100,7 +100,7 @@ def test_masks_have_the_colours_of_cue_and_object(made: Path, shape: str) -> Non
     frames, masks = _video(made, shape)
     cue, asked = (frames[masks == label].mean(axis=0) for label in (CUE, ASKED))
     assert np.abs(cue - asked).max() < 40
-    for label in (3, 4, 5):
+    for label in OTHERS:
         assert np.abs(frames[masks == label].mean(axis=0) - cue).max() > 60
 
 
@@ -113,12 +113,20 @@ def test_a_thing_left_out_is_background_and_all_else_stays(made: Path, tmp_path:
     assert np.abs(erased[masks == CUE].mean(axis=0) - frames[masks == CUE].mean(axis=0)).max() < 4
 
 
-def test_objects_of_the_easy_task_are_alone_and_in_the_colour_of_the_cue() -> None:
-    assert len(OBJECT_CLASSES) == 16
-    for name in OBJECT_CLASSES:
-        colour, shape = name.split("_")
-        scene = _scene(shape, 0, colour=colour, num_objects=1)
-        assert scene.colours == (colour, colour) and scene.shapes == ("disc", shape)
+def test_without_its_objects_a_video_is_the_same_in_every_class() -> None:
+    def frames(shape: str, *without: int) -> np.ndarray:
+        _, drawn = synthetic.TASKS["context"].draw(0, "train", shape, 5, without)
+        return np.stack([frame for frame, _ in drawn])
+
+    assert all(np.array_equal(frames(shape, ASKED, *OTHERS), frames(SHAPES[0], ASKED, *OTHERS)) for shape in SHAPES)
+    assert not np.array_equal(frames("ring", CUE), frames("cross", CUE))
+
+
+def test_the_object_of_the_easy_task_is_alone_and_in_the_colour_of_the_cue() -> None:
+    for shape in SHAPES:
+        scene = _scene(shape, 0, num_objects=1)
+        assert scene.shapes == ("disc", shape) and scene.colours[0] == scene.colours[1]
+    assert synthetic.TASKS["objects"].classes == SHAPES
 
 
 def test_another_task_in_the_same_folder_is_refused(made: Path) -> None:
@@ -137,6 +145,6 @@ def test_a_set_made_before_there_were_tasks_is_reused(tmp_path: Path, monkeypatc
 
 
 def test_lists_and_readme_are_of_the_task(made: Path) -> None:
-    assert tuple((made / "labels.txt").read_text().split()) == CONTEXT_CLASSES
+    assert tuple((made / "labels.txt").read_text().split()) == SHAPES
     assert (made / "val.txt").read_text().splitlines()[2] == "videos/val/ring/ring_0000.mp4 2"
     assert "--task context" in (made / "README.txt").read_text()

@@ -6,7 +6,7 @@ cue alone and the objects alone say nothing: all but the shapes is drawn once fo
 round the same objects from one class to the next. A network whose layers see one moment only adds up what it sees in both
 parts, and to pair them it needs something that brings them together.
 
-Task "objects" is what a network may learn first: one object alone, in the cue's colour; the class is colour and shape.
+Task "objects" is what a network may learn first: the same, with no other objects than that in the cue's colour.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ import numpy as np
 
 from videornn.data.sprites import Sprite, draw_stage
 
-SHAPES: tuple[str, ...] = ("square", "triangle", "ring", "cross")
+CLASSES = SHAPES = ("square", "triangle", "ring", "cross")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (240, 60, 50),
     "green": (130, 230, 40),
     "cyan": (50, 220, 240),
     "violet": (140, 70, 250),
 }
-CONTEXT_CLASSES: tuple[str, ...] = SHAPES
-OBJECT_CLASSES: tuple[str, ...] = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)
 SIZES = ((64, 64), (72, 64), (80, 64), (80, 72), (64, 72))
 FRAME_RATES = (8, 10, 12)
 FADE_SECONDS = 0.1
 
-CUE, ASKED, FIRST_OTHER = 1, 2, 3  # labels of the masks
+CUE, ASKED, OTHERS = 1, 2, (3, 4, 5)  # labels of the masks
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Scene:
     centres: np.ndarray  # [N, 2] (x, y), in pixels
 
 
-def draw_scene(rng: np.random.Generator, shape: str, colour: str | None = None, num_objects: int = len(SHAPES)) -> Scene:
-    """Draw a video in which the object asked for has this shape, and this colour if one is given.
+def draw_scene(rng: np.random.Generator, shape: str, num_objects: int = len(SHAPES)) -> Scene:
+    """Draw a video in which the object asked for has this shape.
 
     The same random numbers give the same scene for every shape, but for the shapes of the objects.
     """
@@ -59,8 +57,6 @@ def draw_scene(rng: np.random.Generator, shape: str, colour: str | None = None, 
     fps = int(rng.choice(FRAME_RATES))
     duration_seconds = rng.uniform(2.0, 2.5)
     colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(SHAPES)
-    if colour is not None:
-        colours = np.roll(colours, -colours.tolist().index(colour))
     shapes = np.roll(shapes, -shapes.tolist().index(shape))
     radii = rng.uniform(0.15, 0.18, size=5) * min(width, height)
     radii[0] *= 1.4  # a cue that is easy to see: what it goes with is hard enough
