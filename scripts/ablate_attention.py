@@ -74,9 +74,9 @@ FREE = ("test.batch_size", *(key for key in FREE_ON_RESUME if not key.startswith
 NOTES = [
     "Top-1: mean and standard deviation over the seeds.",
     "Differences are paired, video by video and seed by seed. Their 95 % interval is that of a bootstrap that draws videos "
-    "and seeds anew, 10,000 times. It is a little too narrow: of S seeds it sees (S - 1) / S of the variance between seeds.",
-    "McNemar's exact test counts the videos that only one of the two has right, those of all seeds together. It takes a "
-    "video in another seed for another video: where seeds agree, p is too small. ablation.json has p of each seed.",
+    "and seeds anew, 10,000 times: what another seed, or another test set of this kind, might have given.",
+    "p: McNemar's exact test of each seed by itself, the smallest and the largest (ablation.json has all). It says whether "
+    "two trained networks differ, not whether two blocks do: networks of two seeds of one block can differ as well.",
     "Multiply-adds: of the forward pass of one clip of training size.",
 ]
 

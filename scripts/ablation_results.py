@@ -80,13 +80,13 @@ def write_results(out: Path, document: dict[str, Any]) -> list[Path]:
 
 def table(document: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
     """Header and rows of the CSV file; what is not there is an empty cell."""
-    numbers = ("mean", "low", "high", "mcnemar")
+    numbers = ("mean", "low", "high", "p_least", "p_most")
     seeds = document["seeds"]
     header = ["row", "num_seeds", "top1_mean", "top1_sd", *(f"to_{base}_{name}" for base in BASES for name in numbers)]
     header += ["parameters", "flops", "step_ms", "step_mb", *(f"top1_seed{seed}" for seed in seeds)]
     rows = []
     for name, row in document["rows"].items():
-        differences = [row[f"to_{base}"] for base in BASES]
+        differences = [_with_range(row[f"to_{base}"]) for base in BASES]
         cells = [name, len(row["seeds"]), row["top1_mean"], row["top1_sd"]]
         cells += [difference and difference[number] for difference in differences for number in numbers]
         cells += [row.get(key) for key in ("parameters", "flops", "step_ms", "step_mb")]
@@ -98,7 +98,7 @@ def table(document: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
 def markdown(document: dict[str, Any]) -> list[str]:
     """The lines of the Markdown file."""
     lines = ["# Attention rows", "", document["about"], ""]
-    columns = ["row", "weights of the values", "top-1, %", *(f"to `{base}`, points [95 %]; McNemar" for base in BASES)]
+    columns = ["row", "weights of the values", "top-1, %", *(f"to `{base}`, points [95 %]; p of seeds" for base in BASES)]
     columns += ["parameters, M", "multiply-adds, G", "step, ms", "step, MB"]
     lines += [_line(columns), "|---|---|" + "---:|" * (len(columns) - 2)]
     for name, row in document["rows"].items():
@@ -123,12 +123,12 @@ def top1_text(row: dict[str, Any], num_seeds: int) -> str:
 
 
 def difference_text(difference: dict[str, Any] | None) -> str:
-    """A paired difference with its interval and p-value."""
+    """A paired difference with its interval, and the smallest and largest p-value of its seeds."""
     if difference is None:
         return ""
-    return (
-        f"{difference['mean']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]; {_p_value(difference['mcnemar'])}"
-    )
+    least, most = (_p_value(p) for p in (min(difference["mcnemar"]), max(difference["mcnemar"])))
+    p = least if least == most else f"{least} to {most}"
+    return f"{difference['mean']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]; {p}"
 
 
 def plot(path: Path, document: dict[str, Any]) -> None:
@@ -164,7 +164,12 @@ def plot(path: Path, document: dict[str, Any]) -> None:
 
 
 def _p_value(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p {p:.2g}"
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def _with_range(difference: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A paired difference with the smallest and the largest p-value of its seeds."""
+    return difference and difference | {"p_least": min(difference["mcnemar"]), "p_most": max(difference["mcnemar"])}
 
 
 def _number(value: float | None, unit: float, spec: str) -> str:

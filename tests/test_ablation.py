@@ -96,12 +96,14 @@ def test_numbers_of_a_row_are_those_of_loops(ablation: SimpleNamespace) -> None:
     assert dnl["seeds"] == [0, 2] and dnl["top1"] == pytest.approx(list(top1.values()))
     assert dnl["top1_mean"] == pytest.approx(statistics.mean(top1.values()))
     assert dnl["top1_sd"] == pytest.approx(abs(top1[0] - top1[2]) / math.sqrt(2))
-    pairs = [(tests["dnl"][seed][video], tests["nl"][seed][video]) for seed in (0, 2) for video in videos]
+    pairs_of = {seed: [(tests["dnl"][seed][video], tests["nl"][seed][video]) for video in videos] for seed in (0, 2)}
+    pairs = pairs_of[0] + pairs_of[2]
     assert dnl["to_nl"]["seeds"] == [0, 2] and nl["to_nl"] is None
     assert dnl["to_nl"]["mean"] == pytest.approx(100 * sum(a - b for a, b in pairs) / 80)
-    only_a, only_b = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-    tail = sum(math.comb(only_a + only_b, k) for k in range(min(only_a, only_b) + 1)) / 2 ** (only_a + only_b)
-    assert dnl["to_nl"]["mcnemar"] == pytest.approx(2 * tail)
+    for pairs, p in zip(pairs_of.values(), dnl["to_nl"]["mcnemar"], strict=True):
+        only_a, only_b = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+        tail = sum(math.comb(only_a + only_b, k) for k in range(min(only_a, only_b) + 1)) / 2 ** (only_a + only_b)
+        assert p == pytest.approx(min(2 * tail, 1))
     assert dnl["to_nl"]["low"] < dnl["to_nl"]["mean"] < dnl["to_nl"]["high"]
 
 
@@ -131,9 +133,14 @@ def test_markdown_csv_and_json_say_the_same_and_the_picture_is_there(ablation: S
             if name == base:
                 assert table[name][column] == row[f"to_{base}_mean"] == ""
                 continue
-            mean, low, high, p = (float(row[f"to_{base}_{key}"]) for key in ("mean", "low", "high", "mcnemar"))
-            assert [mean, low, high, p] == [numbers[f"to_{base}"][key] for key in ("mean", "low", "high", "mcnemar")]
-            assert table[name][column].startswith(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]; p ")
+            mean, low, high = (float(row[f"to_{base}_{key}"]) for key in ("mean", "low", "high"))
+            assert [mean, low, high] == [numbers[f"to_{base}"][key] for key in ("mean", "low", "high")]
+            p = [float(row[f"to_{base}_{key}"]) for key in ("p_least", "p_most")]
+            assert p == [choose(numbers[f"to_{base}"]["mcnemar"]) for choose in (min, max)]
+            assert table[name][column].startswith(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]; ")
+            assert [float(word.strip("<")) for word in table[name][column].split("; ")[1].split(" to ")] == [
+                pytest.approx(value, rel=0.06, abs=1e-4) for value in p
+            ]
     assert table["dnl"][5:] == ["1.235", "64.18", "12.3", "568"] and table["nl"][5:] == [""] * 4
     assert rows["dnl"]["parameters"] == "1234567" and rows["nl"]["parameters"] == ""
     assert Image.open(paths[3]).size[0] > 800

@@ -33,16 +33,16 @@ def test_mcnemar_of_a_table_of_a_textbook() -> None:
 
 
 def test_the_bootstrap_draws_seeds_and_videos_as_enumerating_all_draws_does() -> None:
-    values = np.array([[1, 0, -1], [1, 1, 0]], np.int8)
+    values = np.array([[1, 0, -1], [1, 1, 0], [0, 0, 1]], np.int8)
     every = [
         np.mean([values[s, v] for s in seeds for v in videos])
-        for seeds in itertools.product(range(2), repeat=2)
+        for seeds in itertools.product(range(3), repeat=2)  # one fewer than there are
         for videos in itertools.product(range(3), repeat=3)
     ]
     drawn = bootstrap_means(values, num_draws=200_000)
     assert drawn.mean() == pytest.approx(np.mean(every), abs=0.005)
     assert drawn.std() == pytest.approx(np.std(every), abs=0.005)
-    points = sorted(set(every))
+    points = sorted({round(mean, 9) for mean in every})
     for low, high in itertools.pairwise(points):
         middle = (low + high) / 2
         assert np.mean(drawn < middle) == pytest.approx(np.mean(np.array(every) < middle), abs=0.005)
@@ -62,10 +62,17 @@ def test_seeds_that_disagree_widen_the_interval_and_those_that_agree_do_not() ->
     one = paired_difference(a[None], b[None])
     same = paired_difference(np.stack([a] * 4), np.stack([b] * 4))
     assert (same.low, same.high) == pytest.approx((one.low, one.high), abs=0.15)
-    assert same.mcnemar < one.mcnemar == same.mcnemar_of_seeds[0]  # the pooled test takes them for other videos
+    assert same.mcnemar == 4 * one.mcnemar == 4 * (mcnemar(a, b),)
     opposed = paired_difference(np.stack([a, a, b, b]), np.stack([b, b, a, a]))
-    assert opposed.mean == 0 and opposed.of_seeds == (5.0, 5.0, -5.0, -5.0) and opposed.mcnemar == 1
+    assert opposed.mean == 0 and opposed.of_seeds == (5.0, 5.0, -5.0, -5.0)
     assert opposed.high - opposed.low > 1.5 * (one.high - one.low)
+
+
+def test_the_variance_of_seeds_alone_is_that_of_the_mean_of_so_many() -> None:
+    values = np.repeat(np.array([[1], [0], [1], [-1], [0]], np.int8), 30, axis=1)  # all videos alike
+    expected = np.var(values[:, 0], ddof=1) / 5
+    assert bootstrap_means(values, num_draws=100_000).var() == pytest.approx(expected, rel=0.02)
+    assert set(bootstrap_means(values[:1], num_draws=100).tolist()) == {1.0}
 
 
 def test_parts_of_the_draws_and_their_order_change_nothing_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:

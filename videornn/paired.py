@@ -21,17 +21,16 @@ class PairedDifference:
 
     mean, of_seeds: over all seeds, and of each.
     low, high: ends of the bootstrap's 95 % interval of the mean.
-    mcnemar: exact p-value over the videos of all seeds together. A video counts once for each seed, as if these were other
-    videos, so that it is too small where seeds agree.
-    mcnemar_of_seeds: of each pair of networks by itself, which says nothing of other seeds.
+    mcnemar: exact p-value of each seed's pair of networks, which says whether these two differ, and nothing of other seeds.
+    There is none of all seeds together, whose videos are not independent: of networks that differ in seeds alone it would
+    find every second or third pair different.
     """
 
     mean: float
     low: float
     high: float
     of_seeds: tuple[float, ...]
-    mcnemar: float
-    mcnemar_of_seeds: tuple[float, ...]
+    mcnemar: tuple[float, ...]
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, *, num_draws: int = NUM_DRAWS) -> PairedDifference:
@@ -43,26 +42,26 @@ def paired_difference(a: np.ndarray, b: np.ndarray, *, num_draws: int = NUM_DRAW
         low=100 * float(low),
         high=100 * float(high),
         of_seeds=tuple((100 * difference.mean(axis=1)).tolist()),
-        mcnemar=mcnemar(a, b),
-        mcnemar_of_seeds=tuple(mcnemar(*pair) for pair in zip(a, b, strict=True)),
+        mcnemar=tuple(mcnemar(*pair) for pair in zip(a, b, strict=True)),
     )
 
 
 def bootstrap_means(values: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> np.ndarray:
     """Means of values [S, V] whose seeds and whose videos are drawn anew, with replacement, independently of each other.
 
-    The bootstrap of two crossed factors (Owen 2007, The pigeonhole bootstrap, arXiv:0712.1111). Of S seeds it sees
-    (S - 1) / S of the variance that comes from them, so that intervals of few seeds are a little too narrow.
+    The bootstrap of two crossed factors (Owen 2007, The pigeonhole bootstrap, arXiv:0712.1111). S seeds drawn of S have only
+    (S - 1) / S of the variance between seeds, which for a few matters: S - 1 are drawn (Rao and Wu 1988), or the one.
     """
     rng = np.random.default_rng(seed)
     num_seeds, num_videos = values.shape
+    num_drawn = max(num_seeds - 1, 1)
     # drawing videos is drawing how many there are of each pattern over the seeds, of which there are few
     patterns, counts = np.unique(values, axis=1, return_counts=True)
     means = []
     for size in _parts(num_draws, max(ENTRIES_AT_ONCE // len(counts), 1)):
-        seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)  # how often each is drawn
+        seeds = rng.multinomial(num_drawn, np.full(num_seeds, 1 / num_seeds), size=size)  # how often each is drawn
         videos = rng.multinomial(num_videos, counts / num_videos, size=size)
-        means.append(((seeds @ patterns) * videos).sum(axis=1) / (num_seeds * num_videos))
+        means.append(((seeds @ patterns) * videos).sum(axis=1) / (num_drawn * num_videos))
     return np.concatenate(means)
 
 
