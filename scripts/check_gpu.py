@@ -190,7 +190,9 @@ def markdown(results: list[dict]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
+    if isinstance(value, bool) or value is None:
+        return {None: "", True: "yes", False: "no"}[value]
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text.replace("|", "/").replace("\n", " ")
 
 
