@@ -9,10 +9,10 @@ runs after their step and saves them, after a kill or a failure, and with more r
 --gpus gives each run a GPU of its own, or several (--gpus 0,1,2,3 4,5,6,7); --jobs lets so many runs share each of these, or
 the CPU. DIR gets ablation.md, .csv, .json and .png.
 
-Rows of one seed share the data, its order, clips and crops, the recipe, the views of the test, dropout (on a CPU all seeds
-do), and the initial weights of all but the attention blocks, which begin as the identity (gate: norm): losses of the first
-step are equal. With --init-from-baseline all rows start from the trained network without blocks of the same seed (trained by
---baseline, or by CONFIG itself) and are then trained by CONFIG; `none` as well, so that no row has had fewer steps.
+Rows of one seed share the data, its order, clips and crops, the recipe, dropout, the views of the test, and the initial
+weights of all but the attention blocks, which begin as the identity (gate: norm): losses of the first step are equal. With
+--init-from-baseline all rows start from the trained network without blocks of the same seed (trained by --baseline, or by
+CONFIG itself) and are then trained by CONFIG; `none` as well, so that no row has had fewer steps.
 
 A test is the last thing in a run: choose recipes by data.val. What is tested is best.pt, which data.val has chosen; but
 last.pt where data.test is missing or the same as data.val, for there the test itself would have chosen best.pt.
