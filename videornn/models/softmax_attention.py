@@ -32,7 +32,9 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
         [B, N, E] in the dtype of value.
     """
     if _by_products(query):
-        return _ChunkedAttention.apply(query, key, value, scale)
+        # a function of autograd is one operator, whose multiplications nobody could count
+        attend = _ChunkedAttention.apply if torch.is_grad_enabled() else _ChunkedAttention.forward
+        return attend(query, key, value, scale)
     # a graph made for the CPU, such as one to be exported, does not ask: the answer would fix its batch size
     if not (query.device.type == "cpu" and torch.compiler.is_compiling()) and len(query) > MAX_BATCH:
         parts = zip(query.split(MAX_BATCH), key.split(MAX_BATCH), value.split(MAX_BATCH), strict=True)
