@@ -69,6 +69,7 @@ def main() -> None:
         cases = {PEER: step_of(peer, size, memory_format=torch.contiguous_format)}
         for kind, block in ATTENTION_KINDS.items():
             cases[kind] = step_of(block(size[0], key_pool=KEY_POOL), size)
+        cases["dnl, learnt scale"] = step_of(ATTENTION_KINDS["dnl"](size[0], key_pool=KEY_POOL, scale="learnt"), size)
         result[place] = _compare(f"{place} {'x'.join(map(str, size))}", cases, PEER, options.rounds, options.device)
     cases = {}
     for kind in ("none", "nl", "dnl"):

@@ -205,9 +205,9 @@ class NonLocal(AttentionBlock):
 
     def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """q [B, N, D] and k [B, M, D]."""
-        query = self.unit(self.whiten(self.positions(self.query(x))))
-        key = self.unit(self.whiten(self.positions(self.key(pooled))))
-        return query, self.sharpness(key).to(key.dtype)  # rather than the queries: there can be fewer keys
+        query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
+        # of the two there can be fewer keys, so the scale is theirs
+        return self.unit(self.whiten(query)).to(query.dtype), self.sharpness(self.unit(self.whiten(key))).to(key.dtype)
 
     @torch.no_grad()
     def split(self, x: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
@@ -392,7 +392,8 @@ class AddedNonLocal(PairwiseNonLocal):
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
         value = self.positions(self.value(pooled))
-        pairwise = softmax_attention(self.whiten(query), self.whiten(key), value, self.scale)
+        whitened = (self.whiten(part).to(value.dtype) for part in (query, key))
+        pairwise = softmax_attention(*whitened, value, self.scale)
         return self.gain(pairwise) + _weighted_sum(self._of_mean_query(query, key), value)
 
     def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor:
@@ -454,18 +455,17 @@ class Gain(nn.Module):
 
 
 class Whiten(nn.Module):
-    """Features [B, N, D] minus their mean over positions, taken in float32."""
+    """Features [B, N, D] minus their mean over positions, in float32."""
 
     def forward(self, features: Tensor) -> Tensor:
-        mean = at_least_float32(features).mean(dim=1, keepdim=True)
-        return (features - mean).to(features.dtype)
+        return features - at_least_float32(features).mean(dim=1, keepdim=True)
 
 
 class UnitRows(nn.Module):
-    """Features [B, N, D] divided by their root mean square over D, taken in float32."""
+    """Features [B, N, D] divided by their root mean square over D, in float32."""
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.nn.functional.rms_norm(at_least_float32(features), features.shape[2:], eps=TINY).to(features.dtype)
+        return torch.nn.functional.rms_norm(at_least_float32(features), features.shape[2:], eps=TINY)
 
 
 def _spread(y: Tensor, x: Tensor) -> Tensor:
