@@ -60,6 +60,8 @@ REFUSED = {  # an error: advice for the beginning of a run, and said so where it
     "data.num_frames": "4",
     "data.sampling": "segments",
     "model.attention.kind": "gc",
+    "model.attention.scale": "learnt",
+    "model.attention.temperature": "0.5",
     "model.depth": "18",
     "model.init": "weights.pt",
     "model.name": "c2d",

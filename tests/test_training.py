@@ -277,7 +277,7 @@ def _first_mask(*, seed: int = 0, step: int = 0, rank: int = 0, monkeypatch: pyt
     )
     watch, share = SimpleNamespace(at=lambda *_: None), SimpleNamespace(listed=nullcontext)
     with torch.random.fork_rng():
-        next(job._parts(run, watch, iter([batch]), [], share))
+        next(job._parts(run, watch, iter([batch]), job._Seen([]), share))
         return (torch.nn.functional.dropout(torch.ones(64)) > 0).tolist()
 
 
