@@ -84,6 +84,7 @@ def test_the_table_names_what_is_wrong(script: ModuleType) -> None:
     assert "| a / b | 1.235 | no |" in table and "| c |  | yes |" in table and "| d | 0 |" in table
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "check_gpu.py"), "--out", str(tmp_path / "out")]

@@ -67,6 +67,7 @@ def test_wrong_labels_and_our_own_checkpoints_are_refused(tmp_path: Path, image_
     assert not (tmp_path / "out.pt").exists()
 
 
+@pytest.mark.slow
 def test_training_starts_from_image_weights_and_says_what_became_of_them(
     tmp_path: Path, image_weights: Path, tiny_settings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,7 +136,7 @@ def _bug() -> None:
     raise MemoryError("9 GB")
 
 
-@pytest.mark.parametrize(("num_ranks", "faulty"), [pytest.param(2, 1, marks=pytest.mark.slow), (4, 2)])
+@pytest.mark.parametrize(("num_ranks", "faulty"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_the_other_ranks_name_one_that_was_killed(start_ranks, num_ranks: int, faulty: int) -> None:
     ranks = start_ranks(num_ranks, _walk, _kill, faulty, timeout=12.0)
     for number, result in enumerate(ranks.results()):
@@ -181,6 +181,7 @@ def _sleep_beside_a_stopped_rank(watch: RankWatch) -> None:
     time.sleep(600)  # as a main thread that waits for its GPU
 
 
+@pytest.mark.slow
 def test_a_rank_whose_main_thread_cannot_see_the_loss_is_ended_by_its_watch(start_ranks) -> None:
     ranks = start_ranks(3, _sleep_beside_a_stopped_rank)
     assert [ranks.result(0), ranks.result(2)] == [f"exit code {RankFailure.exit_code}"] * 2
@@ -194,6 +195,7 @@ def _go_on_alone(watch: RankWatch) -> str:
     return "late"
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_done_early_is_not_missed(start_ranks) -> None:
     assert start_ranks(2, _go_on_alone, timeout=8.0).results() == ["late", "early"]
 

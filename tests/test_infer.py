@@ -140,6 +140,7 @@ def failing_ffmpeg(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     stop_server()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("failing_ffmpeg")
 def test_a_video_that_crashes_ffmpeg_costs_no_more_than_its_row(
     videornn, checkpoint: Path, make_video, tmp_path: Path

@@ -172,6 +172,7 @@ def test_activation_checkpointing_counts_a_batch_once_and_drops_the_same_paths(k
     _assert_equal(plain.outcome, recomputed.outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute_blocks", [False, True])
 def test_compiled_sub_batch_norms_compute_the_same(recompute_blocks: bool) -> None:
     torch.compiler.reset()

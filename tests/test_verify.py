@@ -119,6 +119,7 @@ def test_real_clips_are_sound_and_broken_ones_are_not(shared_data: Path) -> None
     assert "ok" not in broken.values()
 
 
+@pytest.mark.slow
 def test_a_folder_of_videos_needs_no_classes_to_be_verified(make_video, tmp_path: Path, videornn) -> None:
     make_video(tmp_path / "a.mp4", 12)
     make_video(tmp_path / "more/b.mp4", 12)
