@@ -93,13 +93,9 @@ def _kernels(
         for tensor in inputs:
             tensor.grad = None
 
-    def fused(kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        with sdpa_kernel(kernel):
-            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale).squeeze(1)
-
     steps = {"videornn": partial(run, softmax_attention)}
     for name, kernel in KERNELS.items():
-        step = partial(run, partial(fused, kernel))
+        step = partial(run, partial(by_kernel, kernel))
         try:
             step()
         except RuntimeError as error:
@@ -107,6 +103,12 @@ def _kernels(
         else:
             steps[name] = step
     return steps
+
+
+def by_kernel(kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T) v by one of torch's kernels; raises RuntimeError if it does not take the sizes."""
+    with sdpa_kernel(kernel):
+        return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale).squeeze(1)
 
 
 def _step(

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from videornn.console import complain
 from videornn.data.context_shapes import ASKED, CUE, OTHERS
 from videornn.data.synthetic import make_synthetic
+from videornn.errors import UserError
 from videornn.evaluate import evaluate
+from videornn.text_files import read_json
 
 LEFT_OUT = {
     "the cue": (CUE,),
@@ -26,13 +30,26 @@ LEFT_OUT = {
 }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("set", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/context_control"))
     arguments = parser.parse_args()
-    made_with = json.loads((arguments.set / "synthetic.json").read_text())
+    try:
+        control(arguments)
+    except UserError as error:
+        complain(str(error))
+        return 2
+    return 0
+
+
+def control(arguments: argparse.Namespace) -> None:
+    """Test on the set as it is and on what is left of it; raises UserError if there is no such set or checkpoint."""
+    record = arguments.set / "synthetic.json"
+    made_with = read_json(record) if record.is_file() else {}
+    if made_with.get("task") != "context":
+        raise UserError(f"{arguments.set} is no set of `videornn data synthetic {arguments.set} --task context`; give one")
     counts = {"num_train": 1, "num_val": 1, "num_test": made_with["num_test"]}  # of the same seed, so the same test videos
     tests = {"as they are": [f"data.test={arguments.set / 'test.txt'}"]}
     for name, without in LEFT_OUT.items():
@@ -50,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -69,6 +69,24 @@ def test_numbers_are_those_of_the_map_in_eval_mode() -> None:
     )
 
 
+def test_kernels_are_those_of_the_run_but_for_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen, cudnn = _network(), [], torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    model.res3.register_forward_hook(lambda *_: seen.append((cudnn.enabled, cudnn.benchmark, cudnn.deterministic)))
+    before = cudnn.enabled, cudnn.deterministic
+    _watch(model).numbers(CLIP)
+    assert seen == [(before[0], False, before[1])] and cudnn.benchmark
+
+
+def test_ways_out_are_those_that_the_blocks_have() -> None:
+    collapsed, even = {"res3.0/effective_keys": 0.01}, {"res3.0/effective_keys": 0.999}
+    learnt, dot_product = _watch(_network(scale="learnt")), _watch(_network("nl_dot_product"))
+    assert "scale=learnt" in _watch(_network()).remark(9, collapsed)
+    assert learnt.remark(9, collapsed).endswith("of the places")
+    assert learnt.remark(9, even).endswith("; a lower model.attention.temperature, in a new run, lets them choose")
+    assert dot_product.remark(9, even).endswith("of the places")
+
+
 def test_networks_without_blocks_have_no_numbers() -> None:
     assert _watch(ResNet3d("slow", 10, num_classes=3, width=8)).numbers(CLIP) == {}
     assert set(_watch(_network("unary")).numbers(CLIP)) == {

@@ -26,7 +26,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import check_gpu
 
     monkeypatch.setattr(check_gpu, "GRACE", 0.2)
-    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     return check_gpu
 
 

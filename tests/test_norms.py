@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from videornn import train as job
 from videornn.errors import UserError
-from videornn.models.batch_norm import BatchNorm3d, as_pictures
+from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.nonlocal_block import AttentionBlock, DisentangledNonLocal
 from videornn.models.norms import FrozenBatchNorm, SubBatchNorm, SyncBatchNormOnCpu, freeze_parts, set_batch_norm
 from videornn.models.resnet3d import FAMILIES, ResNet3d
@@ -34,29 +34,6 @@ def _norm(ndim: int, channels: int = 6) -> nn.Module:
         tensor.copy_(_random(channels, seed=10 + seed))
     norm.running_var.copy_(_random(channels, seed=13).square() + 0.5)
     return norm
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("memory_format", [torch.channels_last_3d, torch.contiguous_format])
-def test_clips_seen_as_pictures_have_the_norm_of_clips_and_one_memory(kind: str, memory_format: torch.memory_format) -> None:
-    x = _random(4, 6, 3, 5, 7, dtype=torch.float64).contiguous(memory_format=memory_format)
-    grad, outcomes = _random(*x.shape, seed=3, dtype=torch.float64), []
-    for see in (lambda norm: norm.normalize, lambda norm: lambda x: as_pictures(norm.normalize, x)):
-        norm = BatchNorm3d(6).double()
-        norm.load_state_dict(_norm(3).state_dict())
-        norm = set_batch_norm(nn.Sequential(norm), *KINDS[kind], CPU)[0].train()
-        inputs = x.detach().requires_grad_()
-        output = see(norm)(inputs)
-        torch.relu_(output).backward(grad)
-        assert output.is_contiguous(memory_format=memory_format)
-        assert "CopySlices" not in str(output.grad_fn)
-        grads = [parameter.grad for parameter in norm.parameters() if parameter.requires_grad]
-        outcomes.append([output, inputs.grad, *grads, *norm.buffers()])
-    expected = _norm(3).train(kind != "frozen")
-    if kind in ("batch", "sync"):
-        torch.testing.assert_close(outcomes[1][0], torch.relu(expected(x)))
-        torch.testing.assert_close(outcomes[1][-3:], list(expected.buffers()))
-    torch.testing.assert_close(*outcomes)
 
 
 def _network(name: str = "slow", depth: int = 10, kind: str = "batch", **options) -> ResNet3d:

@@ -28,6 +28,12 @@ class AttentionWatch:
         self._model, self._blocks = model, attention_blocks(model)
         self._num_steps, self._precision = num_steps, precision
         self._remarked: set[str] = set()
+        blocks = self._blocks.values()
+        can_learn = any("learnt" in block.scales and not block.has_learnt_scale for block in blocks)
+        self._bounds = "; model.attention.scale=learnt, in a new run, bounds their logits" if can_learn else ""
+        sharpens = ["a lower model.attention.temperature"] if any(block.own_temperature for block in blocks) else []
+        sharpens += ["model.attention.scale=learnt"] if can_learn else []
+        self._sharpens = f"; {' or '.join(sharpens)}, in a new run, lets them choose" if sharpens else ""
 
     def numbers(self, clip: Tensor) -> dict[str, float]:
         """Of each block the numbers SHOWN that it has ("res3.1/effective_keys"), for a normalised clip [1, 3, T, H, W].
@@ -37,14 +43,16 @@ class AttentionWatch:
         if not self._blocks:
             return {}
         found: dict[str, Tensor] = {}
+        cudnn = torch.backends.cudnn
+        searches, cudnn.benchmark = cudnn.benchmark, False  # for the fastest kernels, which one clip is not worth
         try:
-            # a search for the fastest kernels would take longer than what it is for
-            with torch.backends.cudnn.flags(benchmark=False), autocast(clip.device, self._precision):
+            with autocast(clip.device, self._precision):
                 for name, (x, output) in observe(self._model.eval(), clip).blocks.items():
                     numbers = numbers_on_device(self._blocks[name], x, output, NUM_QUERIES)
                     place = name.removesuffix(".attention")
                     found |= {f"{place}/{key}": numbers[key] for key in SHOWN if key in numbers}
         finally:
+            cudnn.benchmark = searches
             self._model.train()
         return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
@@ -57,16 +65,10 @@ class AttentionWatch:
         even = {place: share for place, share in keys.items() if share > EVEN and step >= self._num_steps / 2}
         if collapsed and "collapsed" not in self._remarked:
             self._remarked.add("collapsed")
-            return (
-                f"pairwise maps have collapsed: a query attends to {_shares(collapsed)} of the places; "
-                f"model.attention.scale=learnt, in a new run, bounds their logits"
-            )
+            return f"pairwise maps have collapsed: a query attends to {_shares(collapsed)} of the places{self._bounds}"
         if even and "even" not in self._remarked:
             self._remarked.add("even")
-            return (
-                f"pairwise maps are still even: a query attends to {_shares(even)} of the places; a lower "
-                f"model.attention.temperature or model.attention.scale=learnt, in a new run, lets them choose"
-            )
+            return f"pairwise maps are still even: a query attends to {_shares(even)} of the places{self._sharpens}"
         return None
 
 

@@ -8,11 +8,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from benchmark_attention import ATTENTION_SIZES, KERNELS, KEY_POOL, by_kernel
 from benchmark_convolutions import convolutions_of, forms_of
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpu_sections.scope import KEY_POOL, Row, Scope, relative_error
+from gpu_sections.scope import Row, Scope, relative_error
 from videornn.models import ATTENTION_KINDS
 from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.resnet3d import Conv3d
@@ -20,13 +20,6 @@ from videornn.models.softmax_attention import softmax_attention
 
 MAX_ERROR = 0.01  # of a bf16 convolution, relative, of the whole tensor: rounding alone gives 0.002 to 0.004
 MAX_ATTENTION_ERROR = 0.02  # of output and gradients of bf16 attention
-KERNELS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-}
-# queries, keys, width: at res3 and res4 of an R50 on 8 x 224 x 224, keys pooled (1, 2, 2)
-PLACES = {"res3": (6272, 1568, 256), "res4": (1568, 392, 512)}
 MULTIGRID = [(frames, size) for frames in (2, 4, 8) for size in (112, 158, 224)]
 
 
@@ -41,7 +34,7 @@ def convolutions(scope: Scope) -> Iterator[Row]:
         conv = Conv3d(in_channels, out_channels, kernel, stride).to(scope.device, memory_format=torch.channels_last_3d)
         x = torch.randn(8 if scope.on_gpu else 2, in_channels, *size, device=scope.device)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.backends.cudnn.flags(benchmark=False, allow_tf32=False):  # no search for what runs once
+        with torch.backends.cudnn.flags(enabled=False):  # torch's own kernels, which share nothing with those that are tried
             expected, grad = _gradients(conv, x, None)
         low = (
             Conv3d(in_channels, out_channels, kernel, stride)
@@ -103,7 +96,7 @@ def _step(form: Callable[[Tensor, nn.Conv3d], Tensor], conv: nn.Conv3d, x: Tenso
 
 def attention(scope: Scope) -> Iterator[Row]:
     """softmax(q k^T) v by every kernel that takes it: error against float64, time, memory; then all sizes of multigrid."""
-    places = PLACES if scope.on_gpu else {"res3": (96, 24, 16), "res4": (48, 12, 32)}
+    places = ATTENTION_SIZES if scope.on_gpu else {"res3": (96, 24, 16), "res4": (48, 12, 32)}
     batch = 8 if scope.on_gpu else 2
     for deterministic in (False, True) if scope.on_gpu else (False,):
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
@@ -115,10 +108,10 @@ def attention(scope: Scope) -> Iterator[Row]:
             expected = _attend(partial(_by_the_book, scale=scale), [x.double() for x in inputs], grad.double())
             functions = {
                 "videornn": partial(softmax_attention, scale=scale),
-                "float32 products": partial(_products, scale=scale),
+                "float32 products": lambda *inputs, scale=scale: _ProductAttention.apply(*inputs, scale),
             }
             if scope.on_gpu:
-                functions |= {name: partial(_by_kernel, kernel, scale) for name, kernel in KERNELS.items()}
+                functions |= {name: partial(by_kernel, kernel, scale=scale) for name, kernel in KERNELS.items()}
             for name, function in functions.items():
                 yield _attention_row(
                     scope, f"{place}, {name}{', deterministic' * deterministic}", function, inputs, grad, expected
@@ -161,11 +154,7 @@ def _attention_row(scope: Scope, what: str, function, inputs: list[Tensor], grad
             "ms": scope.milliseconds(partial(_attend, function, inputs, grad), rounds=10),
             "MB": None if peak is None else round(1e3 * peak - held / 1e6),
             "limit": MAX_ATTENTION_ERROR,
-            **(
-                {"ok": max(errors) < MAX_ATTENTION_ERROR}
-                if "videornn" in what
-                else {"other": max(errors) < MAX_ATTENTION_ERROR}
-            ),
+            "ok" if "videornn" in what else "other": max(errors) < MAX_ATTENTION_ERROR,
         }
     except RuntimeError as error:
         return {"what": what, "refuses": str(error).splitlines()[0][:80]}
@@ -181,15 +170,6 @@ def _attend(function, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
 
 def _by_the_book(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return (query @ key.transpose(1, 2) * scale).softmax(2) @ value
-
-
-def _by_kernel(kernel: SDPBackend, scale: float, *inputs: Tensor) -> Tensor:
-    with sdpa_kernel(kernel):
-        return F.scaled_dot_product_attention(*(x[:, None] for x in inputs), scale=scale)[:, 0]
-
-
-def _products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    return _ProductAttention.apply(query, key, value, scale)
 
 
 class _ProductAttention(torch.autograd.Function):
@@ -222,7 +202,7 @@ def _float_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def norms_and_pools(scope: Scope) -> Iterator[Row]:
-    """Batch norm with ReLU in three precisions, as 3D and as views in 2D; max-pools of time, of place and of both."""
+    """Batch norm with ReLU in three precisions, as 3D and as views in 2D; max-pools of place and of time."""
     sizes = {"stem": (64, 8, 112, 112), "res3": (512, 8, 28, 28)} if scope.on_gpu else {"stem": (8, 4, 16, 16)}
     batch = 8 if scope.on_gpu else 2
     for place, size in sizes.items():
@@ -236,10 +216,7 @@ def norms_and_pools(scope: Scope) -> Iterator[Row]:
             }
             yield {
                 "what": f"norm and ReLU, {place}, {name}",
-                **{
-                    f"{form} ms": scope.milliseconds(partial(_norm_step, layer.to(scope.device), x, grad))
-                    for form, layer in layers.items()
-                },
+                **{f"{form} ms": scope.milliseconds(partial(_norm_step, layer, x, grad)) for form, layer in layers.items()},
                 "floor ms": 1e3 * 10 * x.numel() * x.element_size() / 3e12 if scope.on_gpu else None,
             }
         x = torch.randn(batch, *size, device=scope.device).bfloat16().contiguous(memory_format=torch.channels_last_3d)

@@ -34,7 +34,7 @@ def resume(scope: Scope) -> Iterator[Row]:
         settings += ["train.deterministic=true", "train.save_every_steps=5", "train.log_every=5", "train.precise_bn=2"]
         settings += ["train.epochs=3" if scope.on_gpu else "train.epochs=4"]
         start = time.perf_counter()
-        whole = _run([*_train(folder / "whole", settings)])
+        whole = _run(_train(folder / "whole", settings))
         yield _outcome("a run in one go", whole, time.perf_counter() - start)
         if whole.returncode:
             return

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_attention import FIVE, KEY_POOL
+from benchmark_train import NUM_CLASSES
 
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.speed import tune, wait_for
 
 # "what" names a row; "ok" is there if a limit is, and the limit is then among the numbers
 Row = dict[str, Any]
-
-FIVE = {"res3": (1, 3), "res4": (1, 3, 5)}
-KEY_POOL = (1, 2, 2)
-NUM_CLASSES = 400
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from benchmark_train import PEERS, our_step, peer_step
+from benchmark_train import NUM_CLASSES, PEERS, our_step, peer_step
 from torch import nn
 from torch.profiler import ProfilerActivity
 
-from gpu_sections.scope import NUM_CLASSES, Row, Scope
+from gpu_sections.scope import Row, Scope
 from videornn.explain.attention_maps import attention_blocks, observe
 from videornn.explain.attention_numbers import block_numbers
 from videornn.models import ResNet3d
-from videornn.models.nonlocal_block import NonLocal
 from videornn.speed import matrix_rate, training_flops, wait_for
 
 # by operators of torch: the time of the kernels that each starts itself
@@ -165,27 +164,24 @@ def losses(scope: Scope) -> Iterator[Row]:
     batch = 8 if scope.on_gpu else 2
     clips, _ = scope.clips(8 * batch if scope.on_gpu else batch)
     labels = torch.arange(len(clips), device=scope.device) % NUM_CLASSES
-    ends = {}
     cases = [("paper", "fp32"), ("paper", "bf16"), ("paper", "fp16"), ("learnt", "bf16")]
     for scale, precision in cases:
         torch.manual_seed(0)
         model = scope.network("slow", "dnl", scale, dropout=0.0)
         train = our_step(model, model, precision=precision)
         parts = itertools.cycle(list(zip(clips.split(batch), labels.split(batch), strict=True)))
-        steps = {0: None, num_steps // 3: None, num_steps: None}
         curve = []
         for number in range(num_steps + 1):
-            if number in steps:
+            if number in (0, num_steps // 3, num_steps):
                 yield {"what": f"{scale}, {precision}, step {number}", **_blocks(model, clips[:1])}
             curve.append(train(*next(parts)).loss)
         curve = torch.stack(curve).tolist()
-        ends[scale, precision] = sum(curve[-8:]) / 8
-        start = sum(curve[:8]) / min(8, len(curve))
-        ok = ends[scale, precision] < start and all(value == value for value in curve)
+        start, end = (sum(part) / len(part) for part in (curve[:8], curve[-8:]))
+        ok = end < start and all(value == value for value in curve)
         yield {
             "what": f"{scale}, {precision}",
             "loss of the first steps": start,
-            "of the last": ends[scale, precision],
+            "of the last": end,
             "ok": ok or not scope.on_gpu,
         }
 
@@ -198,15 +194,7 @@ def _blocks(model: ResNet3d, clip: torch.Tensor) -> dict[str, str]:
     observed = observe(model, clip)
     model.train()
     for name, (x, output) in observed.blocks.items():
-        block = blocks[name]
-        found = block_numbers(block, x, output)
-        deviation = _deviation(block, x) if isinstance(block, NonLocal) else 0.0
-        numbers.append(f"{deviation:.2f} / {100 * found['effective_keys']:.1f} / {100 * found['unary_effective_keys']:.1f}")
+        found = block_numbers(blocks[name], x, output)
+        shares = (100 * found["effective_keys"], 100 * found["unary_effective_keys"])
+        numbers.append(f"{found['logit_deviation']:.2f} / {shares[0]:.1f} / {shares[1]:.1f}")
     return {"deviation / pairwise / unary, by block": ", ".join(numbers)}
-
-
-def _deviation(block: NonLocal, x: torch.Tensor) -> float:
-    """Deviation over keys of the logits of the pairwise softmax, mean over queries."""
-    query, key = (part.float() for part in block.queries_and_keys(x, block.key_pool(x)))
-    logits = query[:, ::7] @ key.transpose(1, 2) * block.scale
-    return float(logits.std(dim=2).mean())
