@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from videornn.config import load_config
+from videornn.data.decoding import read_frames
 from videornn.explain import explain, job, load_clip, number_lines
+from videornn.explain.job import cut_masks
 from videornn.models import build_model
 from videornn.trained import Trained, normalization
 
@@ -75,9 +77,26 @@ def test_a_clip_starts_where_it_is_asked_to(make_video, read_frame_numbers, tmp_
     middle, late = load_clip(trained, video), load_clip(trained, video, 1.2)
     assert middle.seconds == pytest.approx([(60 - 16) // 2 / 25 + 0.16 * frame for frame in range(4)])
     assert late.seconds == pytest.approx([1.2, 1.36, 1.52, 1.68])
+    assert (late.indices, middle.indices, late.num_frames) == ([30, 34, 38, 42], [22, 26, 30, 34], 60)
     assert read_frame_numbers(torch.from_numpy(late.frames)) == pytest.approx([30, 34, 38, 42], abs=1)
     end = load_clip(trained, video, 2.3)
     assert end.seconds == pytest.approx([57 / 25, 59 / 25, 59 / 25, 59 / 25])  # the last frame repeats
+
+
+@pytest.mark.parametrize("aspect", ["keep", "squeeze"])
+def test_masks_are_cut_and_scaled_as_the_frames_of_the_clip_are(aspect: str, make_video, tmp_path: Path) -> None:
+    trained = _trained(f"data.aspect={aspect}", "test.short_side=40", "data.sampling_fps=25")
+    video = str(make_video(tmp_path / "a.mp4", 50, size=(72, 48)))
+    frames = read_frames(video, lambda opened: torch.arange(50)).float().mean(dim=3)
+    grey = 16 + 3 * torch.arange(50.0)[:, None, None]
+    masks = torch.where(frames > (255 + grey) / 2, 3, 0).byte().numpy()  # the square that moves over a grey picture
+    clip = load_clip(trained, video)
+    shares = cut_masks(trained, clip, masks, 3)
+    assert shares.shape == (3, 4, 32, 32) and not shares[:2].any() and shares[2].max() == 1
+    seen, grey = torch.from_numpy(clip.frames).float().mean(dim=3), grey[clip.indices]
+    error = (seen - grey - (255 - grey) * shares[2]).abs().mean()
+    aside = (seen - grey - (255 - grey) * shares[2].roll(1, dims=2)).abs().mean()
+    assert error < 0.6 and aside > 4 * error
 
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(videornn, tiny_run: Path, motion_set: Path, tmp_path: Path) -> None:

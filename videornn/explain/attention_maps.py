@@ -78,8 +78,7 @@ def observe(model: nn.Module, clip: Tensor) -> Observed:
 @torch.no_grad()
 def block_maps(block: AttentionBlock, x: Tensor, places: Places, queries: list[Query]) -> BlockMaps:
     """Maps of a block for its input x [1, C, T', H', W'], which lies at places of the clip; of the map, only these rows."""
-    pooled = block.key_pool(x)
-    key_places = places if isinstance(block.key_pool, nn.Identity) else places.pooled(block.key_pool.kernel_size)
+    pooled, key_places = block.key_pool(x), places_of_keys(block, places)
     key_grid = key_places.grid
     map_rows, unary = block.map_rows(x, pooled), block.unary_weights(x, pooled)
     unary = unary if unary is None else _spread_groups(block, unary, key_grid)
@@ -96,6 +95,11 @@ def block_maps(block: AttentionBlock, x: Tensor, places: Places, queries: list[Q
             pairwise_terms.append(_of_group(block, pairwise[group, 0].softmax(0), cell, key_grid))
             unary_term = _spread_groups(block, unary_logits.softmax(1), key_grid)
     return BlockMaps(key_places, unary, queries, maps, unary_term, tuple(pairwise_terms))
+
+
+def places_of_keys(block: AttentionBlock, places: Places) -> Places:
+    """Where the keys of a block lie, whose input lies at places."""
+    return places if isinstance(block.key_pool, nn.Identity) else places.pooled(block.key_pool.kernel_size)
 
 
 def has_split(block: AttentionBlock) -> bool:

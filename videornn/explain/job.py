@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from videornn.data.dataset import ViewSpec
 from videornn.data.decoding import read_frames
 from videornn.data.files import make_folder, short_enough, write_text
 from videornn.data.label_maps import class_key
@@ -33,10 +35,15 @@ from videornn.trained import Trained
 
 @dataclass(frozen=True)
 class Clip:
-    """views uint8 [1, 3, T, S, S] as the network sees them, and when the frames appear in the video, in seconds [T]."""
+    """views uint8 [1, 3, T, S, S] as the network sees them, and where their frames are in the video.
+
+    seconds: when they appear, [T]; indices: which of its num_frames they are, [T].
+    """
 
     views: Tensor
     seconds: list[float]
+    indices: list[int]
+    num_frames: int
 
     @property
     def frames(self) -> np.ndarray:
@@ -126,13 +133,12 @@ def explain(
 
 def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
     """The clip of a video, centre crop, that starts at a second, or the middle one; raises UserError."""
-    data = trained.config.data
-    spec = view_spec(data, trained.config.test.model_copy(update={"num_clips": 1, "num_crops": 1}))
+    data, spec = trained.config.data, _one_view(trained)
     if start is not None and data.sampling == "segments":
         raise UserError(
             f"--start {start:g}: this network takes frames of the whole video (data.sampling is segments); leave --start out"
         )
-    seconds: list[float] = []
+    where: list[Any] = []
 
     def choose(opened: FrameVideo) -> Tensor:
         if start is None:
@@ -143,12 +149,30 @@ def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
             indices = opened.on_screen(indices)[None]
         else:
             raise UserError(f"--start {start:g} is outside the video, which has seconds 0 to {opened.duration:.2f}: {video}")
-        seconds[:] = opened.times[indices[0].numpy()].tolist()
+        where[:] = opened.times[indices[0].numpy()].tolist(), indices[0].tolist(), opened.num_frames
         return indices
 
     limits = {"timeout": data.timeout, "max_pixels": data.max_frame_pixels}
     with memory_of_video(video):
-        return Clip(spec.views(read_frames(video, choose, [spec.cut], decoder=data.decoder, **limits)), seconds)
+        views = spec.views(read_frames(video, choose, [spec.cut], decoder=data.decoder, **limits))
+    return Clip(views, *where)
+
+
+def cut_masks(trained: Trained, clip: Clip, masks: np.ndarray, num_labels: int) -> Tensor:
+    """How much of every pixel of a clip is of label 1, 2, ..., float [num_labels, T, S, S] in 0..1.
+
+    Args:
+        masks: labels of all frames of the clip's video, uint8 [num_frames, H, W]; they are cut and scaled as the frames are.
+    """
+    planes = torch.from_numpy(masks[clip.indices]).unsqueeze(3) == torch.arange(1, num_labels + 1)
+    cut = _one_view(trained).cut
+    pixels = torch.stack([cut(frame)[0] for frame in 255 * planes.byte()])  # [T, S, S, num_labels]
+    return pixels.permute(3, 0, 1, 2).float() / 255
+
+
+def _one_view(trained: Trained) -> ViewSpec:
+    """The middle clip of a video, its centre."""
+    return view_spec(trained.config.data, trained.config.test.model_copy(update={"num_clips": 1, "num_crops": 1}))
 
 
 def _explain_block(
