@@ -123,10 +123,11 @@ def test_without_its_objects_a_video_is_the_same_in_every_class() -> None:
 
 
 def test_the_object_of_the_easy_task_is_alone_and_in_the_colour_of_the_cue() -> None:
-    for shape in SHAPES:
-        scene = _scene(shape, 0, num_objects=1)
-        assert scene.shapes == ("disc", shape) and scene.colours[0] == scene.colours[1]
-    assert synthetic.TASKS["objects"].classes == SHAPES
+    for class_name in synthetic.TASKS["objects"].classes:
+        colour, shape = class_name.split("_")
+        scene = _scene(shape, 0, colour=colour, num_objects=1)
+        assert scene.shapes == ("disc", shape) and scene.colours == (colour, colour)
+    assert len(synthetic.TASKS["objects"].classes) == 16
 
 
 def test_another_task_in_the_same_folder_is_refused(made: Path) -> None:

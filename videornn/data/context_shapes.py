@@ -6,7 +6,8 @@ cue alone and the objects alone say nothing: all but the shapes is drawn once fo
 round the same objects from one class to the next. A network whose layers see one moment only adds up what it sees in both
 parts, and to pair them it needs something that brings them together.
 
-Task "objects" is what a network may learn first: the same, with no other objects than that in the cue's colour.
+Task "objects" is what a network may learn first: the same, with no other objects than that in the cue's colour. Its classes
+are colours and shapes together: features that shapes alone ask for lose colours, which a relation between them needs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SIZES = ((64, 64), (72, 64), (80, 64), (80, 72), (64, 72))
 FRAME_RATES = (8, 10, 12)
+OBJECTS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # the classes of task "objects"
 FADE_SECONDS = 0.1
 
 CUE, ASKED, OTHERS = 1, 2, (3, 4, 5)  # labels of the masks
@@ -48,16 +50,20 @@ class Scene:
     centres: np.ndarray  # [N, 2] (x, y), in pixels
 
 
-def draw_scene(rng: np.random.Generator, shape: str, num_objects: int = len(SHAPES)) -> Scene:
-    """Draw a video in which the object asked for has this shape.
+def draw_scene(
+    rng: np.random.Generator, shape: str, *, colour: str | None = None, num_objects: int = len(SHAPES)
+) -> Scene:
+    """Draw a video in which the object asked for has this shape, and this colour if one is given.
 
-    The same random numbers give the same scene for every shape, but for the shapes of the objects.
+    The same random numbers give the same scene for every shape and colour, but for the shapes and colours of the objects.
     """
     width, height = SIZES[rng.integers(len(SIZES))]
     fps = int(rng.choice(FRAME_RATES))
     duration_seconds = rng.uniform(2.0, 2.5)
     colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(SHAPES)
     shapes = np.roll(shapes, -shapes.tolist().index(shape))
+    if colour is not None:
+        colours = np.roll(colours, -colours.tolist().index(colour))
     radii = rng.uniform(0.15, 0.18, size=5) * min(width, height)
     radii[0] *= 1.4  # a cue that is easy to see: what it goes with is hard enough
     quarters = rng.permutation(4)

@@ -51,12 +51,17 @@ def _draw_motion(seed: int, split: str, class_name: str, index: int, without: Co
     return scene.fps, moving_shapes.render(scene, rng, without)
 
 
-def _draw_context(
-    seed: int, split: str, class_name: str, index: int, without: Collection[int], num_objects: int = 4
-) -> tuple[int, Frames]:
+def _draw_context(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
     # the videos of the same index differ between classes in the shapes of the objects alone
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    scene = context_shapes.draw_scene(rng, class_name, num_objects)
+    scene = context_shapes.draw_scene(rng, class_name)
+    return scene.fps, context_shapes.render(scene, rng, without)
+
+
+def _draw_object(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    colour, shape = class_name.split("_")
+    scene = context_shapes.draw_scene(rng, shape, colour=colour, num_objects=1)
     return scene.fps, context_shapes.render(scene, rng, without)
 
 
@@ -86,11 +91,11 @@ round the four objects.""",
         palette=(0, 0, 0, 255, 255, 255, 255, 150, 0, 0, 150, 255, 0, 110, 190, 0, 70, 130),
     ),
     "objects": Task(
-        context_shapes.CLASSES,
-        partial(_draw_context, num_objects=1),
+        context_shapes.OBJECTS,
+        _draw_object,
         about="""videos of one object, from which a network can learn what `--task context` is about.
 
-A disc, the cue, is seen first and goes. Then one object in the same colour comes. The class is its shape.""",
+A disc, the cue, is seen first and goes. Then one object in the same colour comes. The class is its colour and shape.""",
         labels="1 cue,\n2 object, where they are more than half visible",
         palette=(0, 0, 0, 255, 255, 255, 255, 150, 0),
     ),
