@@ -43,7 +43,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from videornn.console import complain
 from videornn.errors import UserError
 
-GRID = (2, 6)  # of drawn pictures, so wide that no object's features see all of it without a block
+GRID = (2, 6)  # of drawn pictures, so wide that without a block one end does not see the other
 COCO_KEYS = {"labels": "category_id", "iscrowd": "iscrowd"}
 Sample = tuple[Tensor, dict[str, Tensor]]  # image float32 [3, H, W] in 0 to 1, boxes, labels, masks, iscrowd of N things
 

@@ -8,6 +8,10 @@ pictures, and ends with a line of JSON: mean IoU, and how much better than witho
 convolutions of the head, as in the paper's segmentation, and begins as the identity. Cityscapes and PASCAL VOC get FCN on a
 ResNet-50 of stride 8, with pictures made square, and are scored so: not the protocol of their tables. Nothing is downloaded,
 weights neither.
+
+With the defaults, one seed, 8 to 9 minutes each on 2 cores that two other trainings shared: mIoU 71.72 % without a block,
+82.65 % with `dnl` (background 93.63 and 94.21, marker 91.09 and 91.08, objects by red 51.43 and 72.36, by cyan 50.75 and
+72.96). More seeds and other blocks have not been measured on this task.
 """
 
 from __future__ import annotations
