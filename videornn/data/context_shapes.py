@@ -50,9 +50,7 @@ class Scene:
     centres: np.ndarray  # [N, 2] (x, y), in pixels
 
 
-def draw_scene(
-    rng: np.random.Generator, shape: str, *, colour: str | None = None, num_objects: int = len(SHAPES)
-) -> Scene:
+def draw_scene(rng: np.random.Generator, shape: str, *, colour: str | None = None, num_objects: int = len(SHAPES)) -> Scene:
     """Draw a video in which the object asked for has this shape, and this colour if one is given.
 
     The same random numbers give the same scene for every shape and colour, but for the shapes and colours of the objects.
