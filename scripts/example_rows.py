@@ -38,13 +38,19 @@ def add_options(parser: argparse.ArgumentParser, *, steps: int, size: int, batch
     parser.add_argument("--batch", type=partial(_whole_number, at_least=2), default=batch, help="pictures a step")
     parser.add_argument("--size", type=partial(_whole_number, at_least=32), default=size, help="side of pictures, pixels")
     parser.add_argument("--num-test", type=at_least_one, help=f"test pictures; by default {DRAWN_TESTS} drawn ones, or all")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=_learning_rate, default=1e-3)
     parser.add_argument("--root", help="the folder of a data set that is here; nothing is ever downloaded")
 
 
 def _whole_number(text: str, at_least: int) -> int:
     if (number := int(text)) < at_least:
         raise argparse.ArgumentTypeError(f"{number} is below {at_least}")
+    return number
+
+
+def _learning_rate(text: str) -> float:
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
 
 

@@ -28,6 +28,7 @@ from drawn_shapes import CLASSES, draw_picture
 from example_rows import DEVICE, DRAWN_TESTS, TEST, add_options, batches, build_block, compare, need_root, on_device, train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.datasets import Cityscapes, VOCSegmentation
 from torchvision.models import resnet18, resnet50
@@ -82,17 +83,17 @@ def run(block: str, seed: int, data: Data, arguments: argparse.Namespace) -> dic
         return cross_entropy(network((images - MEAN) / DEVIATION)["out"], labels, ignore_index=IGNORED)
 
     train(network, loss, arguments, f"{block}, seed {seed}")
-    mean, each = (
-        MulticlassJaccardIndex(len(data.classes), average=how, ignore_index=IGNORED).to(DEVICE) for how in ("macro", "none")
-    )
+    num_classes = len(data.classes)
+    metrics = MetricCollection(
+        {how: MulticlassJaccardIndex(num_classes, average=how, ignore_index=IGNORED) for how in ("macro", "none")}
+    ).to(DEVICE)
     network.eval()
     with torch.no_grad():
         for samples in batches(data.test, data.num_test, arguments.batch):
             images, labels = stacked(samples)
-            predicted = network((images - MEAN) / DEVIATION)["out"].argmax(1)
-            mean.update(predicted, labels)
-            each.update(predicted, labels)
-    return {"mIoU": 100 * float(mean.compute()), **dict(zip(data.classes, (100 * each.compute()).tolist(), strict=True))}
+            metrics.update(network((images - MEAN) / DEVIATION)["out"].argmax(1), labels)
+    found = metrics.compute()
+    return {"mIoU": 100 * float(found["macro"]), **dict(zip(data.classes, (100 * found["none"]).tolist(), strict=True))}
 
 
 def stacked(samples: list[Sample]) -> list[Tensor]:
