@@ -3,9 +3,9 @@
     python scripts/context_control.py runs/context/checkpoints/best.pt data/context [--out runs/context_control]
 
 For a network trained on `videornn data synthetic data/context --task context` it draws the test videos of that set again
-without the cue, without the object asked for, without the other objects, and tests on each; then on the frames of the set in
-shuffled order and on single ones. The last line is JSON. Without the cue or the objects no network can be above chance; with
-the object asked for alone, telling shapes is enough.
+without the cue, the object asked for, all objects, the other objects, the distractors, and tests on each; then on the frames
+of the set in shuffled order and on single ones. The last line is JSON. Without the cue or objects no network can be above
+chance; with the object asked for alone, telling shapes is enough.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from videornn.console import complain
-from videornn.data.context_shapes import ASKED, CUE, OTHERS
+from videornn.data.context_shapes import ASKED, CUE, DISTRACTORS, OTHERS
 from videornn.data.synthetic import make_synthetic
 from videornn.errors import UserError
 from videornn.evaluate import evaluate
@@ -27,6 +27,7 @@ LEFT_OUT = {
     "the object asked for": (ASKED,),
     "all objects": (ASKED, *OTHERS),
     "the other objects": OTHERS,
+    "the distractors": DISTRACTORS,
 }
 
 

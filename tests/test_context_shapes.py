@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from videornn.data import context_shapes, synthetic
-from videornn.data.context_shapes import ASKED, CUE, OTHERS, SHAPES, Scene
+from videornn.data.context_shapes import ASKED, CUE, DISTRACTORS, OTHERS, SHAPES, Scene
 from videornn.data.synthetic import load_masks, make_synthetic, mask_path
 
 TINY = {"num_train": 1, "num_val": 1, "num_test": 1}
@@ -37,62 +37,91 @@ def _video(folder: Path, shape: str) -> tuple[np.ndarray, np.ndarray]:
     return frames, load_masks(mask_path(path), len(frames))
 
 
+def _parts(scene: Scene) -> tuple[list, list]:
+    """Things of the first and of the second part; the cue and the object asked for are the first ones."""
+    early = (CUE, *DISTRACTORS)
+    return [thing for thing in scene.things if thing.label in early], [
+        thing for thing in scene.things if thing.label not in early
+    ]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_class_is_the_shape_of_the_object_in_the_colour_of_the_cue(shape: str) -> None:
     for seed in range(50):
-        scene = _scene(shape, seed)
-        assert scene.shapes[0] == "disc" and sorted(scene.shapes[1:]) == sorted(SHAPES)
-        assert sorted(scene.colours[1:]) == sorted(context_shapes.COLOURS)
-        assert dict(zip(scene.colours[1:], scene.shapes[1:], strict=True))[scene.colours[0]] == shape
+        first, second = _parts(_scene(shape, seed))
+        assert [thing.shape for thing in first] == ["disc", "diamond", "diamond", "diamond"]
+        assert sorted(thing.shape for thing in second) == sorted(SHAPES)
+        assert [thing.colour for thing in first] == [thing.colour for thing in second]
+        assert len({thing.colour for thing in first}) == 4
+        assert [(thing.label, thing.shape) for thing in second if thing.colour == first[0].colour] == [(ASKED, shape)]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_classes_share_everything_but_the_shapes_of_the_objects(seed: int) -> None:
     scenes = [_scene(shape, seed) for shape in SHAPES]
     for scene in scenes[1:]:
-        for name in ("width", "height", "fps", "num_frames", "change_seconds", "colours"):
+        for name in ("width", "height", "fps", "num_frames", "change_seconds"):
             assert getattr(scene, name) == getattr(scenes[0], name)
-        for name in ("radii", "angles", "centres"):
-            assert np.array_equal(getattr(scene, name), getattr(scenes[0], name))
+        for thing, other in zip(scene.things, scenes[0].things, strict=True):
+            assert np.array_equal(thing.centre, other.centre)
+            for name in ("label", "colour", "radius", "angle"):
+                assert getattr(thing, name) == getattr(other, name)
     # every object has every shape in one of the classes
-    assert all(sorted(shapes) == sorted(SHAPES) for shapes in zip(*(scene.shapes[1:] for scene in scenes), strict=True))
+    shapes = [[thing.shape for thing in _parts(scene)[1]] for scene in scenes]
+    assert all(sorted(of_object) == sorted(SHAPES) for of_object in zip(*shapes, strict=True))
 
 
 def test_cues_pairs_of_colour_and_shape_and_quarters_are_equally_likely_in_every_class() -> None:
     """Limits are five standard deviations of a binomial law; the seeds are fixed."""
     num_scenes = 400
     for shape in SHAPES:
-        cues, pairs, quarters = Counter(), Counter(), Counter()
+        cues, pairs, quarters = Counter(), Counter(), (Counter(), Counter())
         for seed in range(num_scenes):
             scene = _scene(shape, seed)
-            cues[scene.colours[0]] += 1
-            pairs.update(zip(scene.colours[1:], scene.shapes[1:], strict=True))
-            right, low = scene.centres[ASKED - CUE] > np.array([scene.width, scene.height]) / 2
-            quarters[(bool(right), bool(low))] += 1
-        for counts, values, chance in ((cues, 4, 1 / 4), (pairs, 16, 1 / 4), (quarters, 4, 1 / 4)):
+            parts = _parts(scene)
+            cues[parts[0][0].colour] += 1
+            pairs.update((thing.colour, thing.shape) for thing in parts[1])
+            for counts, (thing, *_) in zip(quarters, parts, strict=True):
+                counts[tuple((thing.centre > np.array([scene.width, scene.height]) / 2).tolist())] += 1
+        for counts, values, chance in ((cues, 4, 1 / 4), (pairs, 16, 1 / 4), *((counts, 4, 1 / 4) for counts in quarters)):
             assert len(counts) == values
             limit = 5 * np.sqrt(num_scenes * chance * (1 - chance))
             assert max(abs(count - num_scenes * chance) for count in counts.values()) < limit
 
 
-def test_objects_lie_apart_and_within_the_frame() -> None:
+def test_things_of_a_part_lie_apart_and_within_the_frame() -> None:
     for seed in range(100):
         scene = _scene("ring", seed)
-        reach = 1.15 * scene.radii[:, None]
         size = np.array([scene.width, scene.height])
-        assert (scene.centres - reach > -1e-9).all() and (scene.centres + reach < size + 1e-9).all()
-        quarters = scene.centres[1:] > size / 2
-        assert len(np.unique(quarters, axis=0)) == 4
+        for part in _parts(scene):
+            assert all((thing.centre - 1.15 * thing.radius > -1e-9).all() for thing in part)
+            assert all((thing.centre + 1.15 * thing.radius < size + 1e-9).all() for thing in part)
+            assert len({tuple((thing.centre > size / 2).tolist()) for thing in part}) == 4
+
+
+def test_training_videos_have_fewer_things_and_those_of_a_test_have_all() -> None:
+    def labels(split: str, index: int, shape: str) -> tuple[int, ...]:
+        _, frames = synthetic.TASKS["context"].draw(0, split, shape, index, ())
+        return tuple(sorted(set(np.unique([mask for _, mask in frames]).tolist()) - {0}))
+
+    everything = tuple(sorted((CUE, ASKED, *OTHERS, *DISTRACTORS)))
+    assert labels("val", 0, "ring") == labels("test", 0, "ring") == everything
+    seen = Counter()
+    for index in range(40):
+        found = labels("train", index, "ring")
+        assert found == labels("train", index, "cross") and {CUE, ASKED} <= set(found)
+        seen[len(set(found) & set(OTHERS)), len(set(found) & set(DISTRACTORS))] += 1
+    assert {objects for objects, _ in seen} == {distractors for _, distractors in seen} == {0, 1, 2, 3}
 
 
 def test_the_cue_has_gone_before_the_objects_come(made: Path) -> None:
     _, masks = _video(made, "ring")
     seen = np.array([sorted(set(np.unique(mask)) - {0}) for mask in masks], dtype=object)
     kinds = ["".join(map(str, labels)) for labels in seen]
-    first_empty_or_late = next(t for t, kind in enumerate(kinds) if kind != "1")
+    first_empty_or_late = next(t for t, kind in enumerate(kinds) if kind != "1678")
     assert first_empty_or_late > len(kinds) / 3
     late = kinds[first_empty_or_late:]
-    assert "1" not in "".join(late) and set(late) <= {"", "2345"} and late[-1] == "2345"
+    assert set(late) <= {"", "2345"} and late[-1] == "2345"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -125,8 +154,8 @@ def test_without_its_objects_a_video_is_the_same_in_every_class() -> None:
 def test_the_object_of_the_easy_task_is_alone_and_in_the_colour_of_the_cue() -> None:
     for class_name in synthetic.TASKS["objects"].classes:
         colour, shape = class_name.split("_")
-        scene = _scene(shape, 0, colour=colour, num_objects=1)
-        assert scene.shapes == ("disc", shape) and scene.colours == (colour, colour)
+        scene = _scene(shape, 0, colour=colour, num_objects=1, num_distractors=0)
+        assert [(thing.shape, thing.colour) for thing in scene.things] == [("disc", colour), (shape, colour)]
     assert len(synthetic.TASKS["objects"].classes) == 16
 
 

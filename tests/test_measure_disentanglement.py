@@ -73,7 +73,7 @@ def test_table_json_csv_picture_and_sheets_of_two_networks(
         rows = [row for row in document["rows"] if row["network"] == kind]
         assert list(dict.fromkeys(row["map"] for row in rows)) == maps and {row["block"] for row in rows} == {"res3.0"}
         found = {(row["map"], row["falls_on"]): row for row in rows}
-        whole = [found[maps[0], name] for name in ("own_object", "objects", "outlines", "cue_to_asked", "own_kind")]
+        whole = [found[maps[0], name] for name in ("own_object", "objects", "outlines", "partner", "own_kind")]
         assert all(row["num_videos"] == 4 and 0 < row["share"] < 1 and 0 < row["even"] < 1 for row in whole)
         # four videos of one scene are one draw, whatever their shapes
         assert all(row["low"] == row["high"] == row["ratio"] for row in rows if row["ratio"] is not None)

@@ -133,24 +133,30 @@ def test_shares_are_those_of_loops_over_the_maps_of_single_points(kind: str, axe
 
 
 def test_an_object_that_is_not_in_the_clip_has_no_numbers() -> None:
-    masks = torch.cat([_masks(), torch.zeros(3, 4, 32, 48)])
+    masks = torch.cat([_masks(), torch.zeros(6, 4, 32, 48)])
     shares = block_shares(_block("dnl"), torch.randn(1, 8, *PLACES.grid), PLACES, masks)["pairwise"]
     assert shares[:, :2].isfinite().all() and shares[:, 2:].isnan().all()
     numbers = numbers_of(shares, "context")
     assert numbers["own_object"] == pytest.approx(shares[:, [0, 1], [0, 1]].mean(dim=1).tolist())
-    assert all(math.isnan(number) for number in numbers["others_to_cue"])
+    assert numbers["cue"] == pytest.approx(shares[:, 1, 0].tolist())  # of the object asked for alone
 
 
 def test_numbers_are_means_over_the_objects_that_they_are_of() -> None:
-    shares = torch.arange(2 * 5 * 8.0).reshape(2, 5, 8)  # entry 40 s + 8 (query - 1) + (key - 1)
+    shares = torch.arange(2 * 8 * 11.0).reshape(2, 8, 11)  # entry 88 s + 11 (query - 1) + (key - 1)
     first = {name: pair[0] for name, pair in numbers_of(shares, "context").items()}
-    assert first["own_object"] == (0 + 9 + 18 + 27 + 36) / 5
-    assert first["own_kind"] == ((0 + 1) + (8 + 9)) / 2
-    assert (first["cue_to_asked"], first["asked_to_cue"]) == (1, 8)
-    assert (first["cue_to_others"], first["others_to_cue"]) == (2 + 3 + 4, (16 + 24 + 32) / 3)
-    assert first["objects"] == sum(range(5)) + 5 * 16 and first["outlines"] == 5 + 16
-    assert (first["own_object_other_moments"], first["effective_keys"]) == (6 + 16, 7 + 16)
-    assert numbers_of(shares, "context")["cue_to_asked"] == (1, 41)
+    queries = 11 * np.arange(8)
+    partners = np.array([2, 1, 6, 7, 8, 3, 4, 5]) - 1  # cue and object asked for, others and distractors of their colours
+    assert first["own_object"] == (queries + np.arange(8)).mean()
+    assert first["partner"] == (queries + partners).mean()
+    assert first["own_kind"] == first["own_object"] + first["partner"]
+    # of the four things of the other part, all but the partner
+    parts = np.array([[2, 3, 4, 5], [1, 6, 7, 8]]) - 1
+    other_part = np.array([parts[0 if query in (0, 5, 6, 7) else 1].sum() for query in range(8)])
+    assert first["other_colours"] == (3 * queries + other_part - partners).mean()
+    assert first["cue"] == (11 + 22 + 33 + 44) / 4
+    assert first["objects"] == sum(range(8)) + 8 * queries.mean() and first["outlines"] == 8 + queries.mean()
+    assert (first["own_object_other_moments"], first["effective_keys"]) == (9 + queries.mean(), 10 + queries.mean())
+    assert numbers_of(shares, "context")["cue"] == (27.5, 88 + 27.5)
     assert RELATIONS.keys() == TASKS.keys()
     for task, relations in RELATIONS.items():
         labels = {

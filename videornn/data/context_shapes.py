@@ -1,13 +1,17 @@
 """Videos whose class is a relation: which shape has the object that shares its colour with a cue shown before it?
 
-Task "context": a disc, the cue, is seen in the first part of a video and goes. Then four objects come, one in each quarter
-of the frame: four shapes and four colours, paired at random. The class is the shape of the object in the cue's colour. The
-cue alone and the objects alone say nothing: all but the shapes is drawn once for the four classes, and the same shapes go
-round the same objects from one class to the next. A network whose layers see one moment only adds up what it sees in both
-parts, and to pair them it needs something that brings them together.
+Task "context": in the first part of a video a disc, the cue, and three diamonds, distractors, are seen, each in another
+quarter of the frame and another colour, and go. Then four objects come, one in each quarter: four shapes and the same four
+colours, paired at random. The class is the shape of the object in the cue's colour. Neither part by itself says anything:
+all but the shapes is drawn once for the four classes, and the same shapes go round the same objects from one class to the
+next. Sums over both parts say nothing either: every video has all colours in both and all shapes. A network whose layers see
+one moment only needs something that finds, for a thing of one part, the one that goes with it in the other.
 
-Task "objects" is what a network may learn first: the same, with no other objects than that in the cue's colour. Its classes
-are colours and shapes together: features that shapes alone ask for lose colours, which a relation between them needs.
+Training videos have none to three distractors and one to four objects. With one object its shape is the class, so that there
+is something to begin with; where all videos are as those of a test, training stays at chance.
+
+Task "objects" is what a network may learn first: the same, with no other things than the two in the cue's colour. Its
+classes are colours and shapes together: features that shapes alone ask for lose colours, which a relation of the two needs.
 """
 
 from __future__ import annotations
@@ -29,90 +33,105 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SIZES = ((64, 64), (72, 64), (80, 64), (80, 72), (64, 72))
 FRAME_RATES = (8, 10, 12)
 OBJECTS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # the classes of task "objects"
+NUM = len(COLOURS)  # things in either part, when all are there
 FADE_SECONDS = 0.1
 
-CUE, ASKED, OTHERS = 1, 2, (3, 4, 5)  # labels of the masks
+# labels of the masks; the k-th distractor has the colour of the k-th other object
+CUE, ASKED, OTHERS, DISTRACTORS = 1, 2, (3, 4, 5), (6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One of the things that are seen in a video."""
+
+    label: int
+    shape: str
+    colour: str
+    radius: float  # pixels
+    angle: float  # radians
+    centre: np.ndarray  # [2] (x, y), in pixels
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is seen where and when in one video; index 0 is the cue, 1 the object asked for, then the other objects."""
+    """What is seen in one video."""
 
     width: int
     height: int
     fps: int
     num_frames: int
-    change_seconds: tuple[float, float]  # the cue has gone, the objects begin to come
-    colours: tuple[str, ...]
-    shapes: tuple[str, ...]
-    radii: np.ndarray  # [N] pixels
-    angles: np.ndarray  # [N] radians
-    centres: np.ndarray  # [N, 2] (x, y), in pixels
+    change_seconds: tuple[float, float]  # the first part has gone, the second begins to come
+    things: tuple[Thing, ...]
 
 
-def draw_scene(rng: np.random.Generator, shape: str, *, colour: str | None = None, num_objects: int = len(SHAPES)) -> Scene:
+def draw_scene(
+    rng: np.random.Generator,
+    shape: str,
+    *,
+    colour: str | None = None,
+    num_objects: int = NUM,
+    num_distractors: int = NUM - 1,
+) -> Scene:
     """Draw a video in which the object asked for has this shape, and this colour if one is given.
 
-    The same random numbers give the same scene for every shape and colour, but for the shapes and colours of the objects.
+    The same random numbers give the same scene for every shape and colour, but for the shapes and colours of the things.
     """
     width, height = SIZES[rng.integers(len(SIZES))]
     fps = int(rng.choice(FRAME_RATES))
-    duration_seconds = rng.uniform(2.0, 2.5)
+    duration_seconds = rng.uniform(1.5, 2.0)
     colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(SHAPES)
     shapes = np.roll(shapes, -shapes.tolist().index(shape))
     if colour is not None:
         colours = np.roll(colours, -colours.tolist().index(colour))
-    radii = rng.uniform(0.15, 0.18, size=5) * min(width, height)
-    radii[0] *= 1.4  # a cue that is easy to see: what it goes with is hard enough
-    quarters = rng.permutation(4)
-    room = np.array([width, height]) / ((1, 1), (2, 2), (2, 2), (2, 2), (2, 2))  # [5, 2] the cue may be anywhere
-    corners = np.stack([quarters % 2, quarters // 2], axis=1) * room[1:]
-    reach = 1.15 * radii[:, None]
-    centres = reach + rng.uniform(size=(5, 2)) * np.maximum(room - 2 * reach, 0)
-    centres[1:] += corners
     middle = rng.uniform(0.47, 0.53) * duration_seconds
-    there = 1 + num_objects
+    room = np.array([width, height]) / 2
+    first = _draw_part(rng, room, (CUE, *DISTRACTORS), ("disc", *["diamond"] * (NUM - 1)), colours)
+    second = _draw_part(rng, room, (ASKED, *OTHERS), shapes, colours)
     return Scene(
         width=width,
         height=height,
         fps=fps,
         num_frames=round(duration_seconds * fps),
         change_seconds=(middle - 0.05, middle + 0.05),
-        colours=(str(colours[0]), *map(str, colours))[:there],
-        shapes=("disc", *map(str, shapes))[:there],
-        radii=radii[:there],
-        angles=rng.uniform(-0.3, 0.3, size=5)[:there],
-        centres=centres[:there],
+        things=(*first[: 1 + num_distractors], *second[:num_objects]),
     )
 
 
+def _draw_part(
+    rng: np.random.Generator, room: np.ndarray, labels: Collection[int], shapes: Collection[str], colours: Collection[str]
+) -> list[Thing]:
+    """Things of one part, each in a quarter of the frame, of which room [2] is the size."""
+    quarters = rng.permutation(NUM)
+    radii = rng.uniform(0.3, 0.36, size=NUM) * room.min()
+    reach = 1.15 * radii[:, None]
+    corners = np.stack([quarters % 2, quarters // 2], axis=1) * room
+    centres = corners + reach + rng.uniform(size=(NUM, 2)) * np.maximum(room - 2 * reach, 0)
+    angles = rng.uniform(-0.3, 0.3, size=NUM)
+    parts = zip(labels, map(str, shapes), map(str, colours), radii.tolist(), angles.tolist(), centres, strict=True)
+    return [Thing(*values) for values in parts]
+
+
 def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield per frame the RGB image, uint8 [H, W, 3], and the mask, uint8 [H, W]: 1 cue, 2 object asked for, 3 to 5 others.
+    """Yield per frame the RGB image, uint8 [H, W, 3], and the mask, uint8 [H, W], of the labels of things.
 
     Things whose labels are in `without` are left out; all else stays as it is.
     """
     times = np.arange(scene.num_frames) / scene.fps
     stage = draw_stage(rng, scene.width, scene.height, times, backgrounds=("plain",))
-    sprites = _draw_sprites(rng, scene, times)
-    return stage.frames([(label, sprite) for label, sprite in enumerate(sprites, start=CUE) if label not in without])
+    sprites = [(thing.label, _draw_sprite(rng, scene, thing, times)) for thing in scene.things]
+    return stage.frames([(label, sprite) for label, sprite in sprites if label not in without])
 
 
-def _draw_sprites(rng: np.random.Generator, scene: Scene, times: np.ndarray) -> list[Sprite]:
-    """The cue and the objects, in their colours more or less, each swaying a little about its place."""
+def _draw_sprite(rng: np.random.Generator, scene: Scene, thing: Thing, times: np.ndarray) -> Sprite:
+    """A thing in its colour more or less, swaying a little about its place."""
     gone, coming = scene.change_seconds
-    cue = np.clip((gone - times) / FADE_SECONDS, 0.0, 1.0)
-    objects = np.clip((times - coming) / FADE_SECONDS, 0.0, 1.0)
-    sprites = []
-    for index, (shape, colour) in enumerate(zip(scene.shapes, scene.colours, strict=True)):
-        phases = rng.uniform(0.2, 0.6, size=2) * times[:, None] + rng.uniform(size=2)
-        sprites.append(
-            Sprite(
-                shape,
-                radius=scene.radii[index],
-                angle=scene.angles[index],
-                colour=np.array(COLOURS[colour]) + rng.uniform(-12, 12, size=3),
-                centres=scene.centres[index] + 1.5 * np.sin(2 * np.pi * phases),
-                opacities=cue if index == 0 else objects,
-            )
-        )
-    return sprites
+    is_early = thing.label == CUE or thing.label in DISTRACTORS
+    phases = rng.uniform(0.2, 0.6, size=2) * times[:, None] + rng.uniform(size=2)
+    return Sprite(
+        thing.shape,
+        radius=thing.radius,
+        angle=thing.angle,
+        colour=np.array(COLOURS[thing.colour]) + rng.uniform(-12, 12, size=3),
+        centres=thing.centre + 1.5 * np.sin(2 * np.pi * phases),
+        opacities=np.clip((gone - times if is_early else times - coming) / FADE_SECONDS, 0.0, 1.0),
+    )

@@ -137,4 +137,6 @@ def _distance(sprite: Sprite, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = abs(x), abs(y)
     if sprite.shape == "square":
         return np.maximum(x, y) - 0.85 * radius
+    if sprite.shape == "diamond":
+        return (x + y) * math.sqrt(0.5) - 0.85 * radius
     return np.maximum(np.maximum(x, y) - 1.1 * radius, np.minimum(x, y) - 0.36 * radius)

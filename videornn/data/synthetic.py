@@ -25,7 +25,6 @@ from videornn.data.plain_lists import format_list
 from videornn.errors import UserError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
-FORMAT = 2  # raise it whenever the same parameters no longer give the same videos
 
 TaskName = Literal["motion", "context", "objects"]
 Frames = Iterator[tuple[np.ndarray, np.ndarray]]  # pictures and their masks
@@ -36,6 +35,7 @@ class Task:
     """What the videos of a set show.
 
     draw: makes (frames per second, frames) of (seed, split, class, index), without the things of the labels given.
+    format: is raised whenever the same parameters no longer give the same videos.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +43,7 @@ class Task:
     about: str
     labels: str  # of the masks
     palette: tuple[int, ...]  # R, G, B of label 0, 1, ...
+    format: int = 2
 
 
 def _draw_motion(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
@@ -54,14 +55,16 @@ def _draw_motion(seed: int, split: str, class_name: str, index: int, without: Co
 def _draw_context(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
     # the videos of the same index differ between classes in the shapes of the objects alone
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    scene = context_shapes.draw_scene(rng, class_name)
+    full = context_shapes.NUM
+    objects, distractors = (rng.integers(1, full + 1), rng.integers(full)) if split == "train" else (full, full - 1)
+    scene = context_shapes.draw_scene(rng, class_name, num_objects=int(objects), num_distractors=int(distractors))
     return scene.fps, context_shapes.render(scene, rng, without)
 
 
 def _draw_object(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     colour, shape = class_name.split("_")
-    scene = context_shapes.draw_scene(rng, shape, colour=colour, num_objects=1)
+    scene = context_shapes.draw_scene(rng, shape, colour=colour, num_objects=1, num_distractors=0)
     return scene.fps, context_shapes.render(scene, rng, without)
 
 
@@ -83,12 +86,17 @@ later. Places visited, and how long, are the same whatever the class, so no sing
         _draw_context,
         about="""videos that differ in how two things far apart go together.
 
-A disc, the cue, is seen first and goes. Then four objects come, of four shapes and four colours paired at random.
-The class is the shape of the object that has the colour of the cue. Neither the cue nor the objects by themselves
-say anything of it: the videos of one number (NAME_0007) are the same in all classes but for the shapes, which go
-round the four objects.""",
-        labels="1 cue,\n2 the object in its colour, 3 to 5 the others, where they are more than half visible",
-        palette=(0, 0, 0, 255, 255, 255, 255, 150, 0, 0, 150, 255, 0, 110, 190, 0, 70, 130),
+A disc, the cue, and three diamonds in other colours are seen first and go. Then four objects come, of four shapes and
+the same four colours, paired at random. The class is the shape of the object that has the colour of the cue. Neither
+part by itself says anything of it: the videos of one number (NAME_0007) are the same in all classes but for the
+shapes, which go round the four objects. Videos in train have none to three diamonds and one to four objects.""",
+        labels="1 cue,\n2 the object in its colour, 3 to 5 the others, 6 to 8 the diamonds in the colours of 3 to 5, where\n"
+        "they are more than half visible",
+        palette=(
+            *(0, 0, 0, 255, 255, 255, 255, 150, 0, 0, 150, 255, 0, 110, 190, 0, 70, 130),
+            *(150, 150, 150, 110, 110, 110, 70, 70, 70),
+        ),
+        format=3,
     ),
     "objects": Task(
         context_shapes.OBJECTS,
@@ -98,6 +106,7 @@ round the four objects.""",
 A disc, the cue, is seen first and goes. Then one object in the same colour comes. The class is its colour and shape.""",
         labels="1 cue,\n2 object, where they are more than half visible",
         palette=(0, 0, 0, 255, 255, 255, 255, 150, 0),
+        format=3,
     ),
 }
 
@@ -129,7 +138,8 @@ def make_synthetic(
     num_workers = num_cores() if num_workers is None else num_workers
     _check_arguments({**counts, "num_workers": num_workers}, seed)
     out = Path(out)
-    parameters = {"format": FORMAT, "seed": seed, **counts, "classes": list(TASKS[task].classes), **_named(task, without)}
+    about = {"format": TASKS[task].format, "seed": seed, **counts, "classes": list(TASKS[task].classes)}
+    parameters = about | _named(task, without)
     if _matches(out / "synthetic.json", parameters):
         return out
     started = out / "synthetic.partial.json"  # so that a continued run cannot mix two sets of parameters
