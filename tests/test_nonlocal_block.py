@@ -500,3 +500,12 @@ def test_impossible_sizes_are_refused(arguments: dict, message: str) -> None:
 def test_a_temperature_is_refused_where_there_is_no_softmax_over_pairs() -> None:
     with pytest.raises(ValueError, match="UnaryNonLocal has no temperature"):
         UnaryNonLocal(4, temperature=0.1)
+
+
+@pytest.mark.parametrize("cls", LEARNT, ids=lambda cls: cls.func.__name__)
+def test_with_a_learnt_scale_a_position_sees_itself_first_at_the_start(cls: partial) -> None:
+    torch.manual_seed(0)
+    pairwise, _ = cls(C, D).attention(torch.randn(2, C, 2, 3, 3))
+    assert torch.equal(pairwise.argmax(dim=2), torch.arange(18).expand(2, -1))
+    paper = cls.func(C, D)
+    assert not torch.equal(paper.query.weight, paper.key.weight)

@@ -178,7 +178,8 @@ class NonLocal(AttentionBlock):
 
     With a learnt scale queries and keys are divided by their root mean square over channels, position by position, and a
     scalar s, which starts at 1 and is not decayed, multiplies the logits: they have a deviation near s, however wide the
-    block is and however its weights grow, and lie within s sqrt(D) / tau.
+    block is and however its weights grow, and lie within s sqrt(D) / tau. Keys begin with the weights of queries, so that a
+    map begins as likeness: a position sees those like itself.
     """
 
     own_temperature = 1.0
@@ -194,6 +195,12 @@ class NonLocal(AttentionBlock):
         self.unit = UnitRows() if self.has_learnt_scale else nn.Identity()
         self.sharpness = Gain(1.0) if self.has_learnt_scale else nn.Identity()
         self.scale = 1.0 / (inner_channels**0.5 * self.temperature)
+
+    def reset_parameters(self) -> None:
+        """Those of AttentionBlock; with a learnt scale W_k is a copy of W_q."""
+        super().reset_parameters()
+        if self.has_learnt_scale:
+            self.key.load_state_dict(self.query.state_dict())
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         query, key = self.queries_and_keys(x, pooled)
