@@ -15,6 +15,8 @@ from videornn.errors import DecodeError
 MAX_FRAME_PIXELS = 8192 * 4352  # of the largest pictures in level 6 of H.264, HEVC and AV1
 # PyAV up to 16 takes every YUV for limited BT.601 unless it is told to change matrix or range
 KNOWS_COLOURS = int(av.__version__.split(".")[0]) >= 17
+# from then on it starts a thread a core for every video, which takes longer than to convert all frames of a clip
+ONE_THREAD = {"threads": 1}
 
 
 class TooLarge(DecodeError):
@@ -64,7 +66,7 @@ def bound_frames(name: str, codec: av.VideoCodecContext, max_pixels: int) -> Non
 
 def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     """RGB uint8 [H, W, 3] of a frame, turned as the display matrix in the file's metadata says; a view."""
-    plane = converter.reformat(frame, format="rgb24", **({} if KNOWS_COLOURS else _colours(frame))).planes[0]
+    plane = converter.reformat(frame, format="rgb24", **(ONE_THREAD if KNOWS_COLOURS else _colours(frame))).planes[0]
     shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
     return turn_of(frame).of(np.ndarray(shape, np.uint8, buffer=plane, strides=strides))
 
