@@ -34,7 +34,6 @@ SIZES = ((64, 64), (72, 64), (80, 64), (80, 72), (64, 72))
 FRAME_RATES = (8, 10, 12)
 OBJECTS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # the classes of task "objects"
 NUM = len(COLOURS)  # things in either part, when all are there
-FADE_SECONDS = 0.1
 
 # labels of the masks; the k-th distractor has the colour of the k-th other object
 CUE, ASKED, OTHERS, DISTRACTORS = 1, 2, (3, 4, 5), (6, 7, 8)
@@ -60,7 +59,7 @@ class Scene:
     height: int
     fps: int
     num_frames: int
-    change_seconds: tuple[float, float]  # the first part has gone, the second begins to come
+    change_seconds: float  # when the first part goes and the second comes, at once: faded colours are no colours to pair by
     things: tuple[Thing, ...]
 
 
@@ -83,7 +82,7 @@ def draw_scene(
     shapes = np.roll(shapes, -shapes.tolist().index(shape))
     if colour is not None:
         colours = np.roll(colours, -colours.tolist().index(colour))
-    middle = rng.uniform(0.47, 0.53) * duration_seconds
+    change_seconds = rng.uniform(0.47, 0.53) * duration_seconds
     room = np.array([width, height]) / 2
     first = _draw_part(rng, room, (CUE, *DISTRACTORS), ("disc", *["diamond"] * (NUM - 1)), colours)
     second = _draw_part(rng, room, (ASKED, *OTHERS), shapes, colours)
@@ -92,7 +91,7 @@ def draw_scene(
         height=height,
         fps=fps,
         num_frames=round(duration_seconds * fps),
-        change_seconds=(middle - 0.05, middle + 0.05),
+        change_seconds=change_seconds,
         things=(*first[: 1 + num_distractors], *second[:num_objects]),
     )
 
@@ -124,7 +123,6 @@ def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()
 
 def _draw_sprite(rng: np.random.Generator, scene: Scene, thing: Thing, times: np.ndarray) -> Sprite:
     """A thing in its colour more or less, swaying a little about its place."""
-    gone, coming = scene.change_seconds
     is_early = thing.label == CUE or thing.label in DISTRACTORS
     phases = rng.uniform(0.2, 0.6, size=2) * times[:, None] + rng.uniform(size=2)
     return Sprite(
@@ -133,5 +131,5 @@ def _draw_sprite(rng: np.random.Generator, scene: Scene, thing: Thing, times: np
         angle=thing.angle,
         colour=np.array(COLOURS[thing.colour]) + rng.uniform(-12, 12, size=3),
         centres=thing.centre + 1.5 * np.sin(2 * np.pi * phases),
-        opacities=np.clip((gone - times if is_early else times - coming) / FADE_SECONDS, 0.0, 1.0),
+        opacities=((times < scene.change_seconds) == is_early).astype(float),
     )
