@@ -50,8 +50,6 @@ MEANING = {
     "partner": "the one thing of the object's colour that is seen in the other part",
     "other_colours": "the things of other colours that are seen in the other part (compare with partner)",
     "cue": "of points on things of the second part: the cue",
-    "cue_to_object": "of points on the cue: the object",
-    "object_to_cue": "of points on the object: the cue",
     "other_object": "the other object, of another colour; in this set nothing else is of an object's kind",
     "objects": "any object",
     "outlines": "pixels of the clip at the edge of an object, one on either side",

@@ -159,7 +159,7 @@ def test_numbers_are_means_over_the_objects_that_they_are_of() -> None:
     assert numbers_of(shares, "context")["cue"] == (27.5, 88 + 27.5)
     assert RELATIONS.keys() == TASKS.keys()
     for task, relations in RELATIONS.items():
-        labels = {
+        labels = {1} | {
             label for pairs in relations.values() for label in [*pairs, *(to for every in pairs.values() for to in every)]
         }
         assert max(labels) == len(TASKS[task].palette) // 3 - 1, "all labels of the masks, and no others"

@@ -10,14 +10,14 @@ one moment only needs something that finds, for a thing of one part, the one tha
 Training videos have none to three distractors and one to four objects. With one object its shape is the class, so that there
 is something to begin with; where all videos are as those of a test, training stays at chance.
 
-Task "objects" is what a network may learn first: the same, with no other things than the two in the cue's colour. Its
-classes are colours and shapes together: features that shapes alone ask for lose colours, which a relation of the two needs.
+Task "objects" is what a network may learn first: one such thing, seen all the time. Its classes are colours and shapes
+together: features that shapes alone ask for lose colours, which a relation of the two needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,7 +32,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SIZES = ((64, 64), (72, 64), (80, 64), (80, 72), (64, 72))
 FRAME_RATES = (8, 10, 12)
-OBJECTS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # the classes of task "objects"
+CUE_SHAPE, DISTRACTOR_SHAPE = "disc", "diamond"
+# the classes of task "objects"
+OBJECTS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in (*SHAPES, CUE_SHAPE, DISTRACTOR_SHAPE))
 NUM = len(COLOURS)  # things in either part, when all are there
 
 # labels of the masks; the k-th distractor has the colour of the k-th other object
@@ -49,6 +51,7 @@ class Thing:
     radius: float  # pixels
     angle: float  # radians
     centre: np.ndarray  # [2] (x, y), in pixels
+    is_early: bool  # seen in the first part
 
 
 @dataclass(frozen=True)
@@ -63,43 +66,46 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def draw_scene(
-    rng: np.random.Generator,
-    shape: str,
-    *,
-    colour: str | None = None,
-    num_objects: int = NUM,
-    num_distractors: int = NUM - 1,
-) -> Scene:
-    """Draw a video in which the object asked for has this shape, and this colour if one is given.
+def draw_scene(rng: np.random.Generator, shape: str, *, num_objects: int = NUM, num_distractors: int = NUM - 1) -> Scene:
+    """Draw a video in which the object asked for has this shape.
 
-    The same random numbers give the same scene for every shape and colour, but for the shapes and colours of the things.
+    The same random numbers give the same scene for every shape, but for the shapes of the objects.
     """
-    width, height = SIZES[rng.integers(len(SIZES))]
-    fps = int(rng.choice(FRAME_RATES))
-    duration_seconds = rng.uniform(1.5, 2.0)
+    empty = _draw_empty(rng)
     colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(SHAPES)
     shapes = np.roll(shapes, -shapes.tolist().index(shape))
-    if colour is not None:
-        colours = np.roll(colours, -colours.tolist().index(colour))
+    early_shapes = (CUE_SHAPE, *[DISTRACTOR_SHAPE] * (NUM - 1))
+    first = _draw_things(rng, empty, (CUE, *DISTRACTORS), early_shapes, colours, is_early=True)
+    second = _draw_things(rng, empty, (ASKED, *OTHERS), shapes, colours, is_early=False)
+    return replace(empty, things=(*first[: 1 + num_distractors], *second[:num_objects]))
+
+
+def draw_object(rng: np.random.Generator, shape: str, colour: str) -> Scene:
+    """Draw a video of one thing, whose label is 1, from its begin to its end."""
+    empty = _draw_empty(rng)
+    things = _draw_things(rng, empty, range(1, NUM + 1), [shape] * NUM, [colour] * NUM, is_early=False)
+    return replace(empty, change_seconds=0.0, things=(things[0],))
+
+
+def _draw_empty(rng: np.random.Generator) -> Scene:
+    """A video without things."""
+    width, height = SIZES[rng.integers(len(SIZES))]
+    fps, duration_seconds = int(rng.choice(FRAME_RATES)), rng.uniform(1.5, 2.0)
     change_seconds = rng.uniform(0.47, 0.53) * duration_seconds
-    room = np.array([width, height]) / 2
-    first = _draw_part(rng, room, (CUE, *DISTRACTORS), ("disc", *["diamond"] * (NUM - 1)), colours)
-    second = _draw_part(rng, room, (ASKED, *OTHERS), shapes, colours)
-    return Scene(
-        width=width,
-        height=height,
-        fps=fps,
-        num_frames=round(duration_seconds * fps),
-        change_seconds=change_seconds,
-        things=(*first[: 1 + num_distractors], *second[:num_objects]),
-    )
+    return Scene(width, height, fps, round(duration_seconds * fps), change_seconds, things=())
 
 
-def _draw_part(
-    rng: np.random.Generator, room: np.ndarray, labels: Collection[int], shapes: Collection[str], colours: Collection[str]
+def _draw_things(
+    rng: np.random.Generator,
+    scene: Scene,
+    labels: Collection[int],
+    shapes: Collection[str],
+    colours: Collection[str],
+    *,
+    is_early: bool,
 ) -> list[Thing]:
-    """Things of one part, each in a quarter of the frame, of which room [2] is the size."""
+    """Things of one part, each in a quarter of the frame."""
+    room = np.array([scene.width, scene.height]) / 2
     quarters = rng.permutation(NUM)
     radii = rng.uniform(0.3, 0.36, size=NUM) * room.min()
     reach = 1.15 * radii[:, None]
@@ -107,7 +113,7 @@ def _draw_part(
     centres = corners + reach + rng.uniform(size=(NUM, 2)) * np.maximum(room - 2 * reach, 0)
     angles = rng.uniform(-0.3, 0.3, size=NUM)
     parts = zip(labels, map(str, shapes), map(str, colours), radii.tolist(), angles.tolist(), centres, strict=True)
-    return [Thing(*values) for values in parts]
+    return [Thing(*values, is_early=is_early) for values in parts]
 
 
 def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -123,7 +129,6 @@ def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()
 
 def _draw_sprite(rng: np.random.Generator, scene: Scene, thing: Thing, times: np.ndarray) -> Sprite:
     """A thing in its colour more or less, swaying a little about its place."""
-    is_early = thing.label == CUE or thing.label in DISTRACTORS
     phases = rng.uniform(0.2, 0.6, size=2) * times[:, None] + rng.uniform(size=2)
     return Sprite(
         thing.shape,
@@ -131,5 +136,5 @@ def _draw_sprite(rng: np.random.Generator, scene: Scene, thing: Thing, times: np
         angle=thing.angle,
         colour=np.array(COLOURS[thing.colour]) + rng.uniform(-12, 12, size=3),
         centres=thing.centre + 1.5 * np.sin(2 * np.pi * phases),
-        opacities=((times < scene.change_seconds) == is_early).astype(float),
+        opacities=((times < scene.change_seconds) == thing.is_early).astype(float),
     )

@@ -64,7 +64,7 @@ def _draw_context(seed: int, split: str, class_name: str, index: int, without: C
 def _draw_object(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     colour, shape = class_name.split("_")
-    scene = context_shapes.draw_scene(rng, shape, colour=colour, num_objects=1, num_distractors=0)
+    scene = context_shapes.draw_object(rng, shape, colour)
     return scene.fps, context_shapes.render(scene, rng, without)
 
 
@@ -103,9 +103,9 @@ shapes, which go round the four objects. Videos in train have none to three diam
         _draw_object,
         about="""videos of one object, from which a network can learn what `--task context` is about.
 
-A disc, the cue, is seen first and goes. Then one object in the same colour comes. The class is its colour and shape.""",
-        labels="1 cue,\n2 object, where they are more than half visible",
-        palette=(0, 0, 0, 255, 255, 255, 255, 150, 0),
+The class is its colour and shape.""",
+        labels="1 object",
+        palette=(0, 0, 0, 255, 150, 0),
         format=3,
     ),
 }

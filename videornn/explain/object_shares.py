@@ -38,7 +38,7 @@ RELATIONS: dict[str, dict[str, dict[int, Iterable[int]]]] = {
         },
         "cue": dict.fromkeys(_SECOND, (CUE,)),
     },
-    "objects": {"own_kind": {1: (1, 2), 2: (1, 2)}, "cue_to_object": {1: (2,)}, "object_to_cue": {2: (1,)}},
+    "objects": {},
 }
 
 
