@@ -133,30 +133,25 @@ def test_shares_are_those_of_loops_over_the_maps_of_single_points(kind: str, axe
 
 
 def test_an_object_that_is_not_in_the_clip_has_no_numbers() -> None:
-    masks = torch.cat([_masks(), torch.zeros(6, 4, 32, 48)])
+    masks = torch.cat([_masks(), torch.zeros(2, 4, 32, 48)])
     shares = block_shares(_block("dnl"), torch.randn(1, 8, *PLACES.grid), PLACES, masks)["pairwise"]
     assert shares[:, :2].isfinite().all() and shares[:, 2:].isnan().all()
     numbers = numbers_of(shares, "context")
     assert numbers["own_object"] == pytest.approx(shares[:, [0, 1], [0, 1]].mean(dim=1).tolist())
-    assert numbers["cue"] == pytest.approx(shares[:, 1, 0].tolist())  # of the object asked for alone
+    assert all(math.isnan(number) for number in numbers["other_to_cue"])
 
 
 def test_numbers_are_means_over_the_objects_that_they_are_of() -> None:
-    shares = torch.arange(2 * 8 * 11.0).reshape(2, 8, 11)  # entry 88 s + 11 (query - 1) + (key - 1)
+    shares = torch.arange(2 * 4 * 7.0).reshape(2, 4, 7)  # entry 28 s + 7 (query - 1) + (key - 1)
     first = {name: pair[0] for name, pair in numbers_of(shares, "context").items()}
-    queries = 11 * np.arange(8)
-    partners = np.array([2, 1, 6, 7, 8, 3, 4, 5]) - 1  # cue and object asked for, others and distractors of their colours
-    assert first["own_object"] == (queries + np.arange(8)).mean()
-    assert first["partner"] == (queries + partners).mean()
+    assert first["own_object"] == (0 + 8 + 16 + 24) / 4
+    assert first["partner"] == (1 + 7 + (14 + 3) + (21 + 2)) / 4
     assert first["own_kind"] == first["own_object"] + first["partner"]
-    # of the four things of the other part, all but the partner
-    parts = np.array([[2, 3, 4, 5], [1, 6, 7, 8]]) - 1
-    other_part = np.array([parts[0 if query in (0, 5, 6, 7) else 1].sum() for query in range(8)])
-    assert first["other_colours"] == (3 * queries + other_part - partners).mean()
-    assert first["cue"] == (11 + 22 + 33 + 44) / 4
-    assert first["objects"] == sum(range(8)) + 8 * queries.mean() and first["outlines"] == 8 + queries.mean()
-    assert (first["own_object_other_moments"], first["effective_keys"]) == (9 + queries.mean(), 10 + queries.mean())
-    assert numbers_of(shares, "context")["cue"] == (27.5, 88 + 27.5)
+    assert first["other_colour"] == (2 + (7 + 3) + 14 + (21 + 1)) / 4
+    assert (first["asked_to_cue"], first["other_to_cue"]) == (7, 14)
+    assert first["objects"] == sum(range(4)) + 4 * 10.5 and first["outlines"] == 4 + 10.5
+    assert (first["own_object_other_moments"], first["effective_keys"]) == (5 + 10.5, 6 + 10.5)
+    assert numbers_of(shares, "context")["asked_to_cue"] == (7, 35)
     assert RELATIONS.keys() == TASKS.keys()
     for task, relations in RELATIONS.items():
         labels = {1} | {

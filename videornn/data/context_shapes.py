@@ -1,14 +1,10 @@
 """Videos whose class is a relation: which shape has the object that shares its colour with a cue shown before it?
 
-Task "context": in the first part of a video a disc, the cue, and three diamonds, distractors, are seen, each in another
-quarter of the frame and another colour, and go. Then four objects come, one in each quarter: four shapes and the same four
-colours, paired at random. The class is the shape of the object in the cue's colour. Neither part by itself says anything:
-all but the shapes is drawn once for the four classes, and the same shapes go round the same objects from one class to the
-next. Sums over both parts say nothing either: every video has all colours in both and all shapes. A network whose layers see
-one moment only needs something that finds, for a thing of one part, the one that goes with it in the other.
-
-Training videos have none to three distractors and one to four objects. With one object its shape is the class, so that there
-is something to begin with; where all videos are as those of a test, training stays at chance.
+Task "context": in the first part of a video a disc, the cue, and a diamond, the distractor, are seen in two colours, and go.
+Then two objects of two shapes come, in the same two colours. The class is the shape of the object in the cue's colour.
+Neither part by itself tells the two objects apart, nor does a sum over both: each colour is seen twice, each shape once, and
+all but the shapes is drawn once for the four classes. A network whose layers see one moment only can do no better than to
+guess one of the two shapes; to do better it has to find, for a thing of one part, the one that goes with it in the other.
 
 Task "objects" is what a network may learn first: one such thing, seen all the time. Its classes are colours and shapes
 together: features that shapes alone ask for lose colours, which a relation of the two needs.
@@ -16,7 +12,7 @@ together: features that shapes alone ask for lose colours, which a relation of t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,10 +31,7 @@ FRAME_RATES = (8, 10, 12)
 CUE_SHAPE, DISTRACTOR_SHAPE = "disc", "diamond"
 # the classes of task "objects"
 OBJECTS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in (*SHAPES, CUE_SHAPE, DISTRACTOR_SHAPE))
-NUM = len(COLOURS)  # things in either part, when all are there
-
-# labels of the masks; the k-th distractor has the colour of the k-th other object
-CUE, ASKED, OTHERS, DISTRACTORS = 1, 2, (3, 4, 5), (6, 7, 8)
+CUE, ASKED, OTHER, DISTRACTOR = 1, 2, 3, 4  # labels of the masks; distractor and other object have one colour
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def draw_scene(rng: np.random.Generator, shape: str, *, num_objects: int = NUM, num_distractors: int = NUM - 1) -> Scene:
+def draw_scene(rng: np.random.Generator, shape: str) -> Scene:
     """Draw a video in which the object asked for has this shape.
 
     The same random numbers give the same scene for every shape, but for the shapes of the objects.
@@ -74,17 +67,15 @@ def draw_scene(rng: np.random.Generator, shape: str, *, num_objects: int = NUM, 
     empty = _draw_empty(rng)
     colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(SHAPES)
     shapes = np.roll(shapes, -shapes.tolist().index(shape))
-    early_shapes = (CUE_SHAPE, *[DISTRACTOR_SHAPE] * (NUM - 1))
-    first = _draw_things(rng, empty, (CUE, *DISTRACTORS), early_shapes, colours, is_early=True)
-    second = _draw_things(rng, empty, (ASKED, *OTHERS), shapes, colours, is_early=False)
-    return replace(empty, things=(*first[: 1 + num_distractors], *second[:num_objects]))
+    first = _draw_things(rng, empty, (CUE, DISTRACTOR), (CUE_SHAPE, DISTRACTOR_SHAPE), colours, is_early=True)
+    second = _draw_things(rng, empty, (ASKED, OTHER), shapes, colours, is_early=False)
+    return replace(empty, things=(*first, *second))
 
 
 def draw_object(rng: np.random.Generator, shape: str, colour: str) -> Scene:
     """Draw a video of one thing, whose label is 1, from its begin to its end."""
     empty = _draw_empty(rng)
-    things = _draw_things(rng, empty, range(1, NUM + 1), [shape] * NUM, [colour] * NUM, is_early=False)
-    return replace(empty, change_seconds=0.0, things=(things[0],))
+    return replace(empty, change_seconds=0.0, things=_draw_things(rng, empty, (1,), (shape,), (colour,), is_early=False))
 
 
 def _draw_empty(rng: np.random.Generator) -> Scene:
@@ -98,22 +89,21 @@ def _draw_empty(rng: np.random.Generator) -> Scene:
 def _draw_things(
     rng: np.random.Generator,
     scene: Scene,
-    labels: Collection[int],
-    shapes: Collection[str],
-    colours: Collection[str],
+    labels: Sequence[int],
+    shapes: Sequence[str],
+    colours: Sequence[str],
     *,
     is_early: bool,
-) -> list[Thing]:
-    """Things of one part, each in a quarter of the frame."""
+) -> tuple[Thing, ...]:
+    """Things of one part, each in a quarter of the frame, with the first ones of shapes and colours."""
     room = np.array([scene.width, scene.height]) / 2
-    quarters = rng.permutation(NUM)
-    radii = rng.uniform(0.3, 0.36, size=NUM) * room.min()
-    reach = 1.15 * radii[:, None]
-    corners = np.stack([quarters % 2, quarters // 2], axis=1) * room
-    centres = corners + reach + rng.uniform(size=(NUM, 2)) * np.maximum(room - 2 * reach, 0)
-    angles = rng.uniform(-0.3, 0.3, size=NUM)
-    parts = zip(labels, map(str, shapes), map(str, colours), radii.tolist(), angles.tolist(), centres, strict=True)
-    return [Thing(*values, is_early=is_early) for values in parts]
+    things = []
+    for label, shape, colour, quarter in zip(labels, shapes, colours, rng.permutation(4), strict=False):
+        radius = rng.uniform(0.3, 0.36) * room.min()
+        reach = 1.15 * radius
+        centre = np.array([quarter % 2, quarter // 2]) * room + reach + rng.uniform(size=2) * (room - 2 * reach)
+        things.append(Thing(label, str(shape), str(colour), radius, rng.uniform(-0.3, 0.3), centre, is_early))
+    return tuple(things)
 
 
 def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -55,9 +55,7 @@ def _draw_motion(seed: int, split: str, class_name: str, index: int, without: Co
 def _draw_context(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
     # the videos of the same index differ between classes in the shapes of the objects alone
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    full = context_shapes.NUM
-    objects, distractors = (rng.integers(1, full + 1), rng.integers(full)) if split == "train" else (full, full - 1)
-    scene = context_shapes.draw_scene(rng, class_name, num_objects=int(objects), num_distractors=int(distractors))
+    scene = context_shapes.draw_scene(rng, class_name)
     return scene.fps, context_shapes.render(scene, rng, without)
 
 
@@ -86,16 +84,11 @@ later. Places visited, and how long, are the same whatever the class, so no sing
         _draw_context,
         about="""videos that differ in how two things far apart go together.
 
-A disc, the cue, and three diamonds in other colours are seen first and go. Then four objects come, of four shapes and
-the same four colours, paired at random. The class is the shape of the object that has the colour of the cue. Neither
-part by itself says anything of it: the videos of one number (NAME_0007) are the same in all classes but for the
-shapes, which go round the four objects. Videos in train have none to three diamonds and one to four objects.""",
-        labels="1 cue,\n2 the object in its colour, 3 to 5 the others, 6 to 8 the diamonds in the colours of 3 to 5, where\n"
-        "they are more than half visible",
-        palette=(
-            *(0, 0, 0, 255, 255, 255, 255, 150, 0, 0, 150, 255, 0, 110, 190, 0, 70, 130),
-            *(150, 150, 150, 110, 110, 110, 70, 70, 70),
-        ),
+A disc, the cue, and a diamond are seen first, in two colours, and go. Then two objects of two shapes come, in the same
+two colours. The class is the shape of the object that has the colour of the cue. Neither part by itself tells which one
+it is: the videos of one number (NAME_0007) are the same in all classes but for the shapes of the objects.""",
+        labels="1 cue,\n2 the object in its colour, 3 the other one, 4 the diamond, where they are more than half visible",
+        palette=(0, 0, 0, 255, 255, 255, 255, 150, 0, 0, 150, 255, 150, 150, 150),
         format=3,
     ),
     "objects": Task(

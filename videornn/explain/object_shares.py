@@ -15,28 +15,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from videornn.data.context_shapes import ASKED, CUE, DISTRACTORS, OTHERS
+from videornn.data.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
 from videornn.explain.attention_maps import has_split, places_of_keys
 from videornn.explain.attention_numbers import effective_keys
 from videornn.explain.clip_places import Places, Query
 from videornn.models.nonlocal_block import AttentionBlock, Axes, MapRows, NonLocal, PairwiseNonLocal, UnaryNonLocal
 from videornn.paired import NUM_DRAWS
 
-_FIRST, _SECOND = (CUE, *DISTRACTORS), (ASKED, *OTHERS)  # in the order of their colours
-_PARTNERS = dict(zip((*_FIRST, *_SECOND), (*_SECOND, *_FIRST), strict=True))
-
 # of every embedded set: how much of the maps of which objects falls on which
 RELATIONS: dict[str, dict[str, dict[int, Iterable[int]]]] = {
     "motion": {"other_object": {1: (2,), 2: (1,)}},
     "context": {
-        "own_kind": {label: (label, partner) for label, partner in _PARTNERS.items()},
-        "partner": {label: (partner,) for label, partner in _PARTNERS.items()},
-        "other_colours": {
-            label: tuple(other for other in part if other != _PARTNERS[label])
-            for labels, part in ((_FIRST, _SECOND), (_SECOND, _FIRST))
-            for label in labels
+        "own_kind": {
+            **dict.fromkeys((CUE, ASKED), (CUE, ASKED)),
+            **dict.fromkeys((DISTRACTOR, OTHER), (DISTRACTOR, OTHER)),
         },
-        "cue": dict.fromkeys(_SECOND, (CUE,)),
+        "partner": {CUE: (ASKED,), ASKED: (CUE,), DISTRACTOR: (OTHER,), OTHER: (DISTRACTOR,)},
+        "other_colour": {CUE: (OTHER,), ASKED: (DISTRACTOR,), DISTRACTOR: (ASKED,), OTHER: (CUE,)},
+        "asked_to_cue": {ASKED: (CUE,)},
+        "other_to_cue": {OTHER: (CUE,)},
     },
     "objects": {},
 }
