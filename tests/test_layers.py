@@ -13,7 +13,7 @@ LEVELS = [
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
     {"engine", "multigrid", "run_folder", "scores", "kept_scores"},
     {"trained", "results"},
-    {"evaluate", "windows", "explain", "meter", "precise_bn", "preflight", "resume"},
+    {"evaluate", "windows", "explain", "meter", "precise_bn", "preflight", "resume", "trained_on"},
     {"nonfinite", "bad_share", "attention_watch"},
     {"run"},
     {"train", "predict", "info", "convert", "bench", "export", "doctor"},

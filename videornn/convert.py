@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from videornn.checkpoint import save_checkpoint
-from videornn.config import config_from_dict, override_config
+from videornn.config import Config, config_from_dict, override_config
 from videornn.data.annotations import load_labels
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.models.weights import LoadReport, infer_network, load_weights, read_weights
-
-_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-# the input that the public networks of a format were trained on, where it is not videornn's default
-INPUTS: dict[str, dict[str, dict[str, Any]]] = {
-    "torchvision image ResNet": {"data": _IMAGENET},
-    "MMAction2": {"data": _IMAGENET},
-    "torchvision video ResNet": {
-        "data": {
-            "mean": [0.43216, 0.394666, 0.37645],
-            "std": [0.22803, 0.22145, 0.216989],
-            "num_frames": 16,
-            "temporal_stride": 2,
-            "short_side": [128, 160],
-            "crop_size": 112,
-        },
-        "test": {"short_side": 128, "crop_size": 112},
-    },
-}
+from videornn.trained_on import CLIPS, clip_words, input_remark, public_input
 
 
 def convert(
@@ -55,11 +38,14 @@ def convert(
         raise UserError(f"{source} is a checkpoint of videornn already")
     network = infer_network(weights)
     if network["name"] is None:
-        if not any(override.startswith("model.name=") for override in overrides):
+        if not _says(overrides, "model.name"):
             raise UserError(f"{source} is an image network: say what it is to become, model.name=slow, i3d or c2d")
         network["name"] = "c2d"  # until the override is applied
-    defaults = INPUTS.get(weights.format, {})
-    config = override_config(config_from_dict({**defaults, "model": network}, str(source)), overrides)
+    config = config_from_dict({**public_input(weights.format), "model": network}, str(source))
+    config = override_config(config, overrides)
+    if weights.format in CLIPS and not _says(overrides, "data.temporal_stride"):
+        data = public_input(weights.format, config.data.num_frames)["data"]  # the distance belongs to the number
+        config = override_config(config, [f"data.temporal_stride={data['temporal_stride']}"])
     if config.model.num_classes is None:
         raise UserError(f"{source} has no classifier: start a training from it (model.init={source}) instead")
     class_names = tuple(map(str, range(config.model.num_classes))) if names is None else names
@@ -76,4 +62,23 @@ def convert(
         "class_names": list(class_names),
     }
     save_checkpoint(out, content)
-    return report
+    return replace(report, notes=(*report.notes, *_input_notes(config, report)))
+
+
+def _says(overrides: list[str], key: str) -> bool:
+    """Whether overrides give a setting, or the section that it is in."""
+    return any(override.partition("=")[0] in (key, key.partition(".")[0]) for override in overrides)
+
+
+def _input_notes(config: Config, report: LoadReport) -> tuple[str, ...]:
+    """Which clips a converted network will be given, and why."""
+    if report.format == "torchvision image ResNet":  # which knows no clips
+        return ()
+    clips = f"test and infer take clips of {clip_words(config)}"
+    if report.format not in CLIPS:
+        return (f"{clips}; the file does not tell what it was trained on: set data.num_frames and data.temporal_stride",)
+    if remark := input_remark(config, report):
+        return clips, remark
+    others = [f"data.num_frames={frames}" for frames, _ in CLIPS[report.format] if frames != config.data.num_frames]
+    ending = f"; if this one had another number of frames, give {' or '.join(others)}" if others else ""
+    return (f"{clips}, as public {report.format} networks were trained{ending}",)

@@ -47,6 +47,7 @@ from videornn.run_lock import run_lock
 from videornn.signals import Interrupted, caught_signals
 from videornn.speed import matrix_rate, peak_memory, training_flops, tuned
 from videornn.trained import normalization
+from videornn.trained_on import input_remark
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 SLOW_PRECISION = 1.5  # times as slow as float32 that is worth one
@@ -128,7 +129,8 @@ def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device
     if config.model.init and load_init:
         report = load_weights(model, config.model.init, inflation=config.model.inflation)
         if distributed.rank() == 0:
-            say(*report.lines())
+            remark = input_remark(config, report)
+            say(*report.lines(), *([f"  note: {remark}"] if remark else []))
     parts = distributed.num_ranks() * section.accumulate
     for shape in plan.shapes:
         num_clips = shape.num_videos * config.data.clips_per_video // parts

@@ -34,7 +34,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing or damaged, or holds more than tensors, arrays and plain types.
     """
-    content = _read(path)
+    return tensors_of(read_content(path))
+
+
+def tensors_of(content: object) -> dict[str, Tensor]:
+    """The tensors of a network among what read_content gave."""
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -49,7 +53,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _read(path: Path) -> object:
+def read_content(path: Path) -> object:
+    """All that a file holds, with tensors on the CPU; raises UserError as read_tensors does."""
     if not path.is_file():
         raise UserError(f"weights {path}: there is no such file")
     with path.open("rb") as file:

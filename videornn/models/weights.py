@@ -19,7 +19,7 @@ from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
 from videornn.models.foreign_names import FORMATS, MMACTION2, OUR_NAMES, TWO_PATHWAYS, VIDEORNN
 from videornn.models.resnet3d import BASIC_DEPTHS, BOTTLENECK_DEPTHS, FAMILIES, STAGES, ResNet3d
-from videornn.models.tensor_files import read_tensors
+from videornn.models.tensor_files import read_content, tensors_of
 
 MIN_SHARE = 0.95
 
@@ -47,6 +47,7 @@ class Weights:
     state: our names -> tensors, on the CPU, in the shapes of the file.
     names: our names -> names in the file.
     unused: names in the file that belong to nothing of ours.
+    data: the data section of the config that a checkpoint of ours has; None in other files.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Weights:
     state: dict[str, Tensor]
     names: dict[str, str]
     unused: tuple[str, ...]
+    data: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class LoadReport:
     loaded, inflated, new: our names: copied, copied with a time axis put in, left as they were.
     unused: names in the file.
     notes: sentences on what a user should know.
+    data: as in Weights.
     """
 
     source: str
@@ -72,6 +75,7 @@ class LoadReport:
     new: tuple[str, ...]
     unused: tuple[str, ...]
     notes: tuple[str, ...]
+    data: dict[str, Any] | None
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -92,7 +96,8 @@ def read_weights(path: str | Path) -> Weights:
         UserError: the file is missing, damaged, or holds more than tensors and plain types; no format fits its names; or
             it is a SlowFast network of two pathways.
     """
-    tensors = read_tensors(Path(path).expanduser())
+    content = read_content(Path(path).expanduser())
+    tensors = tensors_of(content)
     plain = {name: name.removeprefix("module.") for name in tensors}
     if any(re.match(TWO_PATHWAYS, name) for name in plain.values()):
         raise UserError(f"{path} is a SlowFast network of two pathways; videornn has networks of one: Slow, I3D, C2D")
@@ -109,7 +114,7 @@ def read_weights(path: str | Path) -> Weights:
     if found[0] is MMACTION2:
         _add_out_biases_(state)
     unused = tuple(file_name for name, file_name in renamed.items() if name not in names)
-    return Weights(str(path), found[0].name, state, names, unused)
+    return Weights(str(path), found[0].name, state, names, unused, _data(content) if found[0] is VIDEORNN else None)
 
 
 def load_weights(
@@ -149,6 +154,7 @@ def load_weights(
         new=tuple(name for name in counted if name not in fits),
         unused=(*unused, *weights.unused),
         notes=_notes(weights, ours, fits, misfits),
+        data=weights.data,
     )
 
 
@@ -177,6 +183,13 @@ def infer_network(weights: Weights) -> dict[str, Any]:
         "num_classes": None if head is None else head.shape[0],
         "attention": _attention(weights),
     }
+
+
+def _data(content: object) -> dict[str, Any] | None:
+    """The data section in the config of a checkpoint."""
+    config = content.get("config") if isinstance(content, dict) else None
+    data = config.get("data") if isinstance(config, dict) else None
+    return data if isinstance(data, dict) else None
 
 
 def _family(weights: Weights, depth: int, width: int) -> str:
