@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "videornn"
 LEVELS = [
-    {"errors", "schema", "urls", "lamb", "lettering", "views"},
+    {"errors", "schema", "urls", "lamb", "lettering", "views", "cudnn_faults"},
     {"rank_store", "signals", "text_files"},
     {"rank_watch"},
     {"config", "console", "data", "models", "metrics", "paired", "plots", "timeline", "optim", "ema"},

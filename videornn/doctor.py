@@ -5,6 +5,7 @@ Nothing but the standard library is imported before it is looked at, so that a b
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import shutil
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from videornn.cudnn_faults import known_faults
 from videornn.data.parallel import Lost, num_cores, run_parallel
 
 # what a command cannot do without, by the name it is imported by
@@ -47,6 +50,9 @@ DECODER_SECONDS = 60.0
 MIN_SHM_GB = 0.5  # room for the buffers of a few GPUs; loader workers need none
 MIN_FREE_GB = 5.0
 MATRIX = {"cuda": 1024, "cpu": 512}  # side of those whose product is timed
+# clips, channels, frames, height and width of the tensor whose convolution is timed: res2 of a network that trains
+CONVOLVED = {"cuda": (8, 64, 8, 56, 56), "cpu": (2, 8, 4, 8, 8)}
+MAX_ERROR = 0.01  # of a bf16 convolution, relative, of the whole tensor: rounding alone gives 0.002 to 0.004
 MAX_PRODUCT_SECONDS = 0.1  # a CPU without bf16 takes 60 times as long as in float32: once is enough then
 
 
@@ -103,8 +109,20 @@ def _torch(torch: ModuleType) -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield _no_gpu(torch)
         yield _bfloat16(torch, "cpu")
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        return
+    if torch.version.cuda:  # others have another library under this name
+        yield from _cudnn(torch.__version__, torch.backends.cudnn.version(), torch.version.cuda)
+    for index in range(torch.cuda.device_count()):
         yield from _gpu(torch, index)
+
+
+def _cudnn(torch_version: str, version: int | None, cuda: str | None) -> Iterator[Finding]:
+    """What is known of this cuDNN with this PyTorch."""
+    faults = known_faults(torch_version, version, cuda)
+    for text, advice in faults:
+        yield Finding("cuDNN", text, advice)
+    if not faults:
+        yield Finding("cuDNN", f"{version}, no fault known with this PyTorch")
 
 
 def _no_gpu(torch: ModuleType) -> Finding:
@@ -141,6 +159,50 @@ def _gpu(torch: ModuleType, index: int) -> Iterator[Finding]:
     advice = "other programs fill it: see nvidia-smi" if free < 0.5 * gpu.total_memory else ""
     yield Finding(name, f"{text}, {free / 1e9:.1f} GB free; it convolves", advice)
     yield _bfloat16(torch, f"cuda:{index}")
+    yield _convolution(torch, f"cuda:{index}")
+
+
+def _convolution(torch: ModuleType, device: str) -> Finding:
+    """How fast and how right a 3x3x3 convolution in bf16 is, in the layout that networks have here."""
+    try:
+        ratio, error = _bf16_against_float32(torch, device)
+    except RuntimeError as failure:  # of a GPU that others fill, mostly
+        return Finding("convolution", f"3x3x3 on {device} fails: {_first_line(failure)}")
+    text = f"3x3x3 in bf16 {ratio:.2g} times as fast as in float32 on {device}, relative error {error:.1g}"
+    if not error < MAX_ERROR:  # NaN too
+        return Finding(
+            "convolution", text, "its numbers are wrong: install another cuDNN or PyTorch; train.precision=fp32 works"
+        )
+    slow = "install another cuDNN or PyTorch, or train with train.precision=fp32" if ratio < 1 else ""
+    return Finding("convolution", text, slow)
+
+
+def _bf16_against_float32(torch: ModuleType, device: str) -> tuple[float, float]:
+    """How many times as fast a convolution in bf16 is as in float32, and its relative error."""
+    generator = torch.Generator(device).manual_seed(0)
+    size = CONVOLVED[device.partition(":")[0]]
+    layer = torch.nn.Conv3d(size[1], size[1], 3, padding=1, bias=False).to(device, memory_format=torch.channels_last_3d)
+    x = torch.randn(size, device=device, generator=generator).contiguous(memory_format=torch.channels_last_3d)
+    half, x16 = copy.deepcopy(layer).bfloat16(), x.bfloat16()
+    layer.load_state_dict(half.state_dict())  # the same numbers, so that what differs is the convolution
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):  # torch's own kernels share nothing with cuDNN's
+        expected = layer(x16.float())
+    error = ((half(x16).detach().float() - expected).norm() / expected.norm()).item()
+    rounds = [[_seconds_of_step(torch, *pair) for pair in ((layer, x), (half, x16))] for _ in range(3)]
+    float32, bfloat16 = map(min, zip(*rounds, strict=True))
+    return float32 / bfloat16, error
+
+
+def _seconds_of_step(torch: ModuleType, layer: Any, x: Any) -> float:
+    """The fastest of a few times a convolution forward and back."""
+    times: list[float] = []
+    while len(times) < 4 and sum(times) < MAX_PRODUCT_SECONDS:
+        layer.weight.grad = None
+        start = time.perf_counter()
+        layer(x).square().mean().backward()
+        layer.weight.grad[0, 0, 0, 0, 0].item()  # waits for the GPU
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def _bfloat16(torch: ModuleType, device: str) -> Finding:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from videornn.config import Config
+from videornn.cudnn_faults import known_faults
 from videornn.data.annotations import VideoTable, check_files, check_labels, load_videos
 from videornn.data.transforms import mirrored_labels
 from videornn.errors import UserError
@@ -116,3 +117,11 @@ def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]
             f"poor: train.batch_norm=sync (several ranks) or frozen (with model.init) may help"
         )
     return sentences
+
+
+def cudnn_remarks(device: torch.device, precision: str) -> list[str]:
+    """A sentence for each known fault of this cuDNN with this PyTorch that a training in this precision can meet."""
+    if device.type != "cuda" or precision == "fp32":
+        return []
+    faults = known_faults(torch.__version__, torch.backends.cudnn.version(), torch.version.cuda)
+    return [f"{fault}: {remedy}" for fault, remedy in faults]

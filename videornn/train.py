@@ -38,7 +38,7 @@ from videornn.models.weights import load_weights
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import class_weights, set_lr
 from videornn.precise_bn import statistics_of_all_ranks, update_batch_norm
-from videornn.preflight import TrainingData, check_batch_norm, load_training_data, remarks
+from videornn.preflight import TrainingData, check_batch_norm, cudnn_remarks, load_training_data, remarks
 from videornn.rank_watch import RankWatch
 from videornn.resume import check_resumable, check_same_data, describe_run
 from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
@@ -85,7 +85,7 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         run = _new_run(config, out, data, device, load_init=not goes_on)
         described = describe_run(config, run.data_fingerprint, data.class_names)
         distributed.agreed(described, doing="train", needs="config, lists and videos")
-        sentences = remarks(config, data, run.clips_at_once)
+        sentences = [*remarks(config, data, run.clips_at_once), *cudnn_remarks(device, config.train.precision)]
 
         def take_up() -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
             unlocked = stack.enter_context(run_lock(out))

@@ -11,9 +11,8 @@ import torch
 import torchvision
 
 from gpu_sections.scope import Row, Scope
+from videornn.cudnn_faults import known_faults
 from videornn.speed import matrix_rate
-
-WRONG_CUDNN = (90800, 91500)  # from, up to: bf16 conv3d computes wrong numbers (pytorch/pytorch 163539)
 
 
 def versions(scope: Scope) -> Iterator[Row]:
@@ -34,5 +33,6 @@ def versions(scope: Scope) -> Iterator[Row]:
         yield {"what": "GPU", "is": f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}"}
         yield {"what": "CUDA, NCCL", "is": f"{torch.version.cuda}, {'.'.join(map(str, torch.cuda.nccl.version()))}"}
         cudnn = torch.backends.cudnn.version()
-        first, last = WRONG_CUDNN
-        yield {"what": "cuDNN", "is": str(cudnn), "wrong": f"{first} to {last - 1}", "ok": not first <= cudnn < last}
+        faults = known_faults(torch.__version__, cudnn, torch.version.cuda)
+        yield {"what": "cuDNN", "is": str(cudnn), "ok": not faults}
+        yield from ({"what": "cuDNN", "is": f"{fault}: {remedy}"} for fault, remedy in faults)
