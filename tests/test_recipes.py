@@ -147,6 +147,26 @@ def test_a_recipe_follows_its_published_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", KINETICS, ids=lambda path: path.stem)
+def test_a_header_tells_every_way_in_which_its_clips_and_decay_differ_from_its_source(path: Path) -> None:
+    header, config = _header(path), load_config(path)
+    window = torch.linspace(0, 63, config.data.num_frames).long()  # as SlowFast's datasets/decoder.py takes it
+    apart = int(window[1] - window[0])
+    assert (
+        f"frames are {config.data.temporal_stride} apart, there {apart}, for SlowFast spreads {len(window)} over 64"
+        in header
+    )
+    for part in (
+        "bf16 for float32",
+        "evenly in 1/size",
+        "middle of each tenth",
+        "biases are not decayed",
+        "pooled as a whole",
+    ):
+        assert part in header, part
+    assert ("begin from N(0, 0.01)" in header) == (config.model.attention.kind == "nl")
+
+
+@pytest.mark.parametrize("path", KINETICS, ids=lambda path: path.stem)
 def test_a_header_has_its_source_the_published_numbers_and_what_the_user_must_bring(path: Path) -> None:
     header, name = _header(path), path.stem
     assert "Source: " in header and re.search(r"configs/Kinetics/(SLOW|I3D|C2D)_\w+\.yaml", header)
