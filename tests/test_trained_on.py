@@ -47,6 +47,22 @@ def test_a_slowfast_network_is_given_the_frames_that_slowfast_gives_it(state, nu
     assert f"give data.num_frames={other}" in note
 
 
+@pytest.mark.parametrize(("frames", "rate", "apart"), [(4, 16, 21), (8, 8, 9), (32, 2, 2), (16, 4, 4), (1, 8, 8)])
+def test_a_config_in_a_slowfast_file_is_believed(state, frames: int, rate: int, apart: int, tmp_path: Path) -> None:
+    WRITERS["SlowFast"](state, tmp_path / "slow.pyth")
+    content = torch.load(tmp_path / "slow.pyth", weights_only=True)
+    content["cfg"] = f"BN:\n  NORM_TYPE: batchnorm\nDATA:\n  NUM_FRAMES: {frames}\n  SAMPLING_RATE: {rate}\n"
+    torch.save(content, tmp_path / "slow.pyth")
+    note = convert(tmp_path / "slow.pyth", tmp_path / "ours.pt").lines()[-1]
+    config = load_trained(tmp_path / "ours.pt").config
+    assert (config.data.num_frames, config.data.temporal_stride) == (frames, apart)
+    assert note.endswith("which its file says it was trained on")
+    report = convert(tmp_path / "slow.pyth", tmp_path / "other.pt", [f"data.temporal_stride={apart + 1}"])
+    assert report.lines()[-1].endswith(
+        f"slow.pyth learnt from other clips than this config has: data.temporal_stride={apart} (here {apart + 1})"
+    )
+
+
 def test_mmaction2_counts_the_frames_of_the_video_and_loops_short_ones(state, tmp_path: Path) -> None:
     config, note = _convert(state, tmp_path, "MMAction2", "data.num_frames=4")
     (clip,) = uniform_clips(clip_spec(config.data), 50, Fraction(25), 1)

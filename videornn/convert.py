@@ -41,9 +41,10 @@ def convert(
         if not _says(overrides, "model.name"):
             raise UserError(f"{source} is an image network: say what it is to become, model.name=slow, i3d or c2d")
         network["name"] = "c2d"  # until the override is applied
-    config = config_from_dict({**public_input(weights.format), "model": network}, str(source))
-    config = override_config(config, overrides)
-    if weights.format in CLIPS and not _says(overrides, "data.temporal_stride"):
+    trained = public_input(weights.format)
+    trained["data"] = trained.get("data", {}) | (weights.data or {})
+    config = override_config(config_from_dict({**trained, "model": network}, str(source)), overrides)
+    if weights.format in CLIPS and weights.data is None and not _says(overrides, "data.temporal_stride"):
         data = public_input(weights.format, config.data.num_frames)["data"]  # the distance belongs to the number
         config = override_config(config, [f"data.temporal_stride={data['temporal_stride']}"])
     if config.model.num_classes is None:
@@ -79,6 +80,8 @@ def _input_notes(config: Config, report: LoadReport) -> tuple[str, ...]:
         return (f"{clips}; the file does not tell what it was trained on: set data.num_frames and data.temporal_stride",)
     if remark := input_remark(config, report):
         return clips, remark
+    if report.data is not None:
+        return (f"{clips}, which its file says it was trained on",)
     others = [f"data.num_frames={frames}" for frames, _ in CLIPS[report.format] if frames != config.data.num_frames]
     ending = f"; if this one had another number of frames, give {' or '.join(others)}" if others else ""
     return (f"{clips}, as public {report.format} networks were trained{ending}",)

@@ -1,6 +1,6 @@
 """How other projects call the parts of a network: a format is a table of substitutions that turn its names into ours.
 
-This module alone knows foreign names.
+This module alone knows foreign names, and what else foreign files call by names of their own.
 """
 
 from __future__ import annotations
@@ -49,6 +49,21 @@ def _pytorchvideo(stages: Mapping[int, int]) -> Renames:
     )
 
 
+def slowfast_clip(config: object) -> dict[str, int] | None:
+    """The clips that SlowFast's config in a file of its own asks for, as settings of ours; None if it tells none.
+
+    Its frames are spread over NUM_FRAMES x SAMPLING_RATE, first and last included.
+    """
+    if not isinstance(config, str):
+        return None
+    found = [re.search(rf"(?m)^  {key}: (\d{{1,4}})$", config) for key in ("NUM_FRAMES", "SAMPLING_RATE")]
+    frames, rate = (int(match[1]) if match else 0 for match in found)
+    if not frames or not rate:
+        return None
+    apart = rate if frames == 1 else max(round((frames * rate - 1) / (frames - 1)), 1)
+    return {"num_frames": frames, "temporal_stride": apart}
+
+
 VIDEORNN = Format("videornn", r"res2\.0\.conv1\.(conv|norm)\.", ())
 MMACTION2 = Format(
     "MMAction2",
@@ -62,6 +77,20 @@ MMACTION2 = Format(
         (r"(\.conv_out)?\.bn\.", ".norm."),
         *_NON_LOCAL,
         (r"^cls_head\.fc_cls\.", "head."),
+    ),
+)
+SLOWFAST = Format(
+    "SlowFast",
+    r"s2\.pathway0_res0\.",
+    (
+        (r"^s1\.pathway0_stem\.", "stem.0."),
+        (r"^s(\d)\.pathway0_res(\d+)\.", r"res\1.\2."),
+        (r"^s(\d)\.pathway0_nonlocal(\d+)\.", r"res\1.\2.attention."),
+        *((rf"\.branch2\.{letter}(_bn)?\.", rf".conv{n}.conv\1.") for letter, n in _LETTERS),
+        (r"\.branch1(_bn)?\.", r".shortcut.conv\1."),
+        (r"\.(conv_)?bn\.", ".norm."),
+        *_NON_LOCAL,
+        (r"^head\.projection\.", "head."),
     ),
 )
 FORMATS = (
@@ -100,20 +129,7 @@ FORMATS = (
     # between blocks 1 and 3 of C2D and I3D stands a pool
     Format("PyTorchVideo C2D or I3D", r"blocks\.5\.res_blocks\.", _pytorchvideo({1: 2, 3: 3, 4: 4, 5: 5})),
     Format("PyTorchVideo Slow", r"blocks\.2\.res_blocks\.", _pytorchvideo({1: 2, 2: 3, 3: 4, 4: 5})),
-    Format(
-        "SlowFast",
-        r"s2\.pathway0_res0\.",
-        (
-            (r"^s1\.pathway0_stem\.", "stem.0."),
-            (r"^s(\d)\.pathway0_res(\d+)\.", r"res\1.\2."),
-            (r"^s(\d)\.pathway0_nonlocal(\d+)\.", r"res\1.\2.attention."),
-            *((rf"\.branch2\.{letter}(_bn)?\.", rf".conv{n}.conv\1.") for letter, n in _LETTERS),
-            (r"\.branch1(_bn)?\.", r".shortcut.conv\1."),
-            (r"\.(conv_)?bn\.", ".norm."),
-            *_NON_LOCAL,
-            (r"^head\.projection\.", "head."),
-        ),
-    ),
+    SLOWFAST,
     Format(
         "caffe2",
         r"res2_0_branch2a_w",

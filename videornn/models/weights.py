@@ -17,7 +17,16 @@ from torch import Tensor
 
 from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
-from videornn.models.foreign_names import FORMATS, MMACTION2, OUR_NAMES, TWO_PATHWAYS, VIDEORNN
+from videornn.models.foreign_names import (
+    FORMATS,
+    MMACTION2,
+    OUR_NAMES,
+    SLOWFAST,
+    TWO_PATHWAYS,
+    VIDEORNN,
+    Format,
+    slowfast_clip,
+)
 from videornn.models.resnet3d import BASIC_DEPTHS, BOTTLENECK_DEPTHS, FAMILIES, STAGES, ResNet3d
 from videornn.models.tensor_files import read_content, tensors_of
 
@@ -47,7 +56,7 @@ class Weights:
     state: our names -> tensors, on the CPU, in the shapes of the file.
     names: our names -> names in the file.
     unused: names in the file that belong to nothing of ours.
-    data: the data section of the config that a checkpoint of ours has; None in other files.
+    data: settings of data that the file says it was trained with, all (ours) or the clip's (SlowFast); None: it says none.
     """
 
     source: str
@@ -114,7 +123,7 @@ def read_weights(path: str | Path) -> Weights:
     if found[0] is MMACTION2:
         _add_out_biases_(state)
     unused = tuple(file_name for name, file_name in renamed.items() if name not in names)
-    return Weights(str(path), found[0].name, state, names, unused, _data(content) if found[0] is VIDEORNN else None)
+    return Weights(str(path), found[0].name, state, names, unused, _data(content, found[0]))
 
 
 def load_weights(
@@ -185,9 +194,13 @@ def infer_network(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _data(content: object) -> dict[str, Any] | None:
-    """The data section in the config of a checkpoint."""
-    config = content.get("config") if isinstance(content, dict) else None
+def _data(content: object, form: Format) -> dict[str, Any] | None:
+    """What a file says of the clips that its weights were trained on."""
+    if not isinstance(content, dict):
+        return None
+    if form is SLOWFAST:
+        return slowfast_clip(content.get("cfg"))
+    config = content.get("config") if form is VIDEORNN else None
     data = config.get("data") if isinstance(config, dict) else None
     return data if isinstance(data, dict) else None
 
