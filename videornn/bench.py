@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -17,6 +20,9 @@ from videornn.data.dataset import Sample, TrainClips, sample_seed
 from videornn.data.decoding import open_video
 from videornn.data.loader import build_loader, plain_plan
 from videornn.data.parallel import num_cores
+from videornn.data.plain_lists import format_list
+from videornn.data.prepare import RECORD, prepare_videos
+from videornn.data.reencode import Encoding
 from videornn.data.sampling import sample_random_clip
 from videornn.data.shared_batch import collate
 from videornn.data.video import Cut
@@ -28,11 +34,80 @@ from videornn.speed import wait_for
 from videornn.trained import normalization
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
+NUM_PREPARED = 4  # videos that are prepared to see what that gives
+PREPARE_SECONDS = 60.0  # for each of them; a longer one is left out
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How many cores feed a GPU, and how many are here.
+
+    Args:
+        gpu_rate: clips per second that the GPU takes.
+        core_rates: clips per second that a core loads, of the videos "as they are" and, if that was timed, "prepared".
+        num_cores, num_gpus: of this machine.
+        ways: what else loads more.
+    """
+
+    gpu_rate: float
+    core_rates: dict[str, float]
+    num_cores: int
+    num_gpus: int
+    ways: tuple[str, ...] = ()
+
+    @property
+    def cores_needed(self) -> dict[str, int]:
+        """For each GPU, one of them for training itself."""
+        return {kind: math.ceil(self.gpu_rate / rate) + 1 for kind, rate in self.core_rates.items()}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the GPU's rate that the cores of this machine reach, at most 1."""
+        cores = self.num_cores / self.num_gpus
+        return {kind: min(cores / (self.gpu_rate / rate + 1), 1.0) for kind, rate in self.core_rates.items()}
+
+    def advice(self) -> str:
+        """Whether this machine feeds the GPU, and what to do if it does not."""
+        needs = ", ".join(f"{cores} cores with videos {kind}" for kind, cores in self.cores_needed.items())
+        gpus = f"{self.num_gpus} GPUs" if self.num_gpus > 1 else "it"
+        here = (
+            f"a GPU that takes {self.gpu_rate:g} clips/s needs {needs} (one of them for training itself); "
+            f"{self.num_cores} are here for {gpus}"
+        )
+        enough = [kind for kind, cores in self.cores_needed.items() if cores * self.num_gpus <= self.num_cores]
+        if "as they are" in enough:
+            return f"{here}: enough, with data.num_workers={self.cores_needed['as they are'] - 1}"
+        reached = ", ".join(f"{100 * share:.0f} % ({kind})" for kind, share in self.shares.items())
+        ways = self.ways
+        if enough:
+            ways = (f"`videornn data prepare` and data.num_workers={self.cores_needed['prepared'] - 1}",)
+        elif self.core_rates.get("prepared", 0) > self.core_rates["as they are"]:
+            ways = ("`videornn data prepare`, also with --variant fastdecode or a smaller --short-side", *ways)
+        return f"{here}, which reach {reached} of its rate. Ways out: {'; '.join((*ways, 'more cores'))}"
+
+    def numbers(self) -> dict[str, object]:
+        """All of it, for a program."""
+        kinds = {"as they are": "as_they_are", "prepared": "prepared"}
+        return {
+            "gpu_clips_per_second": self.gpu_rate,
+            "core_clips_per_second": {kinds[kind]: round(rate, 2) for kind, rate in self.core_rates.items()},
+            "cores_needed": {kinds[kind]: cores for kind, cores in self.cores_needed.items()},
+            "share_reached": {kinds[kind]: round(share, 4) for kind, share in self.shares.items()},
+            "cores": self.num_cores,
+            "gpus": self.num_gpus,
+        }
 
 
 @dataclass(frozen=True)
 class LoadingReport:
-    """stages: seconds per clip on one core, by stage; rates in clips per second; bad: videos that could not be decoded."""
+    """Rates in clips per second.
+
+    Args:
+        stages: seconds per clip on one core, by stage.
+        model_rate: of a training step, timed or given.
+        num_bad: videos that could not be decoded.
+        prepared: stages of prepared videos, if a few were prepared.
+    """
 
     stages: dict[str, float]
     num_workers: int
@@ -40,11 +115,18 @@ class LoadingReport:
     model_rate: float
     device: str
     num_bad: int
+    prepared: dict[str, float] = field(default_factory=dict)
 
     @property
     def core_rate(self) -> float:
         """Clips per second that one core can load."""
-        return 1 / sum(seconds for stage, seconds in self.stages.items() if stage != "transfer")
+        return _core_rate(self.stages)
+
+    def feeding(self) -> Feeding:
+        """How many cores this machine needs for GPUs of model_rate each."""
+        rates = {"as they are": self.core_rate, **({"prepared": _core_rate(self.prepared)} if self.prepared else {})}
+        num_gpus = max(torch.cuda.device_count(), 1)
+        return Feeding(self.model_rate, rates, num_cores(), num_gpus, tuple(self._ways()))
 
     def advice(self) -> str:
         """Whether the workers keep up with the network, and what to do if they do not."""
@@ -57,25 +139,42 @@ class LoadingReport:
             ways.append(f"data.num_workers={min(max(needed, 1), cores)} ({cores} cores are here)")
         if self.stages["decode"] > 0.5 / self.core_rate:
             ways.append("videos encoded for it: `videornn data prepare`, since most of the time goes into decoding")
-        if self.stages["transform"] > 0.5 / self.core_rate:
-            ways.append("lighter augmentation, since most of the time goes into it")
-        ways.append("more clips of each opened video (data.clips_per_video)")
+        ways += self._ways()
         idle = 100 * (1 - self.loader_rate / self.model_rate)
         return f"the network would wait for data {idle:.0f} % of the time. Ways out: {'; '.join(ways)}"
 
+    def _ways(self) -> list[str]:
+        """What makes a clip cheaper, of any videos."""
+        light = ["lighter augmentation, since most of the time goes into it"]
+        return [
+            *(light if self.stages["transform"] > 0.5 / self.core_rate else []),
+            "more clips of each opened video (data.clips_per_video)",
+        ]
+
+
+def _core_rate(stages: dict[str, float]) -> float:
+    return 1 / sum(seconds for stage, seconds in stages.items() if stage != "transfer")
+
 
 def bench_loading(
-    config: Config, *, num_clips: int = 64, on_progress: Callable[[int, int], None] = lambda done, total: None
+    config: Config,
+    *,
+    num_clips: int = 64,
+    gpu_rate: float | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LoadingReport:
     """Time the training data of a config, and a training step on random clips.
 
     Args:
         num_clips: training clips to time, by stage and again with the workers.
+        gpu_rate: clips per second of a GPU that may not be here: no step is timed then, but a few videos are prepared.
         on_progress: told the number of clips timed by stage, and num_clips.
 
     Raises:
-        UserError: there is no training list, or nothing in it can be decoded.
+        UserError: there is no training list, or nothing in it can be decoded, or gpu_rate is no rate.
     """
+    if gpu_rate is not None and not 0 < gpu_rate < math.inf:
+        raise UserError(f"--gpu-clips-per-second must be a number of clips above 0, such as 400, got {gpu_rate:g}")
     if config.data.train is None:
         raise UserError("there is nothing to load: give data.train=LIST_OR_FOLDER")
     section = config.data
@@ -83,6 +182,9 @@ def bench_loading(
     device = distributed.pick_device(config.device)
     stages, num_bad = _time_stages(config, table, device, num_clips, lambda done: on_progress(done, num_clips))
     loader_rate, num_workers = _loader_rate(config, table, num_clips)
+    if gpu_rate is not None:
+        prepared = _prepared_stages(config, table, num_clips)
+        return LoadingReport(stages, num_workers, loader_rate, gpu_rate, "a GPU", num_bad, prepared)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model_rate = _model_rate(config, max(int(table.labels.max()) + 1, len(table.class_names)), device)
     return LoadingReport(stages, num_workers, loader_rate, model_rate, str(device), num_bad)
@@ -119,13 +221,46 @@ def _time_stages(
     return {stage: spent / len(samples) for stage, spent in seconds.items()}, num_bad
 
 
+def _prepared_stages(config: Config, table: VideoTable, num_clips: int) -> dict[str, float]:
+    """Stages of a few of the videos as `videornn data prepare` makes them; none if they are its work, or none can be."""
+    section = config.data
+    source = Path(section.train).expanduser()
+    if ((source if source.is_dir() else source.parent) / RECORD).exists():
+        return {}
+    paths = sorted({os.path.abspath(table.path(index)) for index in _order(len(table), config.seed)[:NUM_PREPARED]})
+    with tempfile.TemporaryDirectory(prefix="videornn-bench-") as place:
+        few = Path(place, "few.txt")
+        few.write_text("".join(format_list([(path, 0) for path in paths], ())), encoding="utf-8")
+        root, encoding = (
+            os.path.commonpath([os.path.dirname(path) for path in paths]),
+            Encoding(temporal_stride=section.temporal_stride),
+        )
+        made = prepare_videos(
+            str(few),
+            Path(place, "prepared"),
+            encoding,
+            root=root,
+            max_pixels=section.max_frame_pixels,
+            timeout_seconds=PREPARE_SECONDS,
+            num_measured=0,
+        )
+        if made.list_file is None:
+            return {}
+        copies = load_videos(str(made.list_file))
+        return _time_stages(config, copies, torch.device("cpu"), num_clips, lambda done: None)[0]
+
+
+def _order(num_videos: int, seed: int) -> list[int]:
+    """In which order videos are timed."""
+    return torch.randperm(num_videos, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
 def _read_clips(
     dataset: TrainClips, num_clips: int, seed: int, on_clip: Callable[[int], None]
 ) -> tuple[list[Sample], dict[str, float], int]:
     reader, clock = dataset.reader, time.perf_counter
     seconds, samples, num_bad = {"open": 0.0, "decode": 0.0, "transform": 0.0}, [], 0
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
-    for number, index in zip(range(num_clips), itertools.cycle(order)):
+    for number, index in zip(range(num_clips), itertools.cycle(_order(len(dataset), seed))):
         clip_seed, (path, label) = sample_seed(seed, number, index), reader.table[index]
         start = clock()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,22 +60,35 @@ def bench(
     config: Annotated[Path, typer.Argument(help="A YAML file; the recipes are in configs/.")],
     overrides: Overrides = None,
     num_clips: Annotated[int, typer.Option(min=8, help="Training clips to time.")] = 64,
+    gpu_clips_per_second: Annotated[
+        Optional[float],
+        typer.Option(help="What a GPU takes in training: say how many cores feed it, with videos as they are and prepared."),
+    ] = None,
 ) -> None:
     """Say what a training clip costs, stage by stage, and whether this machine can feed the network."""
     from videornn.bench import bench_loading
     from videornn.config import load_config
 
     with ProgressBar("clips") as bar:
-        report = bench_loading(load_config(config, overrides), num_clips=num_clips, on_progress=bar.update)
+        report = bench_loading(
+            load_config(config, overrides), num_clips=num_clips, gpu_rate=gpu_clips_per_second, on_progress=bar.update
+        )
+    feeding = None if gpu_clips_per_second is None else report.feeding()
     total = sum(report.stages.values())
     for stage, seconds in report.stages.items():
         say(f"{stage:10s} {1 / seconds:9.1f} clips/s  {1e3 * seconds:8.2f} ms a clip  {100 * seconds / total:5.1f} %")
     say(f"one core   {report.core_rate:9.1f} clips/s  all but the transfer")
+    if feeding is not None and "prepared" in feeding.core_rates:
+        say(f"prepared   {feeding.core_rates['prepared']:9.1f} clips/s  of one core, as a few of them were prepared to see")
     say(f"loader     {report.loader_rate:9.1f} clips/s  with data.num_workers={report.num_workers}")
-    say(f"network    {report.model_rate:9.1f} clips/s  in training on {report.device}")
+    given = "" if feeding is None else ", as given"
+    say(f"network    {report.model_rate:9.1f} clips/s  in training on {report.device}{given}")
     if report.num_bad:
         say(f"{report.num_bad} of {num_clips} videos could not be decoded; `videornn data verify` tells which and why")
-    say(report.advice())
+    if feeding is None:
+        say(report.advice())
+    else:
+        say(feeding.advice(), json.dumps(feeding.numbers()))
 
 
 @data_app.command("list")

@@ -29,6 +29,7 @@ from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError, UserError
 from videornn.text_files import read_rows
 
+RECORD = "prepare.json"  # in OUT
 FORMAT = 2  # raise it whenever the same parameters no longer give the same files
 
 
@@ -182,7 +183,7 @@ def _output_names(table: VideoTable, base: Path) -> dict[str, str]:
 def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
     """Make OUT, and say in it how its videos are encoded and what the classes are; another answer there is an error."""
     parameters = {"format": FORMAT, **asdict(encoding)}
-    record, names = out / "prepare.json", out / "labels.txt"
+    record, names = out / RECORD, out / "labels.txt"
     if record.exists() and (described := differing_parameters(record, parameters)):
         raise UserError(f"{out} holds videos prepared with {described}: choose another folder or remove this one")
     if table.class_names and names.exists() and load_labels(names) != table.class_names:
