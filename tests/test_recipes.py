@@ -1,5 +1,6 @@
 """Every recipe under configs/: it builds, takes a step, says what it is, and differs from its neighbours in that alone."""
 
+import math
 import re
 from pathlib import Path
 
@@ -239,3 +240,22 @@ def test_fine_tuning_keeps_batch_norm_and_spares_the_early_stages() -> None:
     section = load_config(CONFIGS / "finetune.yaml").train
     assert section.batch_norm == "frozen" and section.precise_bn == 0 and section.layer_decay < 1
     assert section.lr * section.batch_size / section.lr_batch_size < 0.01 and section.epochs <= 30
+
+
+def test_headers_give_the_hours_and_cores_that_the_steps_of_docs_gpu_md_make() -> None:
+    """At 28.2 and 72.5 clips/s a core, which the README measured, and one core for each GPU."""
+    page = (CONFIGS.parent / "docs/gpu.md").read_text()
+    steps = {}
+    for name, kinds, ms in re.findall(r"^\| (\w+?)(_nl, _dnl)? \| ([\d.]+) ms \|", page, re.MULTILINE):
+        steps |= {f"{name}{kind}": float(ms) for kind in (kinds.split(", ") if kinds else [""])}
+    assert len(steps) == 15
+    for path in KINETICS:
+        found = re.search(r"docs/gpu.md\): ([\d.]+) h at least, with (\d+) CPU cores .* or (\d+) cores", _header(path))
+        name = path.stem.removesuffix("_in1k")
+        if found is None:
+            assert name not in steps, path.stem
+            continue
+        rate = 8 / (steps[name] / 1e3)  # clips per second of a GPU
+        cores = [8 * (math.ceil(rate / core_rate) + 1) for core_rate in (72.5, 28.2)]
+        assert float(found[1]) == round(load_config(path).train.epochs * 240_000 / (8 * rate) / 3600, 1), path.stem
+        assert [int(found[2]), int(found[3])] == cores, path.stem
