@@ -88,6 +88,8 @@ def test_a_rate_that_is_given_is_held_against_a_few_prepared_videos(
         "cores": 4,
         "gpus": 1,
     }
+    monkeypatch.setattr("videornn.bench._prepared_stages", lambda *_: {})
+    assert "prepared   not timed" in videornn(*command, "850")[1]
     for wrong in ("0", "-3", "nan", "inf"):
         code, _, err = videornn(*command, wrong)
         assert code == 2 and f"--gpu-clips-per-second must be a number of clips above 0, such as 400, got {wrong}" in err

@@ -80,6 +80,8 @@ def bench(
     say(f"one core   {report.core_rate:9.1f} clips/s  all but the transfer")
     if feeding is not None and "prepared" in feeding.core_rates:
         say(f"prepared   {feeding.core_rates['prepared']:9.1f} clips/s  of one core, as a few of them were prepared to see")
+    elif feeding is not None:
+        say("prepared   not timed: the videos are prepared already, or none of the few tried can be")
     say(f"loader     {report.loader_rate:9.1f} clips/s  with data.num_workers={report.num_workers}")
     given = "" if feeding is None else ", as given"
     say(f"network    {report.model_rate:9.1f} clips/s  in training on {report.device}{given}")
