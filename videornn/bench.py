@@ -231,14 +231,11 @@ def _prepared_stages(config: Config, table: VideoTable, num_clips: int) -> dict[
     with tempfile.TemporaryDirectory(prefix="videornn-bench-") as place:
         few = Path(place, "few.txt")
         few.write_text("".join(format_list([(path, 0) for path in paths], ())), encoding="utf-8")
-        root, encoding = (
-            os.path.commonpath([os.path.dirname(path) for path in paths]),
-            Encoding(temporal_stride=section.temporal_stride),
-        )
+        root = os.path.commonpath([os.path.dirname(path) for path in paths])
         made = prepare_videos(
             str(few),
             Path(place, "prepared"),
-            encoding,
+            Encoding(temporal_stride=section.temporal_stride),
             root=root,
             max_pixels=section.max_frame_pixels,
             timeout_seconds=PREPARE_SECONDS,
