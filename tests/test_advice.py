@@ -59,6 +59,7 @@ REFUSED = {  # an error: advice for the beginning of a run, and said so where it
     "data.crop_size": "32",
     "data.num_frames": "4",
     "data.sampling": "segments",
+    "data.temporal_stride": "9",
     "model.attention.kind": "gc",
     "model.attention.scale": "learnt",
     "model.attention.temperature": "0.5",
