@@ -87,7 +87,7 @@ later. Places visited, and how long, are the same whatever the class, so no sing
 A disc, the cue, and a diamond are seen first, in two colours, and go. Then two objects of two shapes come, in the same
 two colours. The class is the shape of the object that has the colour of the cue. Neither part by itself tells which one
 it is: the videos of one number (NAME_0007) are the same in all classes but for the shapes of the objects.""",
-        labels="1 cue,\n2 the object in its colour, 3 the other one, 4 the diamond, where they are more than half visible",
+        labels="1 cue,\n2 the object in its colour, 3 the other one, 4 the diamond",
         palette=(0, 0, 0, 255, 255, 255, 255, 150, 0, 0, 150, 255, 150, 150, 150),
         format=3,
     ),

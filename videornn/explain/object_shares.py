@@ -22,15 +22,13 @@ from videornn.explain.clip_places import Places, Query
 from videornn.models.nonlocal_block import AttentionBlock, Axes, MapRows, NonLocal, PairwiseNonLocal, UnaryNonLocal
 from videornn.paired import NUM_DRAWS
 
+_PARTNERS = {CUE: ASKED, ASKED: CUE, OTHER: DISTRACTOR, DISTRACTOR: OTHER}
 # of every embedded set: how much of the maps of which objects falls on which
 RELATIONS: dict[str, dict[str, dict[int, Iterable[int]]]] = {
     "motion": {"other_object": {1: (2,), 2: (1,)}},
     "context": {
-        "own_kind": {
-            **dict.fromkeys((CUE, ASKED), (CUE, ASKED)),
-            **dict.fromkeys((DISTRACTOR, OTHER), (DISTRACTOR, OTHER)),
-        },
-        "partner": {CUE: (ASKED,), ASKED: (CUE,), DISTRACTOR: (OTHER,), OTHER: (DISTRACTOR,)},
+        "own_kind": {label: (label, partner) for label, partner in _PARTNERS.items()},
+        "partner": {label: (partner,) for label, partner in _PARTNERS.items()},
         "other_colour": {CUE: (OTHER,), ASKED: (DISTRACTOR,), DISTRACTOR: (ASKED,), OTHER: (CUE,)},
         "asked_to_cue": {ASKED: (CUE,)},
         "other_to_cue": {OTHER: (CUE,)},
