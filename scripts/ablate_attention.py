@@ -10,9 +10,11 @@ runs after their step and saves them, after a kill or a failure, and with more r
 the CPU. DIR gets ablation.md, .csv, .json and .png.
 
 Rows of one seed share the data, its order, clips and crops, the recipe, dropout, the views of the test, and the initial
-weights of all but the attention blocks, which begin as the identity (gate: norm): losses of the first step are equal. With
---init-from-baseline all rows start from the trained network without blocks of the same seed (trained by --baseline, or by
-CONFIG itself) and are then trained by CONFIG; `none` as well, so that no row has had fewer steps.
+weights of all but the attention blocks, which begin as the identity (gate: norm): losses of the first step are equal. A
+{seed} in model.init is the number of the seed: what a block learns depends on the features that it is put onto, and many
+seeds on the features of one run say nothing of others. With --init-from-baseline all rows start from the trained network
+without blocks of the same seed (trained by --baseline, or by CONFIG itself) and are then trained by CONFIG; `none` as well,
+so that no row has had fewer steps.
 
 A test is the last thing in a run: choose recipes by data.val. What is tested is best.pt, which data.val has chosen; but
 last.pt where data.test is missing or the same as data.val, for there the test itself would have chosen best.pt.
@@ -240,7 +242,8 @@ def _common_weights(path: Path, config: Config, seed: int) -> Path:
             torch.manual_seed(seed)
             model = build_model(config.model)
         if config.model.init:
-            say(*load_weights(model, config.model.init, inflation=config.model.inflation).lines())
+            own = config.model.init.replace("{seed}", str(seed))
+            say(*load_weights(model, own, inflation=config.model.inflation).lines())
         content = {"model": model.state_dict(), "step": 0, "config": config.model_dump(mode="json"), "class_names": []}
         save_checkpoint(path, content)
     return path
@@ -327,6 +330,7 @@ def _about(arguments: argparse.Namespace, config: Config, checkpoint: str, num_v
         f"{stage} {at if at == 'all' else ' and '.join(map(str, at))}" for stage, at in attention.places.items()
     )
     start = "trained network without blocks" if arguments.init_from_baseline else "initial weights"
+    start += f" (`{config.model.init}`)" if config.model.init else ""
     return (
         f"`{arguments.config.name}`{''.join(f' `{text}`' for text in arguments.overrides)}. {config.model.name} "
         f"r{config.model.depth}, blocks after {places}, keys pooled {attention.key_pool}, axes {attention.axes}, gate "

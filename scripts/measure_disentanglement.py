@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def measure(arguments: argparse.Namespace) -> Row:
     scenes = np.unique([path if task == "motion" else Path(path).stem[-4:] for path, _ in chosen], return_inverse=True)[1]
     document: Row = {"set": str(folder), "task": task, "num_videos": len(chosen), "checkpoints": {}, "top1": {}, "rows": []}
     for path, trained in zip(paths, networks, strict=True):
-        name = path.parts[-3] if path.parent.name == "checkpoints" and len(path.parts) > 2 else path.stem
+        name = _name(path)
         name = name if name not in document["top1"] else f"{name} {len(document['top1']) + 1}"
         document["checkpoints"][name] = str(path)
         labels = [trained.class_names.index(table.class_names[label]) for _, label in chosen]
@@ -117,6 +118,14 @@ def measure(arguments: argparse.Namespace) -> Row:
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
     return document
+
+
+def _name(path: Path) -> str:
+    """What tells a checkpoint from others: its run, which in the folder of an ablation is the row and the seed."""
+    run = path.parts[:-2] if path.parent.name == "checkpoints" else ()
+    if len(run) > 1 and re.fullmatch(r"seed\d+", run[-1]):
+        return f"{run[-2]} {run[-1]}"
+    return run[-1] if run else path.stem
 
 
 def of_network(

@@ -302,6 +302,11 @@ def test_rows_of_a_seed_start_from_the_same_weights_and_other_settings_are_refus
     assert "holds runs with train.lr 0.05, not 0.2: give that, or choose another --out" in capsys.readouterr().err
     assert _main(ablation, monkeypatch, *command, "data.num_workers=1") == 0  # which changes no result
     assert len([line for line in events.read_text().splitlines() if " train " in line]) == 6
+    own = [CONFIG, *tiny_settings, f"model.init={out}/init/seed{{seed}}.pt", "seed=1"]
+    assert _main(ablation, monkeypatch, *own, "--out", tmp_path / "own", "--seeds", "2", "--rows", "dnl") == 2
+    assert f"{out}/init/seed2.pt" in capsys.readouterr().err
+    copied = torch.load(tmp_path / "own/init/seed1.pt", weights_only=True)["model"]
+    assert all(torch.equal(copied[name], value) for name, value in weights[1].items())
 
 
 def test_what_is_tested_was_not_chosen_by_the_test(ablation: SimpleNamespace) -> None:

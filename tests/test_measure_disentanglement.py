@@ -89,6 +89,19 @@ def test_table_json_csv_picture_and_sheets_of_two_networks(
     assert len(queries) == 2 and queries[0]["frame"] < 2 <= queries[1]["frame"], "the cue and the object asked for"
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("runs/a/checkpoints/best.pt", "a"),
+        ("a.pt", "a"),
+        ("checkpoints/a.pt", "a"),
+        ("runs/blocks/runs/dnl/seed3/checkpoints/best.pt", "dnl seed3"),
+    ],
+)
+def test_networks_are_called_by_run_or_by_row_and_seed(script: ModuleType, path: str, name: str) -> None:
+    assert script._name(Path(path)) == name
+
+
 def test_new_networks_differ_are_the_same_every_time_and_have_statistics_of_the_clips(
     script: ModuleType, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
