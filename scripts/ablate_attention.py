@@ -67,7 +67,7 @@ ROWS = {
     "nl_own_mask": ({"kind": "nl_own_mask"}, "NL, W_k -> W_m: softmax(pairwise + W_m x)"),
     "dnl": ({"kind": "dnl"}, "softmax(whitened q k / (sqrt D tau)) + softmax(W_m x)"),
     "gc": ({"kind": "gc", "gate": "norm"}, "softmax(W_m x) of x itself, then a bottleneck"),
-    "dnl_learnt": ({"kind": "dnl", "scale": "learnt"}, "DNL, q and k of one length, a learnt scale"),
+    "dnl_learnt": ({"kind": "dnl", "scale": "learnt"}, "DNL, q and k of one embedding and one length, a learnt scale"),
 }
 BASELINE = "baseline"
 SET_BY_ROWS = ("model.attention.kind=", "model.attention.scale=", "model.attention.temperature=")

@@ -29,13 +29,14 @@ def _watch(model: nn.Module, num_steps: int = 10) -> AttentionWatch:
 
 
 def _scaled(factor: float, **options) -> ResNet3d:
-    """A network whose queries are factor times as long as at the start."""
+    """A network whose queries and keys are factor times as long as at the start."""
     model = _network(**options)
     with torch.no_grad():
         for block in model.modules():
             if isinstance(block, DisentangledNonLocal):
                 block.query.weight *= factor
-                block.key.weight *= factor
+                if not block.has_learnt_scale:
+                    block.key.weight *= factor
     return model
 
 

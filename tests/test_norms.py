@@ -211,9 +211,10 @@ def test_frozen_norms_stay_frozen_and_those_of_attention_blocks_do_not() -> None
                 assert all(parameter.requires_grad == in_attention for parameter in module.parameters())
 
 
-def test_frozen_parts_keep_every_bit_and_the_others_train() -> None:
+@pytest.mark.parametrize("blocks_too", [False, True])
+def test_frozen_parts_keep_every_bit_and_the_others_train(blocks_too: bool) -> None:
     model = _network(drop_path=0.03)
-    freeze_parts(model, ["stem", "res3"])
+    freeze_parts(model, ["stem", "res3", *(["attention"] if blocks_too else [])])
     before = _state(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.eval()
@@ -222,15 +223,16 @@ def test_frozen_parts_keep_every_bit_and_the_others_train() -> None:
     optimizer.step()
     after = _state(model)
     for name, tensor in before.items():
-        frozen = name.startswith(("stem.", "res3."))
+        frozen = blocks_too if "attention" in name else name.startswith(("stem.", "res3."))
         # without gradient through res3, res2 would not move
         assert torch.equal(tensor, after[name]) == frozen, name
-    x = _random(4, 8, 4, 8, 8)
-    _assert_equal(model.res3(x), model.eval().res3(x))
+    if blocks_too:
+        x = _random(4, 8, 4, 8, 8)
+        _assert_equal(model.res3(x), model.eval().res3(x))
 
 
 def test_a_part_that_is_not_there_cannot_be_frozen() -> None:
-    with pytest.raises(ValueError, match="no part 'res6' to freeze; there are stem, res2, res3, res4, res5"):
+    with pytest.raises(ValueError, match="no part 'res6' to freeze; there are stem, res2, res3, res4, res5, attention"):
         freeze_parts(_network(), ["res6"])
 
 

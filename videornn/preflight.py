@@ -105,12 +105,6 @@ def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]
     never, swapped = mirrored.count(-1), sum(there not in (-1, here) for here, there in enumerate(mirrored))
     if never or swapped:
         sentences.append(f"flips swap the labels of {swapped} classes, {never} are never flipped")
-    kept = [stage for stage in config.train.freeze if config.model.attention.places.get(stage)]
-    if kept and config.model.attention.kind != "none":
-        sentences.append(
-            f"train.freeze keeps the attention blocks of {', '.join(kept)} too: those that model.init has no weights for "
-            f"stay the identity"
-        )
     if config.train.batch_norm == "batch" and (config.train.bn_clips or clips_at_once) < SMALL_NORM_BATCH:
         sentences.append(
             f"batch norm takes its statistics of {config.train.bn_clips or clips_at_once} clips at a time, which makes them "

@@ -61,7 +61,7 @@ class AttentionConfig(Section):
     gate: Literal["norm", "scalar"] = "norm"
     """What starts at zero: the gain of the block's last norm, or a scalar on the pairwise half (the public 2D code)."""
     scale: Literal["paper", "learnt"] = "paper"
-    """Of the pairwise logits of nl, pairwise and dnl: the papers' own, or queries and keys of one length, times a scalar."""
+    """Of the pairwise logits of nl, pairwise and dnl: the papers' own; or learnt, for queries and keys of one embedding."""
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Temperature of the pairwise softmax; null: 0.05 for dnl and pairwise, 1 for the others and a learnt scale."""
 
@@ -252,8 +252,8 @@ class TrainConfig(Section):
     """Clips that batch norm takes statistics of together (sub-batch norm); null: all of a rank's that go through at once."""
     precise_bn: Annotated[int, Field(ge=0)] = 0
     """Training batches whose statistics replace batch norm's running averages before a validation; 0 is off, 200 usual."""
-    freeze: tuple[Literal["stem", "res2", "res3", "res4", "res5"], ...] = ()
-    """Parts of the network that stay as they are loaded, with their batch norms."""
+    freeze: tuple[Literal["stem", "res2", "res3", "res4", "res5", "attention"], ...] = ()
+    """Parts that stay as they are loaded, with their batch norms; attention blocks learn on unless they are named too."""
     multigrid: MultigridConfig = MultigridConfig()
     """Variable clip shapes (Wu et al. 2020, arXiv:1912.00998)."""
     nonfinite: Literal["stop", "skip"] = "stop"

@@ -176,10 +176,10 @@ class NonLocal(AttentionBlock):
 
     Wang et al. 2018, eq. 3, arXiv:1711.07971, with the square root of its code.
 
-    With a learnt scale queries and keys are divided by their root mean square over channels, position by position, and a
-    scalar s, which starts at 1 and is not decayed, multiplies the logits: they have a deviation near s, however wide the
-    block is and however its weights grow, and lie within s sqrt(D) / tau. Keys begin with the weights of queries, so that a
-    map begins as likeness: a position sees those like itself.
+    With a learnt scale keys are embedded as queries are (W_k is W_q) and both are divided by their root mean square over
+    channels, position by position; a scalar s, which starts at 1 and is not decayed, multiplies the logits. These are then
+    s sqrt(D) / tau times the cosine of two positions: a position sees those that are like it, and the logits have a
+    deviation near s, however wide the block is and however its weights grow.
     """
 
     own_temperature = 1.0
@@ -191,16 +191,12 @@ class NonLocal(AttentionBlock):
 
     def add_queries_and_keys(self, channels: int, inner_channels: int, conv: type[nn.Module], *, bias: bool) -> None:
         self.query = conv(channels, inner_channels, 1, bias=bias)
-        self.key = conv(channels, inner_channels, 1, bias=bias)
-        self.unit = UnitRows() if self.has_learnt_scale else nn.Identity()
-        self.sharpness = Gain(1.0) if self.has_learnt_scale else nn.Identity()
-        self.scale = 1.0 / (inner_channels**0.5 * self.temperature)
-
-    def reset_parameters(self) -> None:
-        """Those of AttentionBlock; with a learnt scale W_k is a copy of W_q."""
-        super().reset_parameters()
         if self.has_learnt_scale:
-            self.key.load_state_dict(self.query.state_dict())
+            self.unit, self.sharpness = UnitRows(), Gain(1.0)
+        else:
+            self.key = conv(channels, inner_channels, 1, bias=bias)
+            self.unit = self.sharpness = nn.Identity()
+        self.scale = 1.0 / (inner_channels**0.5 * self.temperature)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         query, key = self.queries_and_keys(x, pooled)
@@ -212,7 +208,8 @@ class NonLocal(AttentionBlock):
 
     def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """q [B, N, D] and k [B, M, D]."""
-        query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
+        to_key = self.query if self.has_learnt_scale else self.key
+        query, key = self.positions(self.query(x)), self.positions(to_key(pooled))
         # of the two there can be fewer keys, so the scale is theirs
         return self.unit(self.whiten(query)).to(query.dtype), self.sharpness(self.unit(self.whiten(key))).to(key.dtype)
 

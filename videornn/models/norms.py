@@ -50,21 +50,27 @@ def set_batch_norm(model: nn.Module, kind: BatchNormKind, bn_clips: int | None, 
 
 
 def freeze_parts(model: nn.Module, names: Iterable[str]) -> None:
-    """Keep parts of a network as they are, attention blocks in them too: no gradients, no statistics, no dropped paths.
+    """Keep parts of a network as they are: no gradients, no statistics, no dropped paths. model.train() does not undo it.
 
-    model.train() does not undo it. Any part may be frozen; gradients pass through it to those before.
+    Any part may be frozen; gradients pass through it to those before. The attention blocks of a frozen stage go on learning,
+    for they are often new there and could do nothing, unless "attention" is frozen too.
 
     Args:
-        names: of "stem", "res2", ..., "res5".
+        names: of "stem", "res2", ..., "res5" and "attention", which is all attention blocks.
 
     Raises:
         ValueError: no such part.
     """
+    blocks = [module for module in model.modules() if isinstance(module, AttentionBlock)]
+    in_attention = {module for block in blocks for module in block.modules()}
+    parts = {name: set(getattr(model, name).modules()) - in_attention for name in ("stem", *STAGES)}
+    parts["attention"] = in_attention
     for name in names:
-        if name not in ("stem", *STAGES):
-            raise ValueError(f"there is no part {name!r} to freeze; there are stem, {', '.join(STAGES)}")
-        part = getattr(model, name).requires_grad_(False)
-        for module in part.modules():
+        if name not in parts:
+            raise ValueError(f"there is no part {name!r} to freeze; there are {', '.join(parts)}")
+        for module in parts[name]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
             if isinstance(module, _BatchNorm):
                 _freeze_(module)
             elif isinstance(module, StochasticDepth):
