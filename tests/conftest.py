@@ -7,14 +7,18 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from ranks import Ranks
 
 # several processes of tests keep the cores busy by themselves; threads of theirs would wait for each other
 NUM_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
@@ -181,6 +185,22 @@ def without_root_rights():
             assert libc.capset(header, before) == 0, os.strerror(ctypes.get_errno())
 
     return without
+
+
+@pytest.fixture
+def start_ranks(tmp_path: Path) -> Iterator[Callable[..., Ranks]]:
+    """Ranks(num_ranks, body, ...), all of them ended after the test."""
+    from ranks import Ranks
+
+    started = []
+
+    def start(num_ranks: int, body: Callable, *arguments: object, timeout: float = 2.0) -> Ranks:
+        started.append(Ranks(num_ranks, tmp_path, body, *arguments, timeout=timeout))
+        return started[-1]
+
+    yield start
+    for ranks in started:
+        ranks.end()
 
 
 @pytest.fixture
