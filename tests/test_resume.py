@@ -3,7 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -187,7 +187,7 @@ def test_a_run_that_another_process_began_while_this_one_waited_is_not_joined(
     out = tmp_path / "run"
 
     @contextmanager
-    def taken(folder: Path) -> Iterator[None]:
+    def taken(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints/last.pt").write_text("of the other process")
         yield None
@@ -206,7 +206,7 @@ def test_a_checkpoint_that_went_away_meanwhile_is_no_reason_to_begin_without_mod
     (out / "checkpoints/last.pt").write_text("soon gone")
 
     @contextmanager
-    def emptied(folder: Path) -> Iterator[None]:
+    def emptied(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         (folder / "checkpoints/last.pt").unlink()
         yield None
 

@@ -6,15 +6,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from videornn import run_lock as module
+from videornn.config import load_config
 from videornn.errors import UserError
 from videornn.run_lock import run_lock
+from videornn.train import train
 
 fcntl = pytest.importorskip("fcntl")
 
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
+
+OF_NODE_7 = """
+import fcntl, os, sys, time
+
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.lockf(lock, fcntl.LOCK_EX)
+os.write(lock, b"process 4711 on node7")
+print("held", flush=True)
+time.sleep(600)
+"""
 HOLD = """
 import os, sys, time
 from pathlib import Path
@@ -33,6 +48,16 @@ def _holder(folder: Path, seconds: float, worker: str = "alone") -> tuple[subpro
     command = [sys.executable, "-c", HOLD, str(folder), str(seconds), worker]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     return process, process.stdout.readline().split()
+
+
+@pytest.fixture
+def lock_of_node_7(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """A stand-in for a dead node whose lock on tmp_path an NFS server keeps: it goes when the process is killed."""
+    process = subprocess.Popen([sys.executable, "-c", OF_NODE_7, tmp_path / ".lock"], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
 
 
 def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +81,54 @@ def test_another_process_that_ends_in_time_is_waited_for(tmp_path: Path) -> None
     with process, run_lock(tmp_path, wait_seconds=30):
         pass
     assert process.returncode == 0
+
+
+def test_the_lock_of_another_host_is_waited_for_until_the_file_system_gives_up_on_a_dead_one(
+    tmp_path: Path, lock_of_node_7: subprocess.Popen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits = []
+
+    def wait() -> None:
+        waits.append("a moment")
+        if len(waits) == 3:
+            lock_of_node_7.kill()
+
+    monkeypatch.setattr(module, "HERE_SECONDS", 0.0)  # what a process of this host would get
+    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
+    with run_lock(tmp_path, on_wait=wait):
+        said = capsys.readouterr().out.splitlines()
+    assert len(waits) >= 3 and len(said) == len(waits)
+    assert said[0] == (
+        f"{tmp_path} is in use by process 4711 on node7; waiting up to 240 s for its end, or for the file system to release "
+        f"its lock if its host has died (NFS: 90 s)"
+    )
+
+
+def test_a_lock_of_another_host_that_stays_is_named_with_the_way_out(
+    tmp_path: Path, lock_of_node_7: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ELSEWHERE_SECONDS", 0.2)
+    end = re.escape(f"choose another --out; if its host is dead and will not come back, remove {tmp_path}/.lock")
+    with pytest.raises(UserError, match=rf"process 4711 on node7 is at work in it; .* {end}"), run_lock(tmp_path):
+        raise AssertionError("two hold the folder")
+    (tmp_path / ".lock").unlink()
+    with run_lock(tmp_path, wait_seconds=0):
+        pass
+
+
+def test_ctrl_c_ends_a_training_that_waits_for_the_folder_at_once(
+    tmp_path: Path, tiny_settings: list[str], lock_of_node_7: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = iter([signal.SIGINT])
+
+    def sleep(seconds: float) -> None:
+        for number in once:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(module, "ELSEWHERE_SECONDS", 0.5)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_config(CONFIG, tiny_settings), tmp_path)
 
 
 def test_kill_9_leaves_nothing_to_clean_up_even_if_a_loader_worker_lives_on(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from videornn.signals import sigterm_delayed
 
 SPARE_SECONDS = 60.0  # that NCCL waits longer than the timeout, or less if that is short
 MOST_STEPS = 16  # that go by without an exchange of what ranks stop for
+BUSY_SECONDS = 0.5  # from one word of a busy rank 0 to the next
 GLOO_SECONDS = 0.2  # for the threads of gloo to free what they hold
 
 
@@ -188,18 +189,39 @@ def agreed(values: dict[str, Any], *, doing: str, needs: str) -> dict[str, Any]:
 
 def from_rank_0(function: Callable[[], Any]) -> Any:
     """What a function returns on rank 0, which alone calls it; its UserError is raised on every rank."""
+    return from_busy_rank_0(lambda busy: function())
+
+
+def from_busy_rank_0(function: Callable[[Callable[[], None]], Any]) -> Any:
+    """The same for a function that may take longer than ranks wait for each other.
+
+    Args:
+        function: calls what it is given whenever it has got on, be it a million times, and the others wait on; if it is
+            stuck, they wait for the timeout and no longer.
+    """
     if not dist.is_initialized():
-        return function()
-    outcome: list[Any] = [None, None]
+        return function(lambda: None)
+    outcome: list[Any] = [True, None, None]  # whether rank 0 is still busy; what the function returned; its error
+    said = time.monotonic()
+
+    def busy() -> None:
+        nonlocal said
+        if time.monotonic() - said > BUSY_SECONDS:
+            dist.broadcast_object_list(outcome, 0)
+            said = time.monotonic()
+
     if rank() == 0:
         try:
-            outcome[0] = function()
+            outcome[1] = function(busy)
         except UserError as error:
-            outcome[1] = str(error)
-    dist.broadcast_object_list(outcome, 0)
-    if outcome[1] is not None:
-        raise UserError(outcome[1])
-    return outcome[0]
+            outcome[2] = str(error)
+        outcome[0] = False
+        dist.broadcast_object_list(outcome, 0)
+    while outcome[0]:
+        dist.broadcast_object_list(outcome, 0)
+    if outcome[2] is not None:
+        raise UserError(outcome[2])
+    return outcome[1]
 
 
 def _use_all_cores() -> None:

@@ -124,18 +124,18 @@ def evaluate(
         # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
         tuned(device, deterministic=True, strict=False),
         distributed.process_group(device, config.train.timeout) as watch,
-        caught_signals() as received,
         ExitStack() as stack,
     ):
         # torch has kernels for one thread that add in another order than those for several
         torch.set_num_threads(max(2, torch.get_num_threads()))
         kept = kept_scores(job)
 
-        def take_up() -> tuple[list[str | None], list[int]]:
-            sentences = [stack.enter_context(run_lock(job.out)), kept.take_up()]
+        def take_up(busy: Callable[[], None]) -> tuple[list[str | None], list[int]]:
+            sentences = [stack.enter_context(run_lock(job.out, on_wait=busy)), kept.take_up()]
             return sentences, kept.indices()
 
-        sentences, done = distributed.from_rank_0(take_up)
+        sentences, done = distributed.from_busy_rank_0(take_up)
+        received = stack.enter_context(caught_signals())  # until here there is nothing to keep, and a signal ends at once
         if done:
             sentences.append(f"going on: {len(done)} of {len(job.table)} videos are scored already")
         if distributed.rank() == 0:

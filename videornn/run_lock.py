@@ -7,7 +7,7 @@ import os
 import platform
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,11 +20,19 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+HERE_SECONDS = 30.0  # that a process of this host is waited for, which may be about to die
+# ... and one of another host: if that died, the file system keeps its lock until it gives up on the host, by default after
+# 90 s on a Linux NFSv4 server (a lease) and 225 s on Lustre (2.25 times its timeout)
+ELSEWHERE_SECONDS = 240.0
+TELL_SECONDS = 60.0  # from one word about it to the next
+
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def run_lock(folder: Path, *, wait_seconds: float = 30.0) -> Iterator[str | None]:
+def run_lock(
+    folder: Path, *, wait_seconds: float | None = None, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[str | None]:
     """Hold the run folder, which is made if need be, against other processes; for rank 0 alone.
 
     A POSIX record lock on folder/.lock: the system releases it at the death of the process, whatever the cause, and forked
@@ -32,7 +40,8 @@ def run_lock(folder: Path, *, wait_seconds: float = 30.0) -> Iterator[str | None
     outlasts any closing of the file there, so that nothing else may open it.
 
     Args:
-        wait_seconds: how long to wait for another process, which may be about to die.
+        wait_seconds: how long to wait for another process; by default HERE_SECONDS or ELSEWHERE_SECONDS, by its host.
+        on_wait: called ten times a second meanwhile.
 
     Yields:
         None, or a sentence if the folder's file system has no locks and the folder is not held.
@@ -48,15 +57,14 @@ def run_lock(folder: Path, *, wait_seconds: float = 30.0) -> Iterator[str | None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UserError(f"{folder / '.lock'} is a pipe or a device, not a file; remove it")
-        yield _take(descriptor, folder, wait_seconds)
+        yield _take(descriptor, folder, wait_seconds, on_wait)
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path, wait_seconds: float) -> str | None:
+def _take(descriptor: int, folder: Path, wait_seconds: float | None, on_wait: Callable[[], None]) -> str | None:
     """Lock the file and write down who holds it."""
-    give_up = time.monotonic() + wait_seconds
-    told = False
+    begun, next_word = time.monotonic(), 0.0
     while True:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,12 +75,18 @@ def _take(descriptor: int, folder: Path, wait_seconds: float) -> str | None:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
         holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
-        if time.monotonic() >= give_up:
-            raise UserError(f"{folder}: {holder} is at work in it; wait for its end, stop it, or choose another --out")
-        if not told:
-            say(f"{folder} is in use by {holder}; waiting up to {wait_seconds:.0f} s for its end")
-            told = True
+        here, waited = holder.endswith(f" on {platform.node()}"), time.monotonic() - begun
+        limit = wait_seconds if wait_seconds is not None else HERE_SECONDS if here else ELSEWHERE_SECONDS
+        if waited >= limit:
+            gone = "" if here else f"; if its host is dead and will not come back, remove {folder / '.lock'}"
+            raise UserError(f"{folder}: {holder} is at work in it; wait for its end, stop it, or choose another --out{gone}")
+        if waited >= next_word:
+            why = "" if here else ", or for the file system to release its lock if its host has died (NFS: 90 s)"
+            say(f"{folder} is in use by {holder}; waiting up to {limit - waited:.0f} s for its end{why}")
+            next_word += TELL_SECONDS
+        on_wait()
         time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    os.fsync(descriptor)  # NFS would keep it here for half a minute, and another host has to see who held the folder
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +73,6 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     with (
         tuned(device, deterministic=config.train.deterministic),
         distributed.process_group(device, config.train.timeout) as watch,
-        caught_signals() as received,
         ExitStack() as stack,
     ):
         if distributed.num_ranks() > 1:
@@ -87,13 +86,13 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         distributed.agreed(described, doing="train", needs="config, lists and videos")
         sentences = [*remarks(config, data, run.clips_at_once), *cudnn_remarks(device, config.train.precision)]
 
-        def take_up() -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
-            unlocked = stack.enter_context(run_lock(out))
+        def take_up(busy: Callable[[], None]) -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
+            unlocked = stack.enter_context(run_lock(out, on_wait=busy))
             if not _goes_on(out, resume) and goes_on:  # looked at again, for another process may have been at work
                 raise UserError(f"{out}: its checkpoints are gone since a moment ago; give the same command again")
             return unlocked, load_newest(out / "checkpoints")
 
-        unlocked, saved = distributed.from_rank_0(take_up)
+        unlocked, saved = distributed.from_busy_rank_0(take_up)
         if unlocked:
             sentences.append(unlocked)
         if saved:
@@ -109,6 +108,7 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
                 accept=config.train.accept_other_data,
             )
             run.load(content, path)
+        received = stack.enter_context(caught_signals())  # until here there is nothing to save, and a signal ends at once
         _train(run, watch, received, sentences, path if saved else None)
     return out / "checkpoints/last.pt"
 
