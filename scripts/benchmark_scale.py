@@ -26,6 +26,7 @@ from videornn.checkpoint import save_checkpoint
 from videornn.config import config_from_dict
 from videornn.evaluate import kept_scores, new_test_job
 from videornn.models import build_model
+from videornn.trained import load_trained
 
 START = "import torch, videornn.evaluate"
 READING = "import sys; from videornn.data.annotations import load_videos; print(len(load_videos(sys.argv[1])))"
@@ -107,7 +108,7 @@ def make_run(folder: Path, num_videos: int, num_classes: int, num_listed: int) -
 
 def keep_made_scores(checkpoint: Path, overrides: list[str]) -> None:
     """Leave behind what a test leaves that was killed after its last video; three of four views are right."""
-    job = new_test_job(checkpoint, overrides, None)
+    job = new_test_job(load_trained(checkpoint, overrides), checkpoint, None)
     kept = kept_scores(job)
     kept.take_up()
     generator = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from videornn.distributed import process_group
 from videornn.errors import RankFailure, UserError
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["videornn.distributed"])  # torch is imported once
+PROCESSES.set_forkserver_preload(["videornn.preflight"])  # torch and the rest are imported once
 
 
 class Ranks:

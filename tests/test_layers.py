@@ -11,7 +11,7 @@ LEVELS = [
     {"config", "console", "data", "models", "metrics", "paired", "plots", "timeline", "optim", "ema"},
     {"overlay", "predictions"},
     {"distributed", "checkpoint", "logger", "speed", "manifest", "run_lock"},
-    {"engine", "multigrid", "run_folder", "scores", "kept_scores"},
+    {"engine", "multigrid", "run_folder", "scores", "kept_scores", "rank_lists"},
     {"trained", "results"},
     {"evaluate", "windows", "explain", "meter", "precise_bn", "preflight", "resume", "trained_on"},
     {"nonfinite", "bad_share", "attention_watch"},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from videornn import distributed
 from videornn.console import say
-from videornn.data.annotations import VideoTable, check_files, check_labels, load_videos
+from videornn.data.annotations import VideoTable, check_labels
 from videornn.data.dataset import BadVideo, ViewSpec
 from videornn.data.decoding import choose_decoder
 from videornn.data.loader import ClipLoader, build_test_loader, view_spec
@@ -25,6 +25,7 @@ from videornn.distributed import StopVote
 from videornn.engine import Precision, is_lack_of_memory, predict_logits
 from videornn.errors import UserError
 from videornn.kept_scores import KeptScores
+from videornn.rank_lists import check_list, load_list
 from videornn.rank_watch import RankWatch
 from videornn.results import write_bad_videos, write_results
 from videornn.run_folder import results_folder
@@ -118,16 +119,17 @@ def evaluate(
         UserError: bad checkpoint, override, list or label; no video can be decoded; out of memory.
         Interrupted: SIGINT, SIGTERM or SIGUSR1; the scores of finished videos are kept.
     """
-    job = new_test_job(checkpoint, overrides, out)
-    config, device = job.trained.config, job.trained.device
+    trained = load_trained(checkpoint, overrides)
+    device = trained.device
     with (
         # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
         tuned(device, deterministic=True, strict=False),
-        distributed.process_group(device, config.train.timeout) as watch,
+        distributed.process_group(device, trained.config.train.timeout) as watch,
         ExitStack() as stack,
     ):
         # torch has kernels for one thread that add in another order than those for several
         torch.set_num_threads(max(2, torch.get_num_threads()))
+        job = new_test_job(trained, checkpoint, out)
         kept = kept_scores(job)
 
         def take_up(busy: Callable[[], None]) -> tuple[list[str | None], list[int]]:
@@ -149,19 +151,18 @@ def evaluate(
         return distributed.from_rank_0(lambda: _finish(job, kept, bad)), job.out
 
 
-def new_test_job(checkpoint: str | Path, overrides: list[str], out: Path | None) -> TestJob:
-    """Everything a test needs, checked as far as that is possible without a video."""
-    trained = load_trained(checkpoint, overrides)
+def new_test_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> TestJob:
+    """Everything a test of a checkpoint's network needs, checked as far as that is possible without a video; collective."""
     data, num_classes = trained.config.data, len(trained.class_names)
     source = data.test or data.val
     if source is None:
         raise UserError("there is nothing to test on: give data.test=LIST_OR_FOLDER")
     split = "test" if data.test else "val"
-    table = load_videos(source, root=data.root, labels=data.labels, split=split, fold=data.fold)
+    table = load_list(data, source, split)
     remarks = table.remarks()
     table = table.with_classes(trained.class_names)
     check_labels(table, num_classes)
-    check_files(table)
+    check_list(table)
     out = results_folder(checkpoint) if out is None else out
     return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out, remarks)
 
@@ -170,7 +171,7 @@ def kept_scores(job: TestJob) -> KeptScores:
     """Where the scores of a test are kept until it is finished; collective, raises UserError if ranks test other things."""
     fingerprint = distributed.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos")
     # of one rank: copies on the disks of other nodes have other times
-    fingerprint["files"] = distributed.from_rank_0(lambda: _files(job.table))
+    fingerprint["files"] = distributed.from_busy_rank_0(lambda busy: _files(job.table, busy))
     return KeptScores(
         job.out / "unfinished",
         fingerprint,
@@ -288,10 +289,11 @@ def _fingerprint(job: TestJob) -> dict[str, Any]:
     }
 
 
-def _files(table: VideoTable) -> str:
+def _files(table: VideoTable, on_file: Callable[[], None]) -> str:
     """What tells of videos that were replaced since: a hash over their sizes and the times of their last change."""
     found = hashlib.sha256()
     for index in range(len(table)):
+        on_file()
         try:
             status = os.stat(table.path(index))
         except OSError as error:

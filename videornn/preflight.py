@@ -11,9 +11,10 @@ from torch import nn
 
 from videornn.config import Config
 from videornn.cudnn_faults import known_faults
-from videornn.data.annotations import VideoTable, check_files, check_labels, load_videos
+from videornn.data.annotations import VideoTable, check_labels
 from videornn.data.transforms import mirrored_labels
 from videornn.errors import UserError
+from videornn.rank_lists import check_list, load_list
 
 SMALL_NORM_BATCH = 4  # clips below which statistics of batch norm are known to be poor
 
@@ -28,7 +29,7 @@ class TrainingData:
 
 
 def load_training_data(config: Config) -> tuple[TrainingData, Config]:
-    """The tables that a config names, and the config with num_classes filled in.
+    """The tables that a config names, read once for all ranks, and the config with num_classes filled in; collective.
 
     Raises:
         UserError: there is no training list, a label is out of range, or the number of classes is contradictory.
@@ -38,19 +39,18 @@ def load_training_data(config: Config) -> tuple[TrainingData, Config]:
         raise UserError("train.batch_norm=frozen keeps statistics that a new network does not have: give model.init=FILE")
     if section.train is None:
         raise UserError("there is nothing to train on: give data.train=LIST_OR_FOLDER")
-    places = {"root": section.root, "labels": section.labels, "fold": section.fold}
-    table = load_videos(section.train, split="train", **places)
+    table = load_list(section, section.train, "train")
     num_classes = config.model.num_classes or len(table.class_names) or int(table.labels.max()) + 1
     if table.class_names and len(table.class_names) != num_classes:
         raise UserError(f"model.num_classes={num_classes}, but {section.train} has {len(table.class_names)} class names")
     class_names = table.class_names or tuple(f"class {label}" for label in range(num_classes))
     check_labels(table, num_classes)
-    check_files(table)
+    check_list(table)
     val_table = None
     if section.val is not None:
-        val_table = load_videos(section.val, split="val", **places).with_classes(class_names)
+        val_table = load_list(section, section.val, "val").with_classes(class_names)
         check_labels(val_table, num_classes)
-        check_files(val_table)
+        check_list(val_table)
     model = config.model.model_copy(update={"num_classes": num_classes})
     return TrainingData(table, val_table, class_names), config.model_copy(update={"model": model})
 

@@ -33,6 +33,7 @@ UCF_ROW = re.compile(r"[^/]+/v_[^/]+_g\d+_c\d+\.\w+(\s+\d+)?")
 HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 HMDB_CODES = {"train": "1", "val": "2", "test": "2"}
 MAX_PROBLEMS = 10
+OnName = Callable[[], None]  # called for every name that a search for videos meets
 MAX_LINE = 1 << 15  # characters; longer lines are of no list, and would take long to try
 
 
@@ -95,7 +96,7 @@ def is_kinetics(first_line: str) -> bool:
     return set(KINETICS_COLUMNS) <= {field.strip().strip('"').lower() for field in first_line.split(",")}
 
 
-def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:
+def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: str | None, on_name: OnName) -> VideoTable:
     """An official Kinetics list (columns youtube_id, time_start, time_end and perhaps label and split).
 
     Its videos are files `id_start_end`, the seconds with six digits or fewer, or `id` alone, anywhere under root.
@@ -121,7 +122,7 @@ def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: st
             name, key = f"{video}_{start:06d}_{end:06d}", f"{video}_{start}_{end}"
             yield _Row((path, number, line), name, key, class_name, SPLIT_NAMES.get(row_split, row_split), video)
 
-    return _match(rows, path, class_names, root, key=_kinetics_key, split=split)
+    return _match(rows, path, class_names, root, on_name, key=_kinetics_key, split=split)
 
 
 def _seconds(text: str) -> int:
@@ -144,7 +145,7 @@ def is_ucf101(path: Path, first_line: str) -> bool:
     return UCF_ROW.fullmatch(first_line) is not None and re.fullmatch(r"(train|test)list\d\d\.txt", path.name) is not None
 
 
-def read_ucf101(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
+def read_ucf101(path: Path, class_names: tuple[str, ...], root: str, on_name: OnName) -> VideoTable:
     """A trainlist or testlist of UCF101: the class is the folder of a video; ids are those of classInd.txt, from 0."""
 
     def rows(problems: Problems) -> Iterator[_Row]:
@@ -157,7 +158,7 @@ def read_ucf101(path: Path, class_names: tuple[str, ...], root: str) -> VideoTab
                 problems.add(path, number, line, reason)
 
     ids = path.parent / "classInd.txt"
-    return _match(rows, path, class_names or (load_labels(ids) if ids.is_file() else ()), root)
+    return _match(rows, path, class_names or (load_labels(ids) if ids.is_file() else ()), root, on_name)
 
 
 def is_ucf101_folder(folder: Path) -> bool:
@@ -170,7 +171,7 @@ def hmdb51_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*_test_split?.txt") if HMDB_FILE.fullmatch(file.name))
 
 
-def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: str, fold: int) -> VideoTable:
+def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: str, fold: int, on_name: OnName) -> VideoTable:
     """Training (code 1) or test (code 2) videos of one of HMDB51's three splits; a file per class."""
     files = [file for file in hmdb51_files(folder) if HMDB_FILE.fullmatch(file.name)[2] == str(fold)]
     if not files:
@@ -188,11 +189,11 @@ def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: st
                 elif code == HMDB_CODES[split]:
                     yield _Row((file, number, line), f"{class_name}/{video}", stem(video), class_name)
 
-    table = _match(rows, folder, class_names, root)
+    table = _match(rows, folder, class_names, root, on_name)
     return replace(table, source=f"{folder} ({split}, split {fold})")
 
 
-def read_something(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
+def read_something(path: Path, class_names: tuple[str, ...], root: str, on_name: OnName) -> VideoTable:
     """A list of Something-Something v2: JSON entries with an id, and a template (the class) except in the test list."""
     beside = sorted(file for file in path.parent.glob("*labels*.json") if file != path)
 
@@ -208,7 +209,7 @@ def read_something(path: Path, class_names: tuple[str, ...], root: str) -> Video
         for number, (video, class_name) in enumerate(entries, start=1):
             yield _Row((path, number, f"entry {number}: id {video}"), video, video, class_name)
 
-    return _match(rows, path, class_names or (load_labels(beside[0]) if beside else ()), root)
+    return _match(rows, path, class_names or (load_labels(beside[0]) if beside else ()), root, on_name)
 
 
 def no_json_list(path: Path) -> UserError:
@@ -219,7 +220,7 @@ def no_json_list(path: Path) -> UserError:
     )
 
 
-def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable:
+def read_class_folders(folder: Path, class_names: tuple[str, ...], on_name: OnName) -> VideoTable:
     """Folders of videos, or of folders of frames, one per class; sorted by name they are the classes."""
     entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
     names = sorted(entry.name for entry in entries if entry.is_dir())
@@ -239,7 +240,7 @@ def read_class_folders(folder: Path, class_names: tuple[str, ...]) -> VideoTable
         if index is None:
             raise UserError(f"class folder {folder / name} is not one of the {len(class_names)} class names")
         others = Counter()
-        videos = sorted(scan_videos(folder / name, others))
+        videos = sorted(scan_videos(folder / name, others, on_name))
         if not videos:
             raise UserError(_without_video(folder / name, others))
         left_out += others
@@ -303,6 +304,7 @@ def _match(
     source: Path,
     class_names: tuple[str, ...],
     root: str,
+    on_name: OnName,
     *,
     key: Callable[[str], str] = str,
     split: str | None = None,
@@ -316,7 +318,7 @@ def _match(
         split: the rows to take, if the list has more than one split.
     """
     keys, labels, class_names, split = _read_rows(rows, source, class_names, split)
-    index = FileIndex(root, key)
+    index = FileIndex(root, key, on_name)
 
     def class_of(row: int) -> str:
         return class_names[labels[row]] if labels[row] >= 0 else ""

@@ -19,11 +19,26 @@ from videornn.errors import UserError
 
 NUM_FEW = 100  # videos of a list, looked for first of all
 
-__all__ = ["VideoTable", "check_files", "check_labels", "load_labels", "load_videos", "needs_split"]
+__all__ = [
+    "VideoTable",
+    "check_files",
+    "check_labels",
+    "find_source",
+    "first_missing",
+    "load_labels",
+    "load_videos",
+    "needs_split",
+]
 
 
 def load_videos(
-    source: str, *, root: str | None = None, labels: str | None = None, split: str | None = None, fold: int = 1
+    source: str,
+    *,
+    root: str | None = None,
+    labels: str | None = None,
+    split: str | None = None,
+    fold: int = 1,
+    on_name: formats.OnName = lambda: None,
 ) -> VideoTable:
     """The videos of a list file or of a folder; how it is written is recognised.
 
@@ -39,10 +54,22 @@ def load_videos(
         split: train, val or test, where a source holds several; by default all of a Kinetics list. UCF101 and HMDB51 have
             no val: it is test there.
         fold: which of the three official splits of UCF101 and HMDB51.
+        on_name: called for every file and folder met in a search for videos, which can take minutes.
 
     Raises:
         UserError: something is missing, lines are wrong (the first ten are told), or a class folder has no video.
     """
+    path, root = find_source(source, root=root, split=split, fold=fold)
+    if not path.is_dir():
+        return _read_file(path, _class_names(path, labels), root, split, on_name)
+    class_names = load_labels(labels) if labels else ()
+    if formats.hmdb51_files(path):
+        return formats.read_hmdb51(path, class_names, root, split, fold, on_name)
+    return formats.read_class_folders(path, class_names, on_name)
+
+
+def find_source(source: str, *, root: str | None, split: str | None, fold: int) -> tuple[Path, str]:
+    """The list or folder that load_videos reads for these, and what its paths are relative to; see there."""
     source, root = (place and os.path.expanduser(place) for place in (source, root))
     path = Path(source)
     there = is_file(source) or os.path.isdir(source)
@@ -58,12 +85,9 @@ def load_videos(
         raise UserError(f"video list {path} does not exist: give a file of `path label` lines or a folder of class folders")
     if root is not None and not Path(root).is_dir():
         raise UserError(f"data.root {root} is not a folder")
-    if path.is_dir():
-        class_names = load_labels(labels) if labels else ()
-        if formats.hmdb51_files(path):
-            return formats.read_hmdb51(path, class_names, root or source, split, fold)
-        return formats.read_class_folders(path, class_names)
-    return _read_file(path, _class_names(path, labels), root or str(path.parent), split)
+    if not path.is_dir():
+        return path, root or str(path.parent)
+    return path, (root or source) if formats.hmdb51_files(path) else str(path)
 
 
 def needs_split(source: str) -> bool:
@@ -90,8 +114,8 @@ def check_labels(table: VideoTable, num_classes: int) -> None:
 
 def check_files(table: VideoTable) -> None:
     """Raises UserError if none of the videos of a plain list is there; as a rule a few of them say that some are."""
-    few = np.linspace(0, len(table) - 1, NUM_FEW, dtype=int).tolist()
-    if table.files_seen or any(os.path.exists(table.path(row)) for rows in (few, range(len(table))) for row in rows):
+    rows = (row for rows in (_few(table), range(len(table))) for row in rows)
+    if table.files_seen or any(os.path.exists(table.path(row)) for row in rows):
         return
     listed = table.paths[0]
     last = re.split(r"[\s,]+", listed)[-1]
@@ -111,18 +135,29 @@ def check_files(table: VideoTable) -> None:
     )
 
 
-def _read_file(path: Path, class_names: tuple[str, ...], root: str, split: str | None) -> VideoTable:
+def first_missing(table: VideoTable) -> str | None:
+    """Path of the first video that is not there, of a few from the first to the last of a table; None if all are."""
+    return next((path for path in map(table.path, _few(table)) if not os.path.exists(path)), None)
+
+
+def _few(table: VideoTable) -> list[int]:
+    return np.linspace(0, len(table) - 1, NUM_FEW, dtype=int).tolist()
+
+
+def _read_file(
+    path: Path, class_names: tuple[str, ...], root: str, split: str | None, on_name: formats.OnName
+) -> VideoTable:
     if path.suffix.lower() == ".json":
-        return formats.read_something(path, class_names, root)
+        return formats.read_something(path, class_names, root, on_name)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise UserError(f"{path} is a video: give a file of `path label` lines or a folder of class folders")
     first_line = next((line for _, line in islice(formats.numbered_lines(path), 1)), "")
     if first_line in ("[", "{") or first_line.startswith(("[{", '{"')):
         raise formats.no_json_list(path)
     if formats.is_kinetics(first_line):
-        return formats.read_kinetics(path, class_names, root, split)
+        return formats.read_kinetics(path, class_names, root, split, on_name)
     if formats.is_ucf101(path, first_line):
-        return formats.read_ucf101(path, class_names, root)
+        return formats.read_ucf101(path, class_names, root, on_name)
     if formats.HMDB_FILE.fullmatch(path.name):
         raise UserError(f"{path} is one class of HMDB51: give its folder, {path.parent}")
     return read_list(path, class_names, root)

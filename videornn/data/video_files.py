@@ -46,13 +46,16 @@ def is_frame(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in FRAME_SUFFIXES and any(character.isdecimal() for character in name)
 
 
-def scan_videos(folder: str | Path, left_out: Counter[str] | None = None) -> Iterator[str]:
+def scan_videos(
+    folder: str | Path, left_out: Counter[str] | None = None, on_name: Callable[[], None] = lambda: None
+) -> Iterator[str]:
     """Paths, relative to a folder, of all videos under it, in no order; symbolic links are followed, hidden names skipped.
 
     A folder with images and neither videos nor folders in it is a video too, one of frames, if there are numbers in names.
 
     Args:
         left_out: gets the number of files that are in no video by their suffix, and of hidden ones that have one of videos.
+        on_name: called for every file and folder met.
     """
     left_out = Counter() if left_out is None else left_out
     waiting, linked = [""], set()
@@ -60,6 +63,7 @@ def scan_videos(folder: str | Path, left_out: Counter[str] | None = None) -> Ite
         here = waiting.pop()
         images, numbered, videos, below = Counter(), False, False, []
         for entry in _entries(os.path.join(folder, here)):
+            on_name()
             suffix = os.path.splitext(entry.name)[1].lower()
             if is_hidden(entry.name):
                 left_out[f"hidden {suffix}"] += suffix in VIDEO_SUFFIXES
@@ -111,13 +115,14 @@ class FileIndex:
     Args:
         folder: where to look.
         key: what a name (a stem) has in common with its row in a list.
+        on_name: called for every file and folder met.
     """
 
-    def __init__(self, folder: str, key: Callable[[str], str] = str) -> None:
+    def __init__(self, folder: str, key: Callable[[str], str] = str, on_name: Callable[[], None] = lambda: None) -> None:
         if not os.path.isdir(folder):
             raise UserError(f"data.root {folder} is not a folder")
         packer, hashes = PathPacker(), array("q")
-        for path in scan_videos(folder):
+        for path in scan_videos(folder, on_name=on_name):
             packer.append(path)
             hashes.append(hash(key(stem(path))))
         self.paths: PackedPaths = packer.pack()

@@ -1,0 +1,64 @@
+"""The lists of a job of several ranks: rank 0 reads them for all, and every rank looks whether it has the videos.
+
+To find the videos of an official list, or of class folders, is to walk over all names of a data set: minutes on a network
+disk, and more if 64 ranks do it at once.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from videornn import distributed
+from videornn.console import say
+from videornn.data.annotations import check_files, find_source, first_missing, load_videos
+from videornn.data.video_table import VideoTable
+from videornn.errors import UserError
+from videornn.schema import DataConfig
+
+TELL_SECONDS = 10.0  # from one word about a search to the next
+
+
+def load_list(data: DataConfig, source: str, split: str) -> VideoTable:
+    """The table of a source of data, the same on all ranks; collective. Every rank has it under its own data.root.
+
+    Raises:
+        UserError: see load_videos; on all ranks. Or this rank does not have the list or folder.
+    """
+    path, root = find_source(source, root=data.root, split=split, fold=data.fold)
+
+    def read(busy: Callable[[], None]) -> VideoTable:
+        search = _Search(f"looking for the videos of {path} under {root}", busy)
+        places = {"root": data.root, "labels": data.labels, "fold": data.fold}
+        return load_videos(source, split=split, **places, on_name=search.on_name)
+
+    return replace(distributed.from_busy_rank_0(read), root=root)
+
+
+def check_list(table: VideoTable) -> None:
+    """Raises UserError if none of the videos of a plain list is there, or one of a few that rank 0 has found is not."""
+    if distributed.rank() == 0 or not table.files_seen:
+        check_files(table)
+    elif missing := first_missing(table):
+        raise UserError(
+            f"rank {distributed.rank()} on {platform.node()} has no {missing}, which rank 0 has found: every node needs the "
+            f"same videos; mount or copy {table.root} there"
+        )
+
+
+class _Search:
+    """Tells the other ranks that rank 0 gets on, and people how far it is."""
+
+    def __init__(self, doing: str, busy: Callable[[], None]) -> None:
+        self._doing, self._busy = doing, busy
+        self._num_names, self._next_word = 0, time.monotonic() + TELL_SECONDS
+
+    def on_name(self) -> None:
+        """Call for every name that the search meets; costs next to nothing."""
+        self._num_names += 1
+        self._busy()
+        if time.monotonic() >= self._next_word:
+            say(f"{self._doing}: {self._num_names:,} names so far")
+            self._next_word = time.monotonic() + TELL_SECONDS
