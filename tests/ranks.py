@@ -65,7 +65,7 @@ def _be_rank(settings: dict[str, str], folder: Path, timeout: float, body: Calla
         with process_group(torch.device("cpu"), timeout) as watch:
             result = str(body(watch, *arguments))
     except (UserError, RankFailure) as error:
-        result = f"{type(error).__name__}: {error}"
+        result = f"{type(error).__name__}: {' | '.join(map(str, error.args))}"  # its lines
     (folder / f"{settings['RANK']}.result").write_text(result)
 
 

@@ -44,7 +44,7 @@ def test_what_rank_0_returns_reaches_all(start_ranks) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("end", "result"), [(_done, "of rank 0"), (_wrong, "UserError: list.txt:3: wrong\nlist.txt:4: wrong")]
+    ("end", "result"), [(_done, "of rank 0"), (_wrong, "UserError: list.txt:3: wrong | list.txt:4: wrong")]
 )
 def test_ranks_wait_for_a_busy_one_for_longer_than_the_timeout(start_ranks, end: Callable[[], str], result: str) -> None:
     assert start_ranks(2, _busy_for, 3 * TIMEOUT, end, timeout=TIMEOUT).results() == [result] * 2

@@ -52,7 +52,7 @@ def _sleep() -> None:
 
 
 def _user_error() -> None:
-    raise UserError("list.txt: there is no such file")
+    raise UserError("list.txt:3: no label", "list.txt:4: no path")
 
 
 def _bug() -> None:
@@ -89,7 +89,7 @@ def test_a_rank_that_lives_but_does_not_go_on_is_named_by_what_it_is_at(start_ra
 
 def test_a_user_error_of_one_rank_is_that_of_all(start_ranks) -> None:
     results = start_ranks(3, _walk, _user_error, 1, timeout=6.0).results()
-    assert results == ["UserError: list.txt: there is no such file"] * 3
+    assert results == ["UserError: list.txt:3: no label | list.txt:4: no path"] * 3
 
 
 def test_another_error_of_one_rank_is_told_by_the_others(start_ranks) -> None:

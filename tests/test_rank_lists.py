@@ -73,12 +73,13 @@ def test_rank_0_alone_looks_for_videos_and_all_have_its_table(start_ranks, tmp_p
     assert theirs == ["0 " + line.split(" ", 1)[1] for line in alone]
 
 
-def test_a_wrong_line_is_one_sentence_on_all_ranks(start_ranks, tmp_path: Path) -> None:
+def test_wrong_lines_are_told_alike_by_all_ranks(start_ranks, tmp_path: Path) -> None:
     settings = _kinetics(tmp_path)
-    (tmp_path / "k.csv").write_text(KINETICS + "waving,eeeeeeeeeee,soon,15,train\n")
+    (tmp_path / "k.csv").write_text(KINETICS + "waving,eeeeeeeeeee,soon,15,train\n" + "waving,f\n")
     results = start_ranks(2, _load, settings, [], timeout=300.0).results()
-    expected = f"UserError: {tmp_path}/k.csv:6: 'waving,eeeeeeeeeee,soon,15,train': 'soon' is not a time in seconds"
-    assert results == [expected] * 2
+    first = f"{tmp_path}/k.csv:6: 'waving,eeeeeeeeeee,soon,15,train': 'soon' is not a time in seconds"
+    second = f"{tmp_path}/k.csv:7: 'waving,f': there are 2 columns where the header has 5"
+    assert results == [f"UserError: {first} | {second}"] * 2
 
 
 def test_a_node_may_have_the_videos_elsewhere_but_it_must_have_them(start_ranks, tmp_path: Path) -> None:

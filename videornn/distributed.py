@@ -201,7 +201,7 @@ def from_busy_rank_0(function: Callable[[Callable[[], None]], Any]) -> Any:
     """
     if not dist.is_initialized():
         return function(lambda: None)
-    outcome: list[Any] = [True, None, None]  # whether rank 0 is still busy; what the function returned; its error
+    outcome: list[Any] = [True, None, None]  # whether rank 0 is still busy; what the function returned; lines of its error
     said = time.monotonic()
 
     def busy() -> None:
@@ -214,13 +214,13 @@ def from_busy_rank_0(function: Callable[[Callable[[], None]], Any]) -> Any:
         try:
             outcome[1] = function(busy)
         except UserError as error:
-            outcome[2] = str(error)
+            outcome[2] = error.args
         outcome[0] = False
         dist.broadcast_object_list(outcome, 0)
     while outcome[0]:
         dist.broadcast_object_list(outcome, 0)
     if outcome[2] is not None:
-        raise UserError(outcome[2])
+        raise UserError(*outcome[2])
     return outcome[1]
 
 

@@ -164,7 +164,7 @@ class RankWatch:
                 break
             time.sleep(self._report_seconds / 10)
         by_user = [report.ended.partition(": ")[2] for report in ended if report.by_user]
-        return UserError(by_user[0]) if by_user else RankFailure(self._sentence(now))
+        return UserError(*by_user[0].splitlines()) if by_user else RankFailure(self._sentence(now))
 
     def _sentence(self, now: float, seconds: float | None = None) -> str:
         unseen = now - self._seen[self._rank].heard
