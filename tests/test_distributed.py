@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import PROCESSES
+from torch import nn
 
 from videornn import signals
 from videornn.console import complain
-from videornn.distributed import MOST_STEPS, StopVote, gather_objects, process_group, rank, sum_over_ranks
+from videornn.distributed import MOST_STEPS, StopVote, data_parallel, gather_objects, process_group, rank, sum_over_ranks
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import meet
 from videornn.rank_watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
@@ -191,6 +193,29 @@ def _gather(watch: RankWatch) -> str:
 
 def test_objects_and_sums_reach_every_rank(start_ranks) -> None:
     assert start_ranks(2, _gather, timeout=300.0).results() == ["[{'rank': 0}, {'rank': 1}] 3.0"] * 2
+
+
+def _network_of_rank(watch: RankWatch) -> list:
+    """A weight, how many gradients it has, and count and mean of a norm, after a step before which ranks differ in all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = nn.Sequential(nn.BatchNorm1d(1, momentum=0.5), nn.Linear(1, 1))
+        norm, weight = model[0], model[1].weight
+        with torch.no_grad():
+            weight.fill_(rank() + 1)
+            norm.num_batches_tracked.fill_(10 * rank())
+            norm.running_mean.fill_(4 * rank())
+        parallel = data_parallel(model, torch.device("cpu"), static_graph=True)
+        parallel(torch.tensor([[2.0], [4.0]])).sub(rank()).square().sum().backward()
+    gradients = gather_objects(weight.grad.item())
+    return [weight.item(), len(set(gradients)), norm.num_batches_tracked.item(), norm.running_mean.item()]
+
+
+@pytest.mark.slow
+def test_ranks_share_weights_and_gradients_and_each_keeps_its_buffers_without_a_word(start_ranks) -> None:
+    ranks = start_ranks(2, _network_of_rank, timeout=300.0)
+    assert [json.loads(result) for result in ranks.results()] == [[1.0, 1, 1, 1.5], [1.0, 1, 11, 3.5]]
+    assert ranks.said() == ""
 
 
 def _meet_and_tell(settings: dict[str, str], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from videornn.errors import RankFailure, UserError
 from videornn.rank_store import meet, several_ranks
@@ -157,6 +159,30 @@ def rank() -> int:
 def num_ranks() -> int:
     """How many processes work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def data_parallel(model: nn.Module, device: torch.device, *, static_graph: bool) -> nn.Module:
+    """A network over all ranks, each of which keeps its own buffers; a plain process has it as it is. Collective.
+
+    Were the buffers those of rank 0 before every step, its clips alone would count in running averages.
+    """
+    if num_ranks() == 1:
+        return model
+    own = [buffer.clone() for buffer in model.buffers()]
+    # torch 2.13 and later warn of the old name; with the new one they still make all buffers those of rank 0, once, here
+    sync_buffers = "forward_sync_buffers"
+    if sync_buffers not in inspect.signature(DistributedDataParallel).parameters:
+        sync_buffers = "broadcast_buffers"
+    parallel = DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=static_graph,
+        **{sync_buffers: False},
+    )
+    for buffer, value in zip(model.buffers(), own, strict=True):
+        buffer.copy_(value)
+    return parallel
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

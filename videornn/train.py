@@ -341,16 +341,8 @@ def _parts(
 
 def _parallel(run: Run) -> nn.Module:
     """The network as the steps call it: over all ranks, compiled if the config says so."""
-    model, section = run.model, run.config.train
-    if distributed.num_ranks() > 1:
-        ids = [run.device.index] if run.device.type == "cuda" else None
-        model = nn.parallel.DistributedDataParallel(
-            model,
-            device_ids=ids,
-            broadcast_buffers=False,  # those of rank 0 before every step: its clips alone would count in running averages
-            gradient_as_bucket_view=True,
-            static_graph=section.accumulate == 1,
-        )
+    section = run.config.train
+    model = distributed.data_parallel(run.model, run.device, static_graph=section.accumulate == 1)
     return torch.compile(model) if section.compile else model
 
 
