@@ -61,7 +61,7 @@ REFUSED = {  # an error: advice for the beginning of a run, and said so where it
     "data.sampling": "segments",
     "data.temporal_stride": "9",
     "model.attention.kind": "gc",
-    "model.attention.scale": "learnt",
+    "model.attention.scale": "paper",
     "model.attention.temperature": "0.5",
     "model.depth": "18",
     "model.init": "weights.pt",
