@@ -85,7 +85,7 @@ def test_out_of_memory_names_the_settings_that_need_less(
         job.train(load_config(CONFIG, tiny_settings), tmp_path / "repeatable")
     error = RuntimeError("InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx")
     with pytest.raises(UserError, match=r"train\.compile needs a C\+\+ compiler, and torch finds none: install g\+\+"):
-        job.train(load_config(CONFIG, tiny_settings), tmp_path / "compiled")
+        job.train(load_config(CONFIG, [*tiny_settings, "train.compile=true"]), tmp_path / "compiled")
     error = RankFailure("something else")
     with pytest.raises(RankFailure, match="something else"):
         job.train(load_config(CONFIG, tiny_settings), tmp_path / "other")

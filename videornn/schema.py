@@ -245,7 +245,7 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Precision of convolutions and matrix products; bf16 and fp16 run under autocast, fp16 with loss scaling."""
     compile: bool = False
-    """Compile the network with torch.compile: minutes at the start, faster steps on GPUs."""
+    """Compile the network with torch.compile: minutes for every shape of a batch, faster steps on GPUs."""
     batch_norm: Literal["batch", "sync", "frozen"] = "batch"
     """Statistics of batch norm: of a rank's clips, of all ranks', or as loaded, weights too (frozen; not in new blocks)."""
     bn_clips: Count | None = None

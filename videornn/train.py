@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from videornn import distributed, metrics
 from videornn.attention_watch import AttentionWatch
 from videornn.bad_share import BadShare
+from videornn.compiling import compiled, graphs_of
 from videornn.config import Config, config_to_yaml
 from videornn.console import say
 from videornn.data.dataset import sample_seed
@@ -52,7 +53,6 @@ from videornn.trained_on import input_remark
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 SLOW_PRECISION = 1.5  # times as slow as float32 that is worth one
 MANY_EPOCHS = 10**6  # a plan without an end
-NO_COMPILER = ("No working C++ compiler", "Failed to find C compiler")  # of torch.compile, and of Triton
 PRECISE_BN_SEED = 2**31  # beyond any seed of a run: these clips are others than those of the steps
 
 
@@ -181,7 +181,8 @@ def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str]
         for sentence in [headline(run), *sentences, choose_decoder(run.config.data.decoder)[1]]:
             logger.say(sentence)
         if run.step < run.plan.num_steps:
-            with _errors_of_a_step(run, logger):
+            compiling = graphs_of(len(run.plan.shapes)) if run.config.train.compile else nullcontext()
+            with _errors_of_a_step(run, logger), compiling:
                 _loop(run, loader, _val_loader(run), logger, watch, received)
     finally:
         logger.close()
@@ -281,15 +282,13 @@ def _errors_of_a_step(run: Run, logger: RunLogger) -> Iterator[None]:
 
 
 def _what_is_lacking(run: Run, error: Exception) -> str | None:
-    """Memory, a compiler or a deterministic kernel; None if an error is about something else."""
+    """Memory or a deterministic kernel; None if an error is about something else."""
     operator, lack, _ = str(error).partition(" does not have a deterministic implementation")
     if lack:
         return (
             f"train.deterministic: torch {torch.__version__} cannot compute {operator} on {run.device.type} with the same "
             f"bits every time; a newer torch may, or leave it out"
         )
-    if any(words in str(error) for words in NO_COMPILER):
-        return "train.compile needs a C++ compiler, and torch finds none: install g++ (or name one in CXX), or leave it out"
     if not is_lack_of_memory(error):
         return None
     return (
@@ -343,7 +342,7 @@ def _parallel(run: Run) -> nn.Module:
     """The network as the steps call it: over all ranks, compiled if the config says so."""
     section = run.config.train
     model = distributed.data_parallel(run.model, run.device, static_graph=section.accumulate == 1)
-    return torch.compile(model) if section.compile else model
+    return compiled(model) if section.compile else model
 
 
 def _val_loader(run: Run) -> ClipLoader | None:
