@@ -10,7 +10,7 @@ LEVELS = [
     {"rank_watch"},
     {"config", "console", "data", "models", "metrics", "paired", "plots", "timeline", "optim", "ema"},
     {"overlay", "predictions"},
-    {"distributed", "compiling", "checkpoint", "logger", "speed", "manifest", "run_lock"},
+    {"distributed", "background", "compiling", "checkpoint", "logger", "speed", "manifest", "run_lock"},
     {"engine", "multigrid", "run_folder", "scores", "kept_scores", "rank_lists"},
     {"trained", "results"},
     {"evaluate", "windows", "explain", "meter", "precise_bn", "preflight", "resume", "trained_on"},

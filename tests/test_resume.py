@@ -230,6 +230,7 @@ def test_bad_videos_are_saved_once_by_their_place_in_the_set(
     first.bad = {path: BadVideo(path, "it is broken"), "/elsewhere/a.mp4": BadVideo("/elsewhere/a.mp4", "so is it")}
     monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, value])  # a second rank knows the same
     first.save(last=True, best=False)
+    first.saving.wait()
     saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
     assert saved["bad"] == [[first.data.train.paths[3], "it is broken"], ["/elsewhere/a.mp4", "so is it"]]
     monkeypatch.setattr(distributed, "rank", lambda: 1)  # every rank knows them

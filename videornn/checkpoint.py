@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import platform
 import shutil
@@ -36,17 +37,30 @@ NETWORK_PARTS = {"model": dict, "config": dict, "class_names": list, "step": int
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def save_checkpoint(path: Path, content: dict[str, Any], *, training: bool = False) -> None:
+def archived(content: dict[str, Any]) -> memoryview:
+    """A checkpoint as the bytes of its file up to the checksum, a copy of what it is made of; waits for the device."""
+    file = io.BytesIO()
+    torch.save({"format": FORMAT, "versions": _versions(), **content}, file)
+    file.seek(-2, os.SEEK_END)
+    file.write(SEAL_LENGTH.to_bytes(2, "little"))
+    return file.getbuffer()
+
+
+def save_checkpoint(path: Path, content: dict[str, Any] | memoryview, *, training: bool = False) -> None:
     """Write a checkpoint, perhaps of a training, so that the file at path is at any instant the old one or the new, whole.
+
+    Args:
+        content: what is to be saved, or what archived has made of it.
 
     Raises:
         UserError: the disk, or the quota, is full; what was at path is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with telling_if_full(path, content, training=training):
-        with replacing(path) as temporary, open(temporary, "w+b") as file:
-            torch.save({"format": FORMAT, "versions": _versions(), **content}, file)
-            _seal(file)
+    archive = content if isinstance(content, memoryview) else archived(content)
+    with telling_if_full(path, archive, training=training):
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(archive)
+            file.write(SEAL + hashlib.sha256(archive).hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
         sync_folder(path.parent)
@@ -157,15 +171,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _seal(file: BinaryIO) -> None:
-    """Add the checksum to an archive that torch.save has just written."""
-    file.seek(-2, os.SEEK_END)
-    file.write(SEAL_LENGTH.to_bytes(2, "little"))
-    digest = _sha256(file, file.tell())
-    file.seek(0, os.SEEK_END)
-    file.write(SEAL + digest)
-
-
 def _sealed_as_written(file: BinaryIO) -> bool | None:
     """Whether the bytes of a file have the checksum at its end; None for an archive that has no comment at all."""
     size = file.seek(0, os.SEEK_END)
@@ -212,7 +217,9 @@ def _size(num_bytes: int) -> str:
 
 
 def _num_bytes(content: Any) -> int:
-    """Size of the tensors in nested dictionaries and lists."""
+    """Size of the tensors in nested dictionaries and lists, or of an archive."""
+    if isinstance(content, memoryview):
+        return content.nbytes
     if isinstance(content, torch.Tensor):
         return content.numel() * content.element_size()
     parts = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()

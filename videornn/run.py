@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from videornn import distributed
-from videornn.checkpoint import load_model
+from videornn.background import Background
+from videornn.checkpoint import archived, load_model
 from videornn.config import Config, TrainConfig
 from videornn.data.dataset import BadVideo
 from videornn.data.loader import base_shape
@@ -49,6 +50,7 @@ class Run:
     normalization: tuple[Tensor, Tensor]
     meter: Meter = field(default_factory=Meter)
     bad: dict[str, BadVideo] = field(default_factory=dict)
+    saving: Background = field(default_factory=Background)
     step: int = 0
     best_top1: float = -1.0
 
@@ -114,7 +116,10 @@ class Run:
         return os.path.join(self.data.train.root, "")
 
     def save(self, *, last: bool, best: bool) -> None:
-        """Write checkpoints/last.pt, best.pt or both, with all that a resume, a test or an inference needs; collective."""
+        """Write checkpoints/last.pt, best.pt or both, with all that a resume, a test or an inference needs; collective.
+
+        The state as it is now is copied; to write it goes on in the background (saving).
+        """
         self.check_finite()
         model, buffers = self.trained.state_dict(), []
         if distributed.num_ranks() > 1:
@@ -124,6 +129,7 @@ class Run:
         progress = distributed.gather_objects((self.meter.state(), self.bad, buffers))
         if distributed.rank() > 0:
             return
+        self.saving.wait()  # before there is a second copy
         bad = {path: video for _, part, _ in progress for path, video in part.items()}  # several ranks may know the same
         content = {
             "model": model,
@@ -144,10 +150,11 @@ class Run:
         }
         folder = self.out / "checkpoints"
         folder.mkdir(exist_ok=True)  # but not the run folder, if somebody has removed it
+        archive = archived(content)
         if last:
-            save_last(folder, content, self.step, self.config.train.keep, best=best)
+            self.saving.start(partial(save_last, folder, archive, self.step, self.config.train.keep, best=best))
         elif best:
-            save_best(folder, content)
+            self.saving.start(partial(save_best, folder, archive))
 
     def load(self, saved: dict[str, Any], path: Path) -> None:
         """Go back to where save was called."""

@@ -12,11 +12,12 @@ from videornn.data.files import replacing
 from videornn.errors import UserError
 
 
-def save_last(folder: Path, content: dict[str, Any], step: int, keep: int, *, best: bool = False) -> Path:
+def save_last(folder: Path, content: dict[str, Any] | memoryview, step: int, keep: int, *, best: bool = False) -> Path:
     """Write step_STEP.pt, and make last.pt another name of it.
 
     Args:
         folder: the run's folder of checkpoints; nobody else may be writing into it (run_lock).
+        content: as save_checkpoint takes it.
         keep: step files that stay: this one and the newest before it. Those of later steps, which a resumed run left
             behind as it went on from an earlier one, go.
         best: make best.pt another name of it too.
@@ -35,7 +36,7 @@ def save_last(folder: Path, content: dict[str, Any], step: int, keep: int, *, be
     return path
 
 
-def save_best(folder: Path, content: dict[str, Any]) -> Path:
+def save_best(folder: Path, content: dict[str, Any] | memoryview) -> Path:
     """Write best.pt where no save_last is due."""
     _remove_leftovers(folder)
     save_checkpoint(folder / "best.pt", content, training=True)
@@ -97,7 +98,7 @@ def _step_files(folder: Path, up_to: int | None = None) -> list[Path]:
     return sorted((path for path, step in numbers.items() if up_to is None or step <= up_to), key=numbers.__getitem__)
 
 
-def _link(source: Path, path: Path, content: dict[str, Any]) -> None:
+def _link(source: Path, path: Path, content: dict[str, Any] | memoryview) -> None:
     """Make path another name of source, or a copy where the file system has no such links, at once or not at all."""
     with telling_if_full(path, content, training=True), replacing(path) as temporary:
         try:

@@ -182,7 +182,7 @@ def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str]
             logger.say(sentence)
         if run.step < run.plan.num_steps:
             compiling = graphs_of(len(run.plan.shapes)) if run.config.train.compile else nullcontext()
-            with _errors_of_a_step(run, logger), compiling:
+            with _errors_of_a_step(run, logger), compiling, run.saving:
                 _loop(run, loader, _val_loader(run), logger, watch, received)
     finally:
         logger.close()
@@ -212,6 +212,7 @@ def _loop(
         )
     share = BadShare(run.bad, run.out / "bad_videos.csv", len(run.data.train), run.config.data.max_bad_share)
     while run.step < plan.num_steps:
+        run.saving.check()
         lr, seen = run.lr, _Seen([])
         set_lr(run.optimizer, lr)
         result = train_step(
@@ -258,6 +259,8 @@ def _loop(
             watch.at(run.step, "saving")
             logger.check_place()
             run.save(last=bool(due or stop or last or too_many), best=best)
+            if stop or last or too_many:
+                distributed.from_rank_0(run.saving.wait)
             meter.restart_clock()
         if too_many is not None:
             vote.drain()
