@@ -1,6 +1,5 @@
 """Several processes on one host, over gloo; the test keeps their store, as torchrun does."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -8,12 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from commands import PROCESSES
 
 from videornn.distributed import process_group
 from videornn.errors import RankFailure, UserError
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["videornn.preflight"])  # torch and the rest are imported once
 
 
 class Ranks:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import PROCESSES
+from commands import PROCESSES
 from torch import nn
 
 from videornn import signals

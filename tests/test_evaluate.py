@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import av
 import pytest
 import torch
 import torch.distributed as dist
+from commands import PROCESSES
 
 from videornn import evaluate as job
 from videornn.data.batches import TestBatches
@@ -23,8 +23,6 @@ from videornn.evaluate import evaluate
 from videornn.kept_scores import KeptFile
 from videornn.signals import Interrupted
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["videornn.evaluate"])  # torch is imported once
 PICTURES = ("confusion.png", "reliability.png")
 
 

@@ -1,9 +1,6 @@
 import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import Command, Ranks
 
 from videornn import train as job
 from videornn.checkpoint import load_checkpoint
@@ -86,47 +84,27 @@ def test_a_signal_ends_a_run_after_a_saved_step_with_its_own_exit_code(
     number: int, code: int, tiny_settings: list[str], tmp_path: Path
 ) -> None:
     settings = [*tiny_settings, "train.epochs=1000", "data.val=null"]
-    command = [sys.executable, "-m", "videornn", "train", str(CONFIG), *settings, "--out", str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if "step 1/" in line:
-                process.send_signal(number)
-                break
-        _, complaint = process.communicate(timeout=600)
-    assert process.returncode == code
+    command = Command(tmp_path / "log", "train", CONFIG, *settings, "--out", tmp_path / "run")
+    command.wait_until_it_says("step 1/")
+    command.send_signal(number)
+    assert command.wait() == code
     stopped = load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"]
-    assert f"stopped by {signal.Signals(number).name} after step {stopped}, which is saved" in complaint
-    assert "--resume" in complaint and "Traceback" not in complaint and 1 <= stopped < 2000
+    assert f"stopped by {signal.Signals(number).name} after step {stopped}, which is saved" in command.said()
+    assert "--resume" in command.said() and "Traceback" not in command.said() and 1 <= stopped < 2000
 
 
 @pytest.mark.slow
 def test_two_ranks_see_the_same_samples_and_write_one_run(tiny_run: Path, tiny_settings: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "videornn"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [*launcher, "train", str(CONFIG), *tiny_settings, "--out", str(out)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert "cpu x 2" in finished.stdout and "Warning" not in finished.stderr
+    training = Ranks(2, tmp_path / "training", "train", CONFIG, *tiny_settings, "--out", out)
+    assert training.wait() == [0, 0], training.said()
+    assert "cpu x 2" in training.said() and "Warning" not in training.said()
     ours, alone = _records(out), _records(tiny_run)
     assert [(r["kind"], r["step"]) for r in ours] == [(r["kind"], r["step"]) for r in alone]
     # ranks normalise over their own half of the batch, so only the first loss, before any update, must be close
     assert ours[0]["loss"] == pytest.approx(alone[0]["loss"], rel=0.05)
-    tested = subprocess.run(
-        [*launcher, "test", str(out / "checkpoints/last.pt"), "--out", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-    )
-    assert tested.returncode == 0, tested.stderr[-3000:]
-    from videornn.evaluate import evaluate
-
+    testing = Ranks(2, tmp_path / "testing", "test", out / "checkpoints/last.pt", "--out", tmp_path / "two")
+    assert testing.wait() == [0, 0], testing.said()
     one, _ = evaluate(out / "checkpoints/last.pt", [], tmp_path / "one", lambda done, total: None)
     assert (tmp_path / "one/predictions.csv").read_text() == (tmp_path / "two/predictions.csv").read_text()
     assert one == json.loads((tmp_path / "two/metrics.json").read_text())
