@@ -296,18 +296,18 @@ def test_without_room_for_the_locks_of_workers_videos_are_loaded_here(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_memory_is_flat_over_4000_samples(make_video, tmp_path: Path) -> None:
+def test_memory_is_flat_over_1500_samples(make_video, tmp_path: Path) -> None:
     lines = [f"{make_video(tmp_path / f'{n}{suffix}', 20)} 0\n" for n in range(4) for suffix in (".mp4", ".avi", ".mkv")]
     (tmp_path / "list.txt").write_text("".join(lines))
     (tmp_path / "bad.mp4").write_text("no video")
     (tmp_path / "list.txt").write_text("".join([*lines, f"{tmp_path}/bad.mp4 0\n"]))
     dataset = build_loader(SMALL, load_videos(str(tmp_path / "list.txt")), plan=plan_of(13, 4), seed=5).dataset
     resident = []
-    for number in range(4000):
+    for number in range(1500):
         assert len(dataset[ClipKey(number, number % 13, 0, 4, 16)]) == 1
-        if number % 1000 == 999:
+        if number % 500 == 499:
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
-    assert max(resident) - resident[0] < 8, resident
+    assert max(resident) - resident[0] < 3, resident  # 3 kB a sample: less than one decoded frame
 
 
 @pytest.mark.parametrize("alive", [True, False])
