@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock  # a requirement of torch
 
 if TYPE_CHECKING:
     from ranks import Ranks
@@ -83,12 +85,25 @@ def read_frame_numbers():
     return frame_numbers
 
 
+def made_once(name: str, make: Callable[[Path], object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the first process of tests to need it makes for all of them."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            made = tmp_path_factory.mktemp("made") / name
+            make(made)
+            made.rename(shared / name)
+    return shared / name
+
+
 @pytest.fixture(scope="session")
 def motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic set of 2 training, 1 validation and 1 test video for each of 10 classes."""
+    """A synthetic set of 2 training, 1 validation and 1 test video for each of 10 classes; not to be changed."""
     from videornn.data.synthetic import make_synthetic
 
-    return make_synthetic(tmp_path_factory.mktemp("motion"), num_train=2, num_val=1, num_test=1, num_workers=1)
+    return made_once("motion", partial(make_synthetic, num_train=2, num_val=1, num_test=1, num_workers=1), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -114,13 +129,13 @@ def tiny_settings(motion_set: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_run(motion_set: Path, tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a training of two epochs."""
+    """The run folder of a training of two epochs, which tests add to."""
     from videornn.config import load_config
     from videornn.train import train
 
-    out = tmp_path_factory.mktemp("run") / "tiny"
-    train(load_config(Path(__file__).parents[1] / "configs/quickstart.yaml", tiny_settings), out)
-    return out
+    config = load_config(Path(__file__).parents[1] / "configs/quickstart.yaml", tiny_settings)
+    made = made_once("trained", partial(train, config), tmp_path_factory)
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("run") / "tiny"))
 
 
 @pytest.fixture(scope="session")
