@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from commands import Command
 
 from videornn.data import verify
 from videornn.data.verify import VideoReport, inspect_video, verify_videos
@@ -183,21 +183,11 @@ def test_ctrl_c_leaves_no_report(make_video, tmp_path: Path) -> None:
     for number in range(1, 1200):
         os.link(tmp_path / "0.mp4", tmp_path / f"{number}.mp4")
     (tmp_path / "list.txt").write_text("".join(f"{number}.mp4 0\n" for number in range(1200)))
-    command = [
-        sys.executable,
-        "-m",
-        "videornn",
-        "data",
-        "verify",
-        str(tmp_path / "list.txt"),
-        "--out",
-        str(tmp_path / "r.csv"),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None and "videos 120/1200" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=300) == 130
-    assert "no report was written" in process.stderr.read()
+    command = Command(tmp_path / "log", "data", "verify", tmp_path / "list.txt", "--out", tmp_path / "r.csv")
+    command.wait_until_it_says("videos 120/1200")
+    command.send_signal(signal.SIGINT)
+    assert command.wait() == 130
+    assert "no report was written" in command.said()
     assert not list(tmp_path.glob("*.csv*")) and not list(tmp_path.glob(".*"))
 
 
