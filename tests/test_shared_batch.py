@@ -21,16 +21,20 @@ from videornn.data.shared_batch import Batch, LostBatch, SentBatch, collate
 from videornn.errors import UserError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has memory without a name")
+# without workers, then with two, and after each of them an empty line
 LOAD = """
 import hashlib, sys
 from videornn.config import DataConfig, TestConfig
 from videornn.data.annotations import load_videos
 from videornn.data.loader import build_test_loader, view_spec
 
-section = DataConfig(num_frames=4, num_workers=int(sys.argv[2]))
-spec = view_spec(section, TestConfig(num_clips=2, num_crops=3, crop_size=128, short_side=128))
-for batch in build_test_loader(section, load_videos(sys.argv[1]), spec, batch_size=5):
-    print(batch.clips.numel(), batch.valid.tolist(), hashlib.sha256(batch.clips.numpy().tobytes()).hexdigest())
+sys.stderr = sys.stdout
+for num_workers in (0, 2):
+    section = DataConfig(num_frames=4, num_workers=num_workers)
+    spec = view_spec(section, TestConfig(num_clips=2, num_crops=3, crop_size=128, short_side=128))
+    for batch in build_test_loader(section, load_videos(sys.argv[1]), spec, batch_size=5):
+        print(batch.clips.numel(), batch.valid.tolist(), hashlib.sha256(batch.clips.numpy().tobytes()).hexdigest())
+    print()
 """
 
 
@@ -100,12 +104,12 @@ def test_batches_come_where_dev_shm_is_too_small_or_full(motion_set: Path, fille
         allowed = False
     if not allowed:
         pytest.skip("no file system can be mounted here")
-    said = []
-    for num_workers in (0, 2):
-        program = [sys.executable, "-c", LOAD, str(motion_set / "train.txt"), str(num_workers)]
-        command = [*unshare, f'{mount} ({filler}; "$@")', "sh", *program]
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=1000)
-        assert finished.returncode == 0, finished.stderr
-        said.append((finished.stdout, "/dev/shm does not take the locks" in finished.stderr))
-    assert said[0][0] == said[1][0] and said[0][0].count(f"{5 * 6 * 3 * 4 * 128**2} [True, True,") == 4
-    assert [warned for _, warned in said] == [False, filler != "true"]
+    program = [sys.executable, "-c", LOAD, str(motion_set / "train.txt")]
+    command = [*unshare, f'{mount} ({filler}; "$@")', "sh", *program]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=1000)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    said = [part.splitlines() for part in finished.stdout.split("\n\n")[:2]]
+    batches = [[line for line in lines if line.startswith(f"{5 * 6 * 3 * 4 * 128**2} [True, True,")] for lines in said]
+    assert batches[0] == batches[1] and len(batches[0]) == 4
+    warned = [any("/dev/shm does not take the locks" in line for line in lines) for lines in said]
+    assert warned == [False, filler != "true"]
