@@ -120,6 +120,8 @@ def _run(log: Path, arguments: list[str], environment: dict[str, str], before: C
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    # a fork of a server has its loader workers come from a server too, whatever Python does by itself
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     sys.argv = ["videornn", *arguments]
     if before is not None:
         before()
