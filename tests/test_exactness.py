@@ -7,15 +7,13 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from commands import Ranks
 
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
@@ -41,8 +39,6 @@ EVERYTHING = [
     "train.precise_bn=2",
     "train.val_every=2",
 ]
-ALONE = [sys.executable, "-m", "videornn"]
-TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "videornn"]
 
 
 def _records(run: Path) -> list[dict]:
@@ -66,63 +62,48 @@ def _assert_same(ours: object, theirs: object, place: str) -> None:
         assert ours == theirs, place
 
 
-def _processes(out: Path) -> list[int]:
-    """Every process of a run: torchrun gives each rank a session of its own."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it may have ended by itself
-            if str(out).encode() in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return found
+def _saved(out: Path) -> int:
+    """When the last checkpoint was written, 0: none was."""
+    with suppress(FileNotFoundError):
+        return (out / "checkpoints/last.pt").stat().st_mtime_ns
+    return 0
 
 
-def _kill_all(out: Path) -> None:
-    for process in _processes(out):
-        with suppress(OSError):
-            os.kill(process, signal.SIGKILL)
-
-
-def _wait_for_end(out: Path) -> None:
-    end = time.monotonic() + 600
-    while _processes(out):
-        assert time.monotonic() < end, "a process of the run does not end"
-        time.sleep(0.02)
+def _under_torchrun() -> None:
+    """Go on in a child of this process, which stands for torchrun."""
+    if child := os.fork():
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "num_kills"), [(ALONE, 3), (TWO_RANKS, 2)], ids=["alone", "two ranks"])
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="what a killed process leaves is read from /proc")
+@pytest.mark.parametrize("num_ranks", [1, 2])
 def test_killed_at_random_instants_and_resumed_ends_bit_identical(
-    launcher: list[str], num_kills: int, tiny_settings: list[str], tmp_path: Path
+    num_ranks: int, tiny_settings: list[str], tmp_path: Path
 ) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*launcher, "train", str(CONFIG), *tiny_settings, *EVERYTHING, "--resume", "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, timeout=1200, env=environment)
-    dice = random.Random(len(launcher))
-    out = tmp_path / "killed"
-    for number in range(num_kills):
-        with open(tmp_path / "log.txt", "w") as log:
-            process = subprocess.Popen([*command, str(out)], stdout=log, stderr=log, env=environment)
-        before = (out / "checkpoints/last.pt").stat().st_mtime_ns if (out / "checkpoints/last.pt").exists() else 0
-        while process.poll() is None:  # until it gets further than the last time, then some time into the next steps
-            newest = (out / "checkpoints/last.pt").stat().st_mtime_ns if (out / "checkpoints/last.pt").exists() else 0
-            if newest > before:
+    arguments = ["train", CONFIG, *tiny_settings, *EVERYTHING, "--resume", "--out"]
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = Ranks(num_ranks, tmp_path / "logs of the whole", *arguments, whole)
+    dice = random.Random(num_ranks)
+    for number in range(3):
+        before = _saved(out)
+        alone = number == 0
+        parent = _under_torchrun if alone and num_ranks > 1 else None
+        ranks = Ranks(num_ranks, tmp_path / f"logs {number}", *arguments, out, before=parent)
+        while ranks.are_running():  # until it gets further than the last time, then some time into the next steps
+            if _saved(out) > before:
                 time.sleep(dice.random() * 0.5)
                 break
             time.sleep(0.005)
-        assert process.poll() in (None, 0), (tmp_path / "log.txt").read_text()
-        if number == 0:
-            process.kill()  # of torchrun only: its ranks notice, save and end
-        else:
-            _kill_all(out)
-        process.wait()
-        _wait_for_end(out)  # else the next start gives up after half a minute, which is short on a busy machine
+        assert ranks.are_running() or set(ranks.wait()) == {0}, ranks.said()
+        ranks.kill(alone=alone)  # its loader workers notice and end; of torchrun: its ranks notice, save and end
+    assert undisturbed.wait() == [0] * num_ranks, undisturbed.said()
     with open(out / "checkpoints/last.pt", "r+b") as file:
         file.seek(-5000, os.SEEK_END)
         file.write(bytes(byte ^ 1 for byte in os.pread(file.fileno(), 1, file.tell())))
-    other_workers = [*command, str(out), "data.num_workers=0"]
-    last = subprocess.run(other_workers, capture_output=True, text=True, timeout=1200, env=environment)
-    assert last.returncode == 0, last.stderr
-    assert "last.pt is damaged" in last.stdout and "going on from step_" in last.stdout
+    last = Ranks(num_ranks, tmp_path / "logs of the last", *arguments, out, "data.num_workers=0")
+    assert last.wait() == [0] * num_ranks, last.said()
+    assert "last.pt is damaged" in last.said() and "going on from step_" in last.said()
     for name in ("last.pt", "best.pt"):
         ours, theirs = (load_checkpoint(run / "checkpoints" / name) for run in (out, tmp_path / "whole"))
         assert ours.pop("config") != theirs.pop("config")  # in the number of workers
