@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import av
 import pytest
 import torch
 import torch.distributed as dist
-from commands import PROCESSES
+from commands import PROCESSES, Command, Ranks
 
 from videornn import evaluate as job
 from videornn.data.batches import TestBatches
@@ -285,56 +284,40 @@ def test_more_ranks_than_videos_go_on_where_one_rank_was_stopped(arguments: list
     _assert_same_files(tmp_path / "test", tmp_path / "alone")
 
 
-# a test that keeps a few more scores and then waits to be killed, however slow or fast the machine is
-KEEP_SOME = """
-import sys, time
-from videornn.cli import main
-from videornn.kept_scores import KeptFile
+def _keep_some(left: int) -> None:
+    """Have this process keep a few more scores and then wait to be killed, however slow or fast the machine is."""
+    append, appended = KeptFile.append, Counter()
 
-append, left = KeptFile.append, int(sys.argv.pop(1))
+    def append_some(self: KeptFile, index: int, logits: torch.Tensor) -> None:
+        append(self, index, logits)
+        appended["scores"] += 1
+        while appended["scores"] == left:
+            time.sleep(60)
 
-def append_some(self, index, logits):
-    global left
-    append(self, index, logits)
-    left -= 1
-    while left == 0:
-        time.sleep(60)
-
-if __name__ == "__main__":
     KeptFile.append = append_some
-    main()
-"""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children of torchrun are read from /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="what a killed process leaves is read from /proc")
 def test_tests_killed_on_changing_numbers_of_ranks_end_with_the_same_files(
     arguments: list, motion_set: Path, tmp_path: Path
 ) -> None:
-    """kill -9 of a process alone, then of two ranks and their torchrun, with a few more videos each time."""
+    """kill -9 of a process alone, then of two ranks, with a few more videos each time."""
     lines = [f"{motion_set}/{line}" for line in (motion_set / "test.txt").read_text().splitlines()]
-    (tmp_path / "list.txt").write_text("\n".join(8 * lines))
+    (tmp_path / "list.txt").write_text("\n".join(3 * lines))
     checkpoint, settings = arguments
     settings = [*settings, f"data.test={tmp_path}/list.txt", "test.num_clips=10"]
     torch.set_num_threads(1)
     evaluate(checkpoint, settings, tmp_path / "alone", _silent)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = ["test", checkpoint, *settings, "--out", str(tmp_path / "test")]
-    (tmp_path / "keep_some.py").write_text(KEEP_SOME)
-    launchers = [[], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]]
+    command = ["test", checkpoint, *settings, "--out", tmp_path / "test"]
     folder, size = tmp_path / "test/unfinished", 0
-    for launcher in launchers:
-        program = [sys.executable, *launcher, str(tmp_path / "keep_some.py"), "5", *command]
-        process = subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL)
+    for num_ranks in (1, 2):
+        ranks = Ranks(num_ranks, tmp_path / f"logs {num_ranks}", *command, before=partial(_keep_some, 5))
         while sum(path.stat().st_size for path in folder.glob("*")) < size + 5000:
-            assert process.poll() is None
+            assert ranks.are_running(), ranks.said()
             time.sleep(0.005)
-        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in [*map(int, ranks), process.pid]:
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+        ranks.kill()
         size = sum(path.stat().st_size for path in folder.glob("*"))
-    program = [sys.executable, "-m", "videornn", *command]
-    finished = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=1800)
-    assert finished.returncode == 0 and "of 80 videos are scored already" in finished.stdout, finished.stderr[-3000:]
+    last = Command(tmp_path / "log", *command)
+    assert last.wait() == 0 and "of 30 videos are scored already" in last.said(), last.said()
     _assert_same_files(tmp_path / "test", tmp_path / "alone")
