@@ -72,7 +72,7 @@ class Command:
             time.sleep(0.02)
 
 
-class Ranks:
+class CommandOnRanks:
     """The same command on some ranks of this host, whose store this process keeps, as torchrun does; one is a plain process.
 
     Args:

@@ -13,7 +13,7 @@ import av
 import pytest
 import torch
 import torch.distributed as dist
-from commands import PROCESSES, Command, Ranks
+from commands import PROCESSES, Command, CommandOnRanks
 
 from videornn import evaluate as job
 from videornn.data.batches import TestBatches
@@ -312,7 +312,7 @@ def test_tests_killed_on_changing_numbers_of_ranks_end_with_the_same_files(
     command = ["test", checkpoint, *settings, "--out", tmp_path / "test"]
     folder, size = tmp_path / "test/unfinished", 0
     for num_ranks in (1, 2):
-        ranks = Ranks(num_ranks, tmp_path / f"logs {num_ranks}", *command, before=partial(_keep_some, 5))
+        ranks = CommandOnRanks(num_ranks, tmp_path / f"logs {num_ranks}", *command, before=partial(_keep_some, 5))
         while sum(path.stat().st_size for path in folder.glob("*")) < size + 5000:
             assert ranks.are_running(), ranks.said()
             time.sleep(0.005)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Ranks
+from commands import CommandOnRanks
 
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
@@ -83,13 +83,13 @@ def test_killed_at_random_instants_and_resumed_ends_bit_identical(
 ) -> None:
     arguments = ["train", CONFIG, *tiny_settings, *EVERYTHING, "--resume", "--out"]
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    undisturbed = Ranks(num_ranks, tmp_path / "logs of the whole", *arguments, whole)
+    undisturbed = CommandOnRanks(num_ranks, tmp_path / "logs of the whole", *arguments, whole)
     dice = random.Random(num_ranks)
     for number in range(3):
         before = _saved(out)
         alone = number == 0
         parent = _under_torchrun if alone and num_ranks > 1 else None
-        ranks = Ranks(num_ranks, tmp_path / f"logs {number}", *arguments, out, before=parent)
+        ranks = CommandOnRanks(num_ranks, tmp_path / f"logs {number}", *arguments, out, before=parent)
         while ranks.are_running():  # until it gets further than the last time, then some time into the next steps
             if _saved(out) > before:
                 time.sleep(dice.random() * 0.5)
@@ -101,7 +101,7 @@ def test_killed_at_random_instants_and_resumed_ends_bit_identical(
     with open(out / "checkpoints/last.pt", "r+b") as file:
         file.seek(-5000, os.SEEK_END)
         file.write(bytes(byte ^ 1 for byte in os.pread(file.fileno(), 1, file.tell())))
-    last = Ranks(num_ranks, tmp_path / "logs of the last", *arguments, out, "data.num_workers=0")
+    last = CommandOnRanks(num_ranks, tmp_path / "logs of the last", *arguments, out, "data.num_workers=0")
     assert last.wait() == [0] * num_ranks, last.said()
     assert "last.pt is damaged" in last.said() and "going on from step_" in last.said()
     for name in ("last.pt", "best.pt"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Ranks
+from commands import CommandOnRanks
 
 from videornn.checkpoint import load_checkpoint
 
@@ -38,7 +38,7 @@ def environment() -> dict[str, str]:
 def undisturbed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two ranks on one node that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    ranks = Ranks(2, folder / "logs", *_arguments(settings, folder / "run"))
+    ranks = CommandOnRanks(2, folder / "logs", *_arguments(settings, folder / "run"))
     assert ranks.wait() == [0, 0], ranks.said()
     return folder / "run"
 
@@ -53,7 +53,7 @@ def _train(settings: list[str], out: Path) -> list[str]:
 
 def _go_on(settings: list[str], out: Path, step: int) -> None:
     """Take a stopped run to its end."""
-    ranks = Ranks(2, out.parent / "logs", *_arguments(settings, out))
+    ranks = CommandOnRanks(2, out.parent / "logs", *_arguments(settings, out))
     assert ranks.wait() == [0, 0] and f"going on after step {step}" in ranks.said(), ranks.said()
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import Command, Ranks
+from commands import Command, CommandOnRanks
 
 from videornn import train as job
 from videornn.checkpoint import load_checkpoint
@@ -96,14 +96,14 @@ def test_a_signal_ends_a_run_after_a_saved_step_with_its_own_exit_code(
 @pytest.mark.slow
 def test_two_ranks_see_the_same_samples_and_write_one_run(tiny_run: Path, tiny_settings: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    training = Ranks(2, tmp_path / "training", "train", CONFIG, *tiny_settings, "--out", out)
+    training = CommandOnRanks(2, tmp_path / "training", "train", CONFIG, *tiny_settings, "--out", out)
     assert training.wait() == [0, 0], training.said()
     assert "cpu x 2" in training.said() and "Warning" not in training.said()
     ours, alone = _records(out), _records(tiny_run)
     assert [(r["kind"], r["step"]) for r in ours] == [(r["kind"], r["step"]) for r in alone]
     # ranks normalise over their own half of the batch, so only the first loss, before any update, must be close
     assert ours[0]["loss"] == pytest.approx(alone[0]["loss"], rel=0.05)
-    testing = Ranks(2, tmp_path / "testing", "test", out / "checkpoints/last.pt", "--out", tmp_path / "two")
+    testing = CommandOnRanks(2, tmp_path / "testing", "test", out / "checkpoints/last.pt", "--out", tmp_path / "two")
     assert testing.wait() == [0, 0], testing.said()
     one, _ = evaluate(out / "checkpoints/last.pt", [], tmp_path / "one", lambda done, total: None)
     assert (tmp_path / "one/predictions.csv").read_text() == (tmp_path / "two/predictions.csv").read_text()
