@@ -63,10 +63,10 @@ class Command:
         """kill -9, of all that it has started too unless alone."""
         os.kill(self.pid, signal.SIGKILL) if alone else os.killpg(self.pid, signal.SIGKILL)
 
-    def wait_for_all(self) -> None:
+    def wait_for_all(self, seconds: float = 600) -> None:
         """Return once what it has started has ended too."""
         self.wait()
-        end = time.monotonic() + 600
+        end = time.monotonic() + seconds
         while _runs(self.pid):
             assert time.monotonic() < end, "what it has started does not end"
             time.sleep(0.02)

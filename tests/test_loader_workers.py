@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import Command
 from test_loader import SMALL, batches_of, plan_of
 
 from videornn import config
@@ -28,6 +29,7 @@ from videornn.data.loader import _prefetch, build_loader, build_test_loader, vie
 from videornn.data.shared_batch import SentBatch
 from videornn.errors import UserError
 
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 VIEW = config.TestConfig(num_clips=1, num_crops=1, short_side=16, crop_size=16)
 
 
@@ -248,6 +250,20 @@ def test_no_video_is_blamed_for_a_worker_that_was_asked_to_end(
     assert not any(batch.bad for batch in batches)
     for mine, theirs in zip(batches, expected, strict=True):
         assert torch.equal(mine.clips, theirs.clips)
+
+
+def _start_by_a_server() -> None:
+    multiprocessing.set_start_method("forkserver", force=True)  # what Python 3.14 does by itself
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="what a killed process leaves is read from /proc")
+def test_workers_of_a_server_end_with_the_training_that_was_killed(tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = [*tiny_settings, "data.num_workers=2", "train.epochs=1000", "data.val=null"]
+    command = Command(tmp_path / "log", "train", CONFIG, *settings, "--out", tmp_path / "run", before=_start_by_a_server)
+    command.wait_until_it_says("step 1/")
+    command.kill(alone=True)
+    command.wait_for_all(60)
 
 
 @pytest.mark.slow

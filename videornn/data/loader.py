@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 import torch
@@ -372,6 +374,14 @@ def _init_worker(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # one process per core: threads of a worker would compete with the other workers and the training process
     torch.set_num_threads(1)
+    # torch's workers end when their parent process has; that of a server's forks is the server, which ends after them
+    if (user := multiprocessing.parent_process()) is not None and user.pid != os.getppid():
+        threading.Thread(target=_end_after, args=(user,), daemon=True).start()
+
+
+def _end_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _refused_locks(num_workers: int) -> str:
