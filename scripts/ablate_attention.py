@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablation_results import read_test, summarize, top1_text, write_results
+from ablation_results import add_maps, read_maps, read_test, summarize, top1_text, write_results
 from ablation_runs import Job, run_all
 from ablation_steps import Cost, measure_steps, sizes
 
@@ -80,6 +80,8 @@ NOTES = [
     "p: McNemar's exact test of each seed by itself, the smallest and the largest (ablation.json has all). It says whether "
     "two trained networks differ, not whether two blocks do: networks of two seeds of one block can differ as well.",
     "Multiply-adds: of the forward pass of one clip of training size.",
+    "Maps: the share of the places that one in effect covers (1: all alike), and how much those of two points differ (0: "
+    "not at all), on a training clip at the last step; the least and the most of the seeds.",
 ]
 
 
@@ -290,10 +292,14 @@ def _document(
 ) -> dict[str, Any]:
     """All that the files of results say, in plain values."""
     tests: dict[str, dict[int, Any]] = {}
+    maps: dict[str, dict[int, Any]] = {}
     for row in (BASELINE, *arguments.rows):
-        found = {job.seed: read_test(job.folder / "test") for job in jobs if job.row == row and job.done}
-        tests |= {row: found} if found else {}
+        runs = {job.seed: job.folder for job in jobs if job.row == row and job.done}
+        if runs:
+            tests[row] = {seed: read_test(folder / "test") for seed, folder in runs.items()}
+            maps[row] = {seed: read_maps(folder) for seed, folder in runs.items()}
     numbers = summarize(tests, costs)
+    add_maps(numbers["rows"], maps)
     notes = list(NOTES)
     if arguments.seeds == 1:
         notes.append("With one seed all intervals are over videos alone: another seed can lie outside of them.")

@@ -19,6 +19,8 @@ from videornn.paired import paired_difference
 from videornn.text_files import read_rows
 
 BASES = ("none", "nl")  # rows that the others are compared with
+# of the maps of a block, as `videornn train` logs them, and what is printed of them
+MAPS = {"effective_keys": "share of places", "query_dependence": "query dependence", "unary_effective_keys": "unary: share"}
 Videos = dict[tuple[str, int], bool]  # a path, and how often it was there before -> whether the network has it right
 
 
@@ -31,6 +33,26 @@ def read_test(folder: Path) -> Videos:
         seen[path] = seen.get(path, -1) + 1
         right[path, seen[path]] = row["correct"] == "1"
     return right
+
+
+def read_maps(run: Path) -> dict[str, float]:
+    """What the last line of a training says of the maps of its blocks ("res3.0/effective_keys"); nothing without blocks."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    last = next((record for record in map(json.loads, reversed(lines)) if record["kind"] == "train"), {})
+    return {key: value for key, value in last.items() if key.partition("/")[2] in MAPS}
+
+
+def add_maps(rows: dict[str, Any], maps: Mapping[str, Mapping[int, dict[str, float]]]) -> None:
+    """Add the numbers of maps to the rows of summarize, in the order of their seeds; None where a seed has none.
+
+    Args:
+        maps: what read_maps gives, by row and seed.
+    """
+    for name, row in rows.items():
+        of_seeds = [maps[name][seed] for seed in row["seeds"]]
+        keys = dict.fromkeys(key for found in of_seeds for key in found)
+        row["maps"] = {key: [found.get(key) for found in of_seeds] for key in keys}
 
 
 def summarize(tests: Mapping[str, Mapping[int, Videos]], costs: Mapping[str, Cost]) -> dict[str, Any]:
@@ -112,7 +134,29 @@ def markdown(document: dict[str, Any]) -> list[str]:
     for name, row in document["rows"].items():
         of_seed = dict(zip(row["seeds"], row["top1"], strict=True))
         lines.append(_line([f"`{name}`", *(_number(of_seed.get(seed), 1, ".2f") for seed in document["seeds"])]))
+    lines += _maps_table(document["rows"])
     return [*lines, "", *(f"- {note}" for note in document["notes"])]
+
+
+def _maps_table(rows: dict[str, Any]) -> list[str]:
+    """Lines on the maps of every block, the least and the most of the seeds."""
+    lines = []
+    for name, row in rows.items():
+        for block in dict.fromkeys(key.partition("/")[0] for key in row["maps"]):
+            found = [row["maps"].get(f"{block}/{key}", []) for key in MAPS]
+            lines.append(_line([f"`{name}`", block, *map(_range_text, found)]))
+    if not lines:
+        return []
+    header = ["", "Maps at the end of training:", "", _line(["row", "block", *MAPS.values()])]
+    return [*header, "|---|---|" + "---:|" * len(MAPS), *lines]
+
+
+def _range_text(values: Sequence[float | None]) -> str:
+    present = sorted(value for value in values if value is not None)
+    if not present:
+        return ""
+    least, most = f"{present[0]:.3f}", f"{present[-1]:.3f}"
+    return least if least == most else f"{least} to {most}"
 
 
 def top1_text(row: dict[str, Any], num_seeds: int) -> str:

@@ -112,17 +112,32 @@ def test_a_test_is_read_by_path_and_by_how_often_a_path_was_there(ablation: Simp
     assert ablation.results.read_test(tmp_path) == {("a", 0): True, ("=b", 0): False, ("a", 1): False}
 
 
+def test_maps_are_those_of_the_last_line_of_a_training(ablation: SimpleNamespace, tmp_path: Path) -> None:
+    assert ablation.results.read_maps(tmp_path) == {}
+    records = [
+        {"kind": "train", "res3.0/effective_keys": 0.5},
+        {"kind": "train", "loss": 1.0, "res3.0/effective_keys": 0.25},
+    ]
+    lines = [json.dumps(record) for record in [*records, {"kind": "val", "top1": 50.0}]]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert ablation.results.read_maps(tmp_path) == {"res3.0/effective_keys": 0.25}
+
+
 def test_markdown_csv_and_json_say_the_same_and_the_picture_is_there(ablation: SimpleNamespace, tmp_path: Path) -> None:
     cost = ablation.steps.Cost(parameters=1_234_567, flops=64.18e9, step_ms=12.34, step_mb=567.8)
     document = {"seeds": [0, 1, 2], "about": "About.", "title": "title", "notes": ["A note."]}
     document |= {"formulas": {row: f"formula of {row}" for row in ("none", "nl", "dnl")}}
     document |= ablation.results.summarize(_tests(), {"dnl": cost})
+    maps = {row: {seed: {} for seed in (0, 1, 2)} for row in ("none", "nl", "dnl")}
+    maps["dnl"] = {seed: {"res3.0/effective_keys": 0.1 + seed, "res3.0/query_dependence": 0.5} for seed in (0, 1, 2)}
+    ablation.results.add_maps(document["rows"], maps)
     paths = ablation.results.write_results(tmp_path, document)
     assert [path.name for path in paths] == ["ablation.md", "ablation.csv", "ablation.json", "ablation.png"]
     assert json.loads(paths[2].read_text()) == json.loads(json.dumps(document))
     rows = {row["row"]: row for row in csv.DictReader(paths[1].read_text().splitlines())}
     lines = [re.split(r" *\| *", line)[1:-1] for line in paths[0].read_text().splitlines() if line.startswith("| `")]
-    table, of_seeds = {line[0].strip("`"): line for line in lines[:3]}, {line[0].strip("`"): line for line in lines[3:]}
+    table, of_seeds = {line[0].strip("`"): line for line in lines[:3]}, {line[0].strip("`"): line for line in lines[3:6]}
+    assert lines[6:] == [["`dnl`", "res3.0", "0.100 to 2.100", "0.500", ""]]
     assert list(rows) == list(table) == list(of_seeds) == ["none", "nl", "dnl"]
     for name, row in rows.items():
         numbers = document["rows"][name]
