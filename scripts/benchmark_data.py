@@ -182,18 +182,19 @@ def torchcodec_frames(path: str, choose: Callable) -> Tensor:
     return reader.get_frames_at(indices=choose(len(reader), reader.metadata.average_fps)).data
 
 
-def clips_per_second(readers: dict[str, Callable[[int], Tensor]], num_videos: int, num_rounds: int) -> dict[str, float]:
-    """Items per second of every reader; a round has every video once for each, the readers taking turns."""
-    seconds = dict.fromkeys(readers, 0.0)
+def seconds_of_rounds(
+    readers: dict[str, Callable[[int], Tensor]], num_videos: int, num_rounds: int
+) -> dict[str, np.ndarray]:
+    """Processor seconds of every reader's rounds, [num_rounds]; in a round all take turns at every video."""
+    seconds = {name: np.zeros(num_rounds + 1) for name in readers}
     for round_number in range(num_rounds + 1):
         for index in range(num_videos):
             for name, read in readers.items():
-                random.seed(1000 * round_number + index)  # the same clip for all
-                start = time.perf_counter()
+                random.seed(1000 * round_number + index)  # the same clip for all, and in every run of this program
+                start = time.process_time()  # of the one core that all have: what other programs take of it is left out
                 read(index)
-                if round_number > 0:  # the first round warms up
-                    seconds[name] += time.perf_counter() - start
-    return {name: num_rounds * num_videos / spent for name, spent in seconds.items()}
+                seconds[name][round_number] += time.process_time() - start
+    return {name: spent[1:] for name, spent in seconds.items()}  # the first round warms up
 
 
 def main() -> None:
@@ -229,18 +230,27 @@ def main() -> None:
             psnr = [row.mean_psnr for row in prepared.rows if row.mean_psnr]
             print(f"prepared, {variant}: {sizes[variant]:.3f} of the bytes, PSNR {sum(psnr) / len(psnr):.1f} dB", flush=True)
             readers[f"prepared, {variant}"] = videornn_clips(files, out)
-        report("random clips", clips := clips_per_second(readers, len(paths), arguments.rounds))
+        clips = report("random clips", len(paths), seconds_of_rounds(readers, len(paths), arguments.rounds))
 
         test_spec = view_spec(DataConfig(num_frames=FRAMES, temporal_stride=STRIDE), TestConfig())
         views = {"pytorchvideo": pytorchvideo_views(paths), "videornn": lambda index: load_views(paths[index], test_spec)}
-        report("videos of 30 views", tests := clips_per_second(views, len(paths), 1))
-        print(json.dumps({"clips_per_second": clips, "bytes": sizes, "videos_of_30_views_per_second": tests}))
+        tests = report("videos of 30 views", len(paths), seconds_of_rounds(views, len(paths), 1))
+        print(json.dumps({"random_clips": clips, "bytes": sizes, "videos_of_30_views": tests}))
 
 
-def report(what: str, rates: dict[str, float]) -> None:
-    """One line per reader."""
-    for name, rate in rates.items():
-        print(f"{what}: {name:20s} {rate:6.2f} per second, {rate / rates['pytorchvideo']:5.2f}x PyTorchVideo", flush=True)
+def report(what: str, num_videos: int, seconds: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """One line per reader: the median round, and the least and the most that a round was faster than PyTorchVideo's."""
+    found = {}
+    for name, spent in seconds.items():
+        faster = seconds["pytorchvideo"] / spent
+        rate = num_videos / float(np.median(spent))
+        found[name] = {"per_second": rate, "faster": float(np.median(faster)), "least": faster.min(), "most": faster.max()}
+        print(
+            f"{what}: {name:20s} {rate:6.2f} per second, {found[name]['faster']:5.2f}x PyTorchVideo "
+            f"({faster.min():.2f} to {faster.max():.2f} in a round)",
+            flush=True,
+        )
+    return found
 
 
 if __name__ == "__main__":
