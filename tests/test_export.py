@@ -277,10 +277,10 @@ def test_what_is_missing_or_in_the_way_is_one_sentence(videornn, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_the_program_of_the_readme_finds_the_class_that_videornn_finds(
+def test_the_program_of_the_docs_finds_the_class_that_videornn_finds(
     exported, make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs/export.md").read_text(), re.DOTALL)
     program = next(block for block in blocks if "InferenceSession" in block)
     assert len([line for line in program.splitlines() if line.strip()]) <= 12 and "videornn" not in program
     checkpoint = exported["onnx"].path.with_suffix(".pt")

@@ -243,7 +243,7 @@ def test_fine_tuning_keeps_batch_norm_and_spares_the_early_stages() -> None:
 
 
 def test_headers_give_the_hours_and_cores_that_the_steps_of_docs_gpu_md_make() -> None:
-    """At 28.2 and 72.5 clips/s a core, which the README measured, and one core for each GPU."""
+    """At 28.2 and 72.5 clips/s a core, which docs/benchmarks.md has, and one core for each GPU."""
     page = (CONFIGS.parent / "docs/gpu.md").read_text()
     steps = {}
     for name, kinds, ms in re.findall(r"^\| (\w+?)(_nl, _dnl)? \| ([\d.]+) ms \|", page, re.MULTILINE):

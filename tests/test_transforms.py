@@ -49,7 +49,7 @@ def _largest_gap(ours: list[float], theirs: list[float]) -> float:
 
 
 def _first_version(frames: Tensor, section: DataConfig, generator: torch.Generator) -> Tensor:
-    """The crop, flip and colours with which the accuracies of README were measured, written out again."""
+    """The crop, flip and colours with which the accuracies of docs/benchmarks.md were measured, written out again."""
     height, width = frames.shape[1:3]
     draws = torch.rand(4, generator=generator)
     low, high = section.short_side

@@ -40,7 +40,7 @@ LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos are encoded; at crf 22 Kinetics-style files keep about their bytes (README)."""
+    """How videos are encoded; at crf 22 Kinetics-style files keep about their bytes (docs/data.md)."""
 
     short_side: int = 256
     """Longest short side, in pixels; a smaller video keeps its size."""
