@@ -1,12 +1,15 @@
 """torch.compile with the graphs counted; the backend that runs them as they are needs no C++ compiler."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import CommandOnRanks
 from torch import Tensor, nn
 
 from videornn import train as job
@@ -17,6 +20,7 @@ from videornn.models.norms import set_batch_norm
 from videornn.models.resnet3d import ResNet3d
 from videornn.multigrid import multigrid_phases
 
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CPU = torch.device("cpu")
 
 
@@ -66,3 +70,29 @@ def test_a_network_of_ours_is_compiled_for_all_shapes_of_multigrid(graphs: list[
         (shape.num_videos, shape.num_frames, shape.crop_size) for shape in shapes
     ]
     assert len(shapes) > 8
+
+
+def _compile_without_a_compiler() -> None:
+    torch.compile = partial(torch.compile, backend="aot_eager")
+
+
+@pytest.mark.slow
+def test_two_ranks_train_alike_compiled_and_not(tiny_settings: list[str], tmp_path: Path) -> None:
+    arguments = ["train", CONFIG, *tiny_settings, "data.val=null", "train.batch_norm=sync"]
+    as_it_is = CommandOnRanks(2, tmp_path / "as it is", *arguments, "--out", tmp_path / "a")
+    assert as_it_is.wait() == [0, 0], as_it_is.said()
+    compiling = CommandOnRanks(
+        2,
+        tmp_path / "compiling",
+        *arguments,
+        "train.compile=true",
+        "--out",
+        tmp_path / "b",
+        before=_compile_without_a_compiler,
+    )
+    assert compiling.wait() == [0, 0], compiling.said()
+    plain, made = ([json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in "ab")
+    assert [record["step"] for record in made] == [record["step"] for record in plain]
+    for ours, theirs in zip(made, plain, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
