@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from videornn import bench
 from videornn.bench import Feeding, LoadingReport, _prepared_stages, bench_loading
 from videornn.config import load_config
+from videornn.data.decoding import open_video
 from videornn.errors import UserError
 
 QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
@@ -30,6 +32,21 @@ def test_every_stage_is_timed_on_real_videos(tiny_settings: list[str], motion_se
     (tmp_path / "list.txt").write_text("".join(f"none_{number}.mp4 0\n" for number in range(9)))
     with pytest.raises(UserError, match="none of the 8 videos tried can be decoded"):
         bench_loading(load_config(QUICKSTART, [*tiny_settings, f"data.train={tmp_path}/list.txt"]), num_clips=8)
+
+
+def test_a_video_that_several_clips_are_cut_from_is_opened_once(
+    tiny_settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def count(path: str, *others: object, **options: object) -> object:
+        opened.append(path)
+        return open_video(path, *others, **options)
+
+    monkeypatch.setattr(bench, "open_video", count)
+    config = load_config(QUICKSTART, [*tiny_settings, "data.clips_per_video=4"])
+    bench_loading(config, num_clips=8)
+    assert len(opened) == 2
 
 
 def test_cores_of_a_gpu_follow_from_rates() -> None:

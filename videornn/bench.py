@@ -23,7 +23,6 @@ from videornn.data.parallel import num_cores
 from videornn.data.plain_lists import format_list
 from videornn.data.prepare import RECORD, prepare_videos
 from videornn.data.reencode import Encoding
-from videornn.data.sampling import sample_random_clip
 from videornn.data.shared_batch import collate
 from videornn.data.video import Cut
 from videornn.engine import to_model_input, train_step
@@ -255,28 +254,27 @@ def _order(num_videos: int, seed: int) -> list[int]:
 def _read_clips(
     dataset: TrainClips, num_clips: int, seed: int, on_clip: Callable[[int], None]
 ) -> tuple[list[Sample], dict[str, float], int]:
-    reader, clock = dataset.reader, time.perf_counter
+    reader, clock, crop_size = dataset.reader, time.perf_counter, dataset.transform.crop_size
     seconds, samples, num_bad = {"open": 0.0, "decode": 0.0, "transform": 0.0}, [], 0
-    for number, index in zip(range(num_clips), itertools.cycle(_order(len(dataset), seed))):
-        clip_seed, (path, label) = sample_seed(seed, number, index), reader.table[index]
+    num_videos = math.ceil(num_clips / dataset.clips_per_video)
+    for number, index in zip(range(num_videos), itertools.cycle(_order(len(dataset), seed))):
+        path, label = reader.table[index]
+        draw, cutting = dataset.draw(sample_seed(seed, number, index), dataset.spec.num_frames, crop_size), []
         start = clock()
         try:
             with open_video(path, reader.decoder, timeout=reader.timeout, max_pixels=reader.max_pixels) as video:
                 opened = clock()
-                clip = sample_random_clip(dataset.spec, video.num_frames, video.fps, clip_seed)
-                generator, cutting = torch.Generator().manual_seed(clip_seed), []
-                cut = _timed(dataset.transform.cutter(generator), cutting)
-                crops = video.cuts_at(video.on_screen(clip)[None], [cut])[0]
+                crops = video.cuts_at(draw.choose(video), [_timed(cut, cutting) for cut in draw.cuts])
                 decoded = clock()
         except DecodeError:
             num_bad += 1
             continue
-        clip, label = dataset.transform.finish(crops, label, generator)
+        clips = draw.finish(crops, label)
         transformed = clock() - decoded + sum(cutting)
-        samples.append(Sample(clip, label, index))
+        samples += [Sample(clip, label, index) for clip, label in clips]
         for stage, spent in zip(seconds, (opened - start, decoded - opened - sum(cutting), transformed), strict=True):
             seconds[stage] += spent
-        on_clip(number + 1)
+        on_clip(min((number + 1) * dataset.clips_per_video, num_clips))
     return samples, seconds, num_bad
 
 

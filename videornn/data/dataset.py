@@ -204,23 +204,40 @@ class TrainClips(Dataset):
 
     def _clips(self, index: int, seed: int, num_frames: int, crop_size: int) -> list[tuple[Tensor, int]]:
         """Clips of one video with their labels."""
+        draw = self.draw(seed, num_frames, crop_size)
+        crops = self.reader.cuts(index, draw.choose, draw.cuts)
+        return draw.finish(crops, self.reader.table[index][1])
+
+    def draw(self, seed: int, num_frames: int, crop_size: int) -> ClipDraw:
+        """Draw the clips of one video, and what is done with them."""
         seeds = [seed + 2 * clip for clip in range(self.clips_per_video)]
         transform = self.transform.at_crop_size(crop_size)
-
         generators = [torch.Generator().manual_seed(clip_seed + 1) for clip_seed in seeds]
         # a seed of its own: the stride must not tell where the clip starts
         specs = [self.spec.shortened(num_frames, sample_seed(clip_seed)) for clip_seed in seeds]
+        return ClipDraw(specs, seeds, transform, generators, [transform.cutter(generator) for generator in generators])
 
-        def choose(video: FrameVideo) -> Tensor:
-            clips = [
-                sample_random_clip(spec, video.num_frames, video.fps, clip_seed)
-                for spec, clip_seed in zip(specs, seeds, strict=True)
-            ]
-            return video.on_screen(torch.stack(clips))
 
-        crops = self.reader.cuts(index, choose, [transform.cutter(generator) for generator in generators])
-        _, label = self.reader.table[index]
-        return [transform.finish(clip, label, generator) for clip, generator in zip(crops, generators, strict=True)]
+@dataclass(frozen=True)
+class ClipDraw:
+    """The clips of one video as they were drawn; cuts are for FrameVideo.cuts_at, one for each clip."""
+
+    specs: list[ClipSpec]
+    seeds: list[int]
+    transform: TrainTransform
+    generators: list[torch.Generator]
+    cuts: list[Cut]
+
+    def choose(self, video: FrameVideo) -> Tensor:
+        """Frame indices int64 [clips, T]."""
+        pairs = zip(self.specs, self.seeds, strict=True)
+        clips = [sample_random_clip(spec, video.num_frames, video.fps, clip_seed) for spec, clip_seed in pairs]
+        return video.on_screen(torch.stack(clips))
+
+    def finish(self, crops: Tensor, label: int) -> list[tuple[Tensor, int]]:
+        """Clips uint8 [3, T, S, S] of what the cuts gave, with their labels, which a flip can swap."""
+        pairs = zip(crops, self.generators, strict=True)
+        return [self.transform.finish(clip, label, generator) for clip, generator in pairs]
 
 
 @dataclass(frozen=True)
