@@ -118,16 +118,28 @@ def test_what_is_done_is_not_done_again(one_process, source_list: Path, tmp_path
     assert changed == {"three.mp4"} and (out / "train.report.csv").read_bytes() == report
 
 
-def test_a_source_may_go_once_its_file_is_made_but_not_change(one_process, make_video, tmp_path: Path) -> None:
+def test_a_source_may_go_once_its_file_is_made_and_is_taken_again_where_it_changes(
+    one_process, make_video, tmp_path
+) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/list.txt").write_text("a.mp4 0\n")
-    source = make_video(tmp_path / "in/a.mp4", 20)
-    for num_frames, status in ((20, "ok"), (21, "undecodable"), (None, "ok")):
-        source.unlink()
-        if num_frames:
-            make_video(source, num_frames)
-        (row,) = prepare_videos(str(tmp_path / "in/list.txt"), tmp_path / "out", Encoding()).rows
-        assert row.status == status and ("made of another video" in row.reason) == (status != "ok")
+    source, target = make_video(tmp_path / "in/a.mp4", 20), tmp_path / "out/a.mp4"
+    (row,) = prepare_videos(str(tmp_path / "in/list.txt"), tmp_path / "out", Encoding()).rows
+    assert (row.status, row.num_frames) == ("ok", 20)
+    source.unlink()
+    (row,) = prepare_videos(str(tmp_path / "in/list.txt"), tmp_path / "out", Encoding()).rows
+    assert (row.status, row.num_frames) == ("ok", 20)
+    for ahead in (0, 10**12):  # of the clock here, in nanoseconds
+        os.utime(make_video(source, 21 if ahead else 22), ns=(0, target.stat().st_mtime_ns + 10**6 + ahead))
+        times = set()
+        for _ in range(2):
+            (row,) = prepare_videos(str(tmp_path / "in/list.txt"), tmp_path / "out", Encoding()).rows
+            assert (row.status, row.num_frames) == ("ok", 21 if ahead else 22)
+            times.add(target.stat().st_mtime_ns)
+        assert len(times) == 1  # it was made once
+    os.utime(make_video(source, 23), ns=(0, 0))  # with a time that says nothing, what is measured still finds it
+    (row,) = prepare_videos(str(tmp_path / "in/list.txt"), tmp_path / "out", Encoding()).rows
+    assert row.status == "undecodable" and "made of another video" in row.reason
 
 
 def test_two_lists_share_a_folder(one_process, source_list: Path, tmp_path: Path) -> None:

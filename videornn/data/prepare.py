@@ -204,7 +204,7 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int)
     target = out / job.output
     try:
         with errors_of_video(job.path):
-            encoded, remark = _already_encoded(target), ""
+            encoded, remark = _already_encoded(job.path, target), ""
             if encoded is None:
                 encoded, remark = _encode_anew(job.path, target, encoding, max_pixels)
             # the source of an earlier run's file may be gone
@@ -218,11 +218,18 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int)
     return PreparedVideo(job.path, job.output, "ok", remark, **asdict(encoded), **sizes, **numbers)
 
 
-def _already_encoded(target: Path) -> Encoded | None:
+def _already_encoded(path: str, target: Path) -> Encoded | None:
+    """What an earlier run has made of a video, unless another file is there by now."""
     try:
-        return read_encoded(target) if target.exists() else None
+        is_there = target.exists() and _changed(target) >= _changed(path)
+        return read_encoded(target) if is_there else None
     except VideoFault:
         return None
+
+
+def _changed(path: str | Path) -> int:
+    """When a file was last written, in nanoseconds; 0: it is gone."""
+    return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
 
 
 def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -> tuple[Encoded, str]:
@@ -236,7 +243,11 @@ def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be made ({error.strerror})") from error
-    return reencode(path, target, encoding, max_pixels), report.reason
+    source_changed = _changed(path)
+    encoded = reencode(path, target, encoding, max_pixels)
+    if _changed(target) < source_changed:  # by a clock that is ahead of the one here: it would be old in every run
+        os.utime(target, ns=(source_changed, source_changed))
+    return encoded, report.reason
 
 
 def _size(path: str | Path) -> int | None:
