@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.video import r2plus1d_18, r3d_18
 
+from videornn.checkpoint import save_checkpoint
 from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
 from videornn.models.nonlocal_block import DisentangledNonLocal, NonLocal
@@ -223,6 +224,29 @@ def test_a_head_of_other_classes_stays_new(tmp_path) -> None:
     assert report.new == ("head.weight", "head.bias") and report.unused == ("head.weight", "head.bias")
     assert report.notes == ("the head is new: the file has 9 classes, the network 7",)
     assert torch.equal(ours.head.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "here", "taken"),
+    [
+        (["walk", "run"], ("walk", "run"), True),
+        (["run", "walk"], ("walk", "run"), False),
+        (["jump", "sit"], ("walk", "run"), False),
+        (["jump", "sit"], (), True),  # a list without names
+        (["class 0", "class 1"], ("walk", "run"), True),  # a checkpoint of such a list
+    ],
+)
+def test_a_head_is_taken_where_its_rows_are_the_same_classes(
+    in_file: list[str], here: tuple[str, ...], taken: bool, tmp_path: Path
+) -> None:
+    ours, theirs = (ResNet3d("slow", 18, num_classes=2, width=8) for _ in range(2))
+    content = {"model": theirs.state_dict(), "step": 0, "config": {}, "class_names": in_file}
+    save_checkpoint(tmp_path / "a.pt", content)
+    before = ours.head.weight.clone()
+    report = load_weights(ours, tmp_path / "a.pt", class_names=here)
+    assert torch.equal(ours.head.weight, theirs.head.weight if taken else before)
+    assert report.notes == (() if taken else (f"the head is new: the file has other classes ({', '.join(in_file)}, ...)",))
+    assert torch.equal(ours.stem[0].conv.weight, theirs.stem[0].conv.weight)
 
 
 def test_a_file_without_head_says_so(tmp_path) -> None:

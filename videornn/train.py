@@ -127,7 +127,8 @@ def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if config.model.init and load_init:
-        report = load_weights(model, config.model.init, inflation=config.model.inflation)
+        names = data.train.class_names
+        report = load_weights(model, config.model.init, inflation=config.model.inflation, class_names=names)
         if distributed.rank() == 0:
             remark = input_remark(config, report)
             say(*report.lines(), *([f"  note: {remark}"] if remark else []))

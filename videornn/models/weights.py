@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ class Weights:
     names: our names -> names in the file.
     unused: names in the file that belong to nothing of ours.
     data: settings of data that the file says it was trained with, all (ours) or the clip's (SlowFast); None: it says none.
+    class_names: what the rows of the head stand for; empty: the file does not say.
     """
 
     source: str
@@ -65,6 +66,7 @@ class Weights:
     names: dict[str, str]
     unused: tuple[str, ...]
     data: dict[str, Any] | None
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,17 @@ def read_weights(path: str | Path) -> Weights:
     if found[0] is MMACTION2:
         _add_out_biases_(state)
     unused = tuple(file_name for name, file_name in renamed.items() if name not in names)
-    return Weights(str(path), found[0].name, state, names, unused, _data(content, found[0]))
+    class_names = _class_names(content) if found[0] is VIDEORNN else ()
+    return Weights(str(path), found[0].name, state, names, unused, _data(content, found[0]), class_names)
 
 
 def load_weights(
-    model: ResNet3d, path: str | Path | Weights, *, inflation: Inflation = "average", force: bool = False
+    model: ResNet3d,
+    path: str | Path | Weights,
+    *,
+    inflation: Inflation = "average",
+    class_names: Sequence[str] = (),
+    force: bool = False,
 ) -> LoadReport:
     """Copy the weights of a file, or what `read_weights` made of it, into a network, in place.
 
@@ -136,6 +144,7 @@ def load_weights(
 
     Args:
         inflation: how a 2D kernel becomes one of t frames: repeated and divided by t, or zero but for the middle frame.
+        class_names: of the network; the head of a file that names other classes, or in another order, is not taken.
         force: load whatever fits, be it ever so little.
 
     Raises:
@@ -144,6 +153,9 @@ def load_weights(
     """
     weights = path if isinstance(path, Weights) else read_weights(path)
     ours = model.state_dict()
+    if has_others := bool(class_names and weights.class_names and tuple(class_names) != weights.class_names):
+        body = {name: tensor for name, tensor in weights.state.items() if not name.startswith("head.")}
+        weights = replace(weights, state=body)
     candidates = {name: _fit(weights.state[name], ours[name].shape, inflation) for name in ours if name in weights.state}
     misfits = [name for name in _counted({**ours, **weights.state}) if candidates.get(name) is None]
     if not force:
@@ -162,7 +174,7 @@ def load_weights(
         inflated=tuple(name for name in counted if name in inflated),
         new=tuple(name for name in counted if name not in fits),
         unused=(*unused, *weights.unused),
-        notes=_notes(weights, ours, fits, misfits),
+        notes=_notes(weights, ours, fits, misfits, has_others),
         data=weights.data,
     )
 
@@ -203,6 +215,13 @@ def _data(content: object, form: Format) -> dict[str, Any] | None:
     config = content.get("config") if form is VIDEORNN else None
     data = config.get("data") if isinstance(config, dict) else None
     return data if isinstance(data, dict) else None
+
+
+def _class_names(content: object) -> tuple[str, ...]:
+    """What one of our checkpoints calls its classes; empty where these are numbers alone."""
+    names = content.get("class_names") if isinstance(content, dict) else None
+    names = tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+    return () if all(name == f"class {label}" for label, name in enumerate(names)) else names
 
 
 def _family(weights: Weights, depth: int, width: int) -> str:
@@ -307,9 +326,13 @@ def _shape(tensor: Tensor | None) -> str:
     return "absent" if tensor is None else "x".join(map(str, tensor.shape))
 
 
-def _notes(weights: Weights, ours: Mapping[str, Tensor], fits: Collection[str], misfits: Collection[str]) -> tuple[str, ...]:
+def _notes(
+    weights: Weights, ours: Mapping[str, Tensor], fits: Collection[str], misfits: Collection[str], has_others: bool
+) -> tuple[str, ...]:
     state, notes = weights.state, []
-    if "head.weight" not in fits:
+    if has_others:
+        notes.append(f"the head is new: the file has other classes ({', '.join(weights.class_names[:2])}, ...)")
+    elif "head.weight" not in fits:
         classes = f"{len(state['head.weight'])} classes" if "head.weight" in state else "none"
         notes.append(f"the head is new: the file has {classes}, the network {len(ours['head.weight'])}")
     in_file, here, loaded = _blocks(state), _blocks(ours), _blocks(fits)
