@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from videornn.cli import app
-from videornn.config import Config
+from videornn.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,12 +51,16 @@ def _command(words: list[str]) -> tuple[object, list[str]]:
     return command, words
 
 
+def _calls_videornn(words: list[str]) -> bool:
+    return "videornn" in words and (words[0] in {"videornn", "torchrun", "time"} or "-m" in words)
+
+
 @pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=_id)
 def test_every_command_has_the_options_that_it_is_shown_with(page: Path) -> None:
-    for line in _code(page):
+    lines = [line for line in _code(page) if _calls_videornn(_words(line))]
+    assert lines or page not in (ROOT / "README.md", *RECIPES)
+    for line in lines:
         words = _words(line)
-        if "videornn" not in words or not (words[0] in {"videornn", "torchrun", "time"} or "-m" in words):
-            continue
         command, rest = _command(words[words.index("videornn") + 1 :])
         options = {option for parameter in command.params for option in parameter.opts}
         for word in rest:
@@ -83,6 +87,16 @@ def test_every_setting_and_file_that_a_command_names_is_there(page: Path) -> Non
             source = "".join(path.read_text() for path in (ROOT / "scripts").glob("*.py"))
             for word in words[words.index(scripts[0]) :]:
                 assert not word.startswith("--") or f'"{word.partition("=")[0]}"' in source, f"{line}: {word}"
+
+
+def test_the_settings_of_the_first_hour_make_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = [_words(line) for line in _code(ROOT / "docs/first_hour.md")]
+    runs = [words for words in commands if any(word.endswith(".yaml") for word in words)]
+    assert len(runs) == 4 and sum("videornn" in words for words in commands) >= 4
+    for words in runs:
+        config = next(word for word in words if word.endswith(".yaml"))
+        load_config(Path(config), [word for word in words if re.fullmatch(r"[a-z_.]+=.*", word)])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
