@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from videornn.console import complain, say
-from videornn.signals import caught_signals
+from videornn.distributed.signals import caught_signals
 from videornn.text_files import read_json
 
 POLL_SECONDS = 0.2

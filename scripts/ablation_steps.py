@@ -14,7 +14,7 @@ from benchmark_attention import peak_bytes
 from torch import nn
 
 from videornn.config import Config
-from videornn.distributed import pick_device
+from videornn.distributed.ranks import pick_device
 from videornn.engine import build_scaler, train_step
 from videornn.models import build_model
 from videornn.models.norms import freeze_parts, set_batch_norm

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from commands import PROCESSES
 
-from videornn.distributed import process_group
+from videornn.distributed.ranks import process_group
 from videornn.errors import RankFailure, UserError
 
 

@@ -227,7 +227,7 @@ def test_a_second_signal_kills_runs_that_do_not_stop(
 ) -> None:
     stand_in = Path(sys.executable)
     stand_in.write_text("#!/bin/bash\ntrap '' INT TERM\necho begin $$ >> $EVENTS\nwhile true; do sleep 0.05; done\n")
-    monkeypatch.setattr("videornn.signals.REPEAT_SECONDS", 0.1)
+    monkeypatch.setattr("videornn.distributed.signals.REPEAT_SECONDS", 0.1)
 
     def interrupt() -> None:
         while not events.read_text().endswith("\n"):

@@ -14,9 +14,9 @@ from videornn import train as job
 from videornn.background import Background
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
+from videornn.distributed.signals import Interrupted
 from videornn.errors import UserError
 from videornn.run_folder import load_newest
-from videornn.signals import Interrupted
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 LONG = 300.0  # seconds; nothing waits for so long unless it hangs

@@ -10,11 +10,12 @@ import pytest
 import torch
 from test_loader import SMALL, batches_of, plan_of
 
-from videornn import config, distributed
+from videornn import config
 from videornn.bad_share import BadShare
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import BadVideo, ClipKey, TooManyBad, load_views
 from videornn.data.loader import build_loader, build_test_loader, view_spec
+from videornn.distributed import ranks
 from videornn.errors import DecodeError
 
 
@@ -125,16 +126,16 @@ def test_all_ranks_end_when_their_bad_videos_together_are_too_many(tmp_path: Pat
     """Two ranks, by turns in one process."""
     bad = [{}, {}]
     known = {name: BadVideo(name, f"{name}: is empty") for name in "abcdef"}
-    ranks = [BadShare(mine, tmp_path / f"{rank}.csv", 40, 0.1) for rank, mine in enumerate(bad)]
-    monkeypatch.setattr(distributed, "num_ranks", lambda: 2)
-    monkeypatch.setattr(distributed, "gather_objects", lambda value: [dict(mine) for mine in bad])
+    both = [BadShare(mine, tmp_path / f"{rank}.csv", 40, 0.1) for rank, mine in enumerate(bad)]
+    monkeypatch.setattr(ranks, "num_ranks", lambda: 2)
+    monkeypatch.setattr(ranks, "gather_objects", lambda value: [dict(mine) for mine in bad])
 
     def step(*met: str) -> list[object]:
         """What each rank ends with, None if it goes on, or "not asked"."""
         for mine, name in zip(bad, met, strict=True):
             mine |= {name: known[name]} if name else {}
-        largest = max(rank.num_new for rank in ranks)
-        return [rank.exchange() if rank.may_be_passed(largest) else "not asked" for rank in ranks]
+        largest = max(rank.num_new for rank in both)
+        return [rank.exchange() if rank.may_be_passed(largest) else "not asked" for rank in both]
 
     assert step("b", "c") == step("a", "") == ["not asked"] * 2
     assert step("d", "b") == [None, None]  # one has met three, but together they have met four, which is a tenth of 40

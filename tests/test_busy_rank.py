@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from videornn.distributed import from_busy_rank_0, rank
+from videornn.distributed.ranks import from_busy_rank_0, rank
+from videornn.distributed.watch import RankWatch
 from videornn.errors import UserError
-from videornn.rank_watch import RankWatch
 
 TIMEOUT = 2.0
 

@@ -32,6 +32,7 @@ from videornn.data.loader import base_shape
 from videornn.data.mixing import Mixing
 from videornn.data.plan import BatchPlan, Phase
 from videornn.data.shared_batch import Batch, to_device
+from videornn.distributed.watch import RankWatch
 from videornn.ema import decay_at, ema_updates, start_ema
 from videornn.engine import build_scaler, predict_logits, to_model_input, train_step
 from videornn.evaluate import score_batches
@@ -45,7 +46,6 @@ from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import build_optimizer
 from videornn.precise_bn import update_batch_norm
-from videornn.rank_watch import RankWatch
 from videornn.run import Run
 from videornn.speed import matrix_rate
 

@@ -18,13 +18,21 @@ import torch.distributed as dist
 from commands import PROCESSES
 from torch import nn
 
-from videornn import signals
 from videornn.console import complain
-from videornn.distributed import MOST_STEPS, StopVote, data_parallel, gather_objects, process_group, rank, sum_over_ranks
+from videornn.distributed import signals
+from videornn.distributed.ranks import (
+    MOST_STEPS,
+    StopVote,
+    data_parallel,
+    gather_objects,
+    process_group,
+    rank,
+    sum_over_ranks,
+)
+from videornn.distributed.signals import caught_signals
+from videornn.distributed.store import meet
+from videornn.distributed.watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
 from videornn.errors import RankFailure, UserError
-from videornn.rank_store import meet
-from videornn.rank_watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
-from videornn.signals import caught_signals
 
 
 def _walk(watch: RankWatch, at_step_3: Callable, faulty: int) -> str:
@@ -331,7 +339,9 @@ def test_what_is_seen_of_a_rank_is_timed_by_the_clock_of_who_sees_it() -> None:
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="only Linux tells how a process was started")
 def test_cores_are_shared_unless_the_user_chose_a_number_of_threads() -> None:
     """The middle process is torchrun, which sets OMP_NUM_THREADS=1 if it is not set."""
-    rank_code = "import torch; from videornn.distributed import _use_all_cores as u; u(); print(torch.get_num_threads())"
+    rank_code = (
+        "import torch; from videornn.distributed.ranks import _use_all_cores as u; u(); print(torch.get_num_threads())"
+    )
     torchrun = (
         "import os, subprocess, sys; os.environ.setdefault('OMP_NUM_THREADS', '1'); os.environ['LOCAL_WORLD_SIZE'] = '1';"
         f"subprocess.run([sys.executable, '-c', {rank_code!r}], check=True)"

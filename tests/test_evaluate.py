@@ -17,10 +17,10 @@ from commands import PROCESSES, Command, CommandOnRanks
 
 from videornn import evaluate as job
 from videornn.data.batches import TestBatches
+from videornn.distributed.signals import Interrupted
 from videornn.errors import UserError
 from videornn.evaluate import evaluate
 from videornn.kept_scores import KeptFile
-from videornn.signals import Interrupted
 
 PICTURES = ("confusion.png", "reliability.png")
 

@@ -385,8 +385,8 @@ def test_every_rank_keeps_its_running_averages_and_together_they_are_those_of_al
 
 
 def test_statistics_that_all_ranks_have_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videornn.distributed.num_ranks", lambda: 3)
-    monkeypatch.setattr("videornn.distributed.sum_over_ranks", lambda values: values * 3)
+    monkeypatch.setattr("videornn.distributed.ranks.num_ranks", lambda: 3)
+    monkeypatch.setattr("videornn.distributed.ranks.sum_over_ranks", lambda values: values * 3)
     model = _network()
     for name, buffer in model.named_buffers():
         if "running" in name:

@@ -9,7 +9,7 @@ import torch
 from videornn.config import load_config
 from videornn.data.packed_paths import PathPacker
 from videornn.data.video_table import VideoTable
-from videornn.distributed import pick_device
+from videornn.distributed.ranks import pick_device
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.preflight import TrainingData, check_batch_norm, empty_classes, remarks

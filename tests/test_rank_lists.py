@@ -11,9 +11,9 @@ from videornn.config import load_config
 from videornn.data import video_files
 from videornn.data.annotations import load_videos
 from videornn.data.video_table import VideoTable
-from videornn.distributed import rank
+from videornn.distributed.ranks import rank
+from videornn.distributed.watch import RankWatch
 from videornn.preflight import load_training_data
-from videornn.rank_watch import RankWatch
 from videornn.schema import DataConfig
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from videornn import distributed
 from videornn import train as job
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.data.dataset import BadVideo
 from videornn.data.packed_paths import PathPacker
 from videornn.data.video_table import VideoTable
+from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.preflight import load_training_data
 from videornn.resume import check_same_data, describe_data, describe_run
@@ -129,11 +129,11 @@ def test_ranks_with_other_lists_or_settings_are_named(monkeypatch: pytest.Monkey
         describe_run(config, describe_data(_table(ROWS, "/on/another/node"), None, Views()), NAMES),
         describe_run(load_config(CONFIG, ["train.lr=3.0"]), describe_data(_table(ROWS[::-1]), None, Views()), NAMES),
     ]
-    monkeypatch.setattr(distributed, "gather_objects", lambda values: described[:2])
-    assert distributed.agreed(described[0], doing="train", needs="lists") is described[0]
-    monkeypatch.setattr(distributed, "gather_objects", lambda values: described)
+    monkeypatch.setattr(ranks, "gather_objects", lambda values: described[:2])
+    assert ranks.agreed(described[0], doing="train", needs="lists") is described[0]
+    monkeypatch.setattr(ranks, "gather_objects", lambda values: described)
     with pytest.raises(UserError, match=r"rank 2 does not train the same as rank 0 \(different: train settings, videos\)"):
-        distributed.agreed(described[0], doing="train", needs="lists")
+        ranks.agreed(described[0], doing="train", needs="lists")
 
 
 def test_hashes_of_paths_do_not_depend_on_what_all_have_in_common_and_do_on_every_byte() -> None:
@@ -228,12 +228,12 @@ def test_bad_videos_are_saved_once_by_their_place_in_the_set(
     (tmp_path / "run").mkdir()
     path = first.data.train.path(3)
     first.bad = {path: BadVideo(path, "it is broken"), "/elsewhere/a.mp4": BadVideo("/elsewhere/a.mp4", "so is it")}
-    monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, value])  # a second rank knows the same
+    monkeypatch.setattr(ranks, "gather_objects", lambda value: [value, value])  # a second rank knows the same
     first.save(last=True, best=False)
     first.saving.wait()
     saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
     assert saved["bad"] == [[first.data.train.paths[3], "it is broken"], ["/elsewhere/a.mp4", "so is it"]]
-    monkeypatch.setattr(distributed, "rank", lambda: 1)  # every rank knows them
+    monkeypatch.setattr(ranks, "rank", lambda: 1)  # every rank knows them
     moved.load(saved, tmp_path / "run/checkpoints/last.pt")
     there = moved.data.train.path(3)
     assert moved.bad == {there: BadVideo(there, "it is broken"), "/elsewhere/a.mp4": first.bad["/elsewhere/a.mp4"]}

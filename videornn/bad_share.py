@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from videornn import distributed
 from videornn.data.dataset import BadVideo, TooManyBad
+from videornn.distributed import ranks
 from videornn.results import write_bad_videos
 
 
@@ -36,14 +36,14 @@ class BadShare:
 
     def may_be_passed(self, largest_new: int) -> bool:
         """Whether the share can be passed if no rank has more new videos; the same on all ranks."""
-        return self._is_passed(self._num_known + distributed.num_ranks() * largest_new)
+        return self._is_passed(self._num_known + ranks.num_ranks() * largest_new)
 
     def exchange(self) -> TooManyBad | None:
         """Tell all ranks the bad videos of all, and write them down; if they are too many, what to end with."""
-        for others in distributed.gather_objects(self._bad):
+        for others in ranks.gather_objects(self._bad):
             self._bad |= others
         self._num_known = len(self._bad)
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             self._write()
         if not self._is_passed(self._num_known):
             return None

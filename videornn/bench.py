@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from videornn import distributed
 from videornn.config import Config
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import Sample, TrainClips, sample_seed
@@ -25,6 +24,7 @@ from videornn.data.prepare import RECORD, prepare_videos
 from videornn.data.reencode import Encoding
 from videornn.data.shared_batch import collate
 from videornn.data.video import Cut
+from videornn.distributed import ranks
 from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
 from videornn.models import build_model
@@ -178,7 +178,7 @@ def bench_loading(
         raise UserError("there is nothing to load: give data.train=LIST_OR_FOLDER")
     section = config.data
     table = load_videos(section.train, split="train", root=section.root, labels=section.labels, fold=section.fold)
-    device = distributed.pick_device(config.device)
+    device = ranks.pick_device(config.device)
     stages, num_bad = _time_stages(config, table, device, num_clips, lambda done: on_progress(done, num_clips))
     loader_rate, num_workers = _loader_rate(config, table, num_clips)
     if gpu_rate is not None:

@@ -24,9 +24,9 @@ import typer
 from videornn.cli_data import Overrides, data_app
 from videornn.cli_infer import infer
 from videornn.console import ProgressBar, SafeConsole, complain, fail, is_main, say
+from videornn.distributed.signals import Interrupted
+from videornn.distributed.store import several_ranks
 from videornn.errors import RankFailure, Remark, UserError
-from videornn.rank_store import several_ranks
-from videornn.signals import Interrupted
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key and its value; the name of a file may hold = too, after a folder
 

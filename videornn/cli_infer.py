@@ -53,7 +53,7 @@ def infer(
     check_output_file(None if str(json_file) == "-" else json_file, "--json")
     check_output_file(csv_file, "--csv")
     from videornn.data.parallel import GeneratorWorker, start_server
-    from videornn.signals import sigterm_as_ctrl_c
+    from videornn.distributed.signals import sigterm_as_ctrl_c
 
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:

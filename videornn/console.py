@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from videornn.rank_store import first_to_say
+from videornn.distributed.store import first_to_say
 from videornn.urls import text_without_secrets
 
 JOINERS = "\u200c\u200d"  # invisible, but letters of Persian, Hindi and others, and faces, are made with them

@@ -14,24 +14,24 @@ import av
 import torch
 from torch import Tensor, nn
 
-from videornn import distributed
 from videornn.console import say
 from videornn.data.annotations import VideoTable, check_labels
 from videornn.data.dataset import BadVideo, ViewSpec
 from videornn.data.decoding import choose_decoder
 from videornn.data.loader import ClipLoader, build_test_loader, view_spec
 from videornn.data.shared_batch import to_device
-from videornn.distributed import StopVote
+from videornn.distributed import ranks
+from videornn.distributed.ranks import StopVote
+from videornn.distributed.signals import Interrupted, caught_signals
+from videornn.distributed.watch import RankWatch
 from videornn.engine import Precision, is_lack_of_memory, predict_logits
 from videornn.errors import UserError
 from videornn.kept_scores import KeptScores
 from videornn.rank_lists import check_list, load_list
-from videornn.rank_watch import RankWatch
 from videornn.results import write_bad_videos, write_results
 from videornn.run_folder import results_folder
 from videornn.run_lock import run_lock
 from videornn.scores import Scores
-from videornn.signals import Interrupted, caught_signals
 from videornn.speed import tuned
 from videornn.trained import Trained, load_trained
 
@@ -91,7 +91,7 @@ def score_all(
         UserError: no video can be decoded.
     """
     batches = list(score_batches(model, loader, mean, std, precision=precision, views_at_once=views_at_once))
-    batches = [batch for part in distributed.gather_objects(batches) for batch in part]
+    batches = [batch for part in ranks.gather_objects(batches) for batch in part]
     sound = [batch for batch in batches if len(batch.indices)]
     if not sound:
         raise _none_decodable([video for batch in batches for video in batch.bad])
@@ -124,7 +124,7 @@ def evaluate(
     with (
         # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
         tuned(device, deterministic=True, strict=False),
-        distributed.process_group(device, trained.config.train.timeout) as watch,
+        ranks.process_group(device, trained.config.train.timeout) as watch,
         ExitStack() as stack,
     ):
         # torch has kernels for one thread that add in another order than those for several
@@ -136,19 +136,19 @@ def evaluate(
             sentences = [stack.enter_context(run_lock(job.out, on_wait=busy)), kept.take_up()]
             return sentences, kept.indices()
 
-        sentences, done = distributed.from_busy_rank_0(take_up)
+        sentences, done = ranks.from_busy_rank_0(take_up)
         received = stack.enter_context(caught_signals())  # until here there is nothing to keep, and a signal ends at once
         if done:
             sentences.append(f"going on: {len(done)} of {len(job.table)} videos are scored already")
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             for sentence in filter(None, job.remarks + sentences):
                 say(sentence)
         stop, bad = _score(job, kept, done, watch, received, on_progress)
-        bad = sorted((video for part in distributed.gather_objects(bad) for video in part), key=lambda video: video.path)
+        bad = sorted((video for part in ranks.gather_objects(bad) for video in part), key=lambda video: video.path)
         if stop:
-            num_kept = distributed.from_rank_0(lambda: len(kept.indices()))
+            num_kept = ranks.from_rank_0(lambda: len(kept.indices()))
             raise Interrupted(stop, f"with {num_kept} of {len(job.table)} videos scored, which are kept")
-        return distributed.from_rank_0(lambda: _finish(job, kept, bad)), job.out
+        return ranks.from_rank_0(lambda: _finish(job, kept, bad)), job.out
 
 
 def new_test_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> TestJob:
@@ -169,9 +169,9 @@ def new_test_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> 
 
 def kept_scores(job: TestJob) -> KeptScores:
     """Where the scores of a test are kept until it is finished; collective, raises UserError if ranks test other things."""
-    fingerprint = distributed.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos")
+    fingerprint = ranks.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos")
     # of one rank: copies on the disks of other nodes have other times
-    fingerprint["files"] = distributed.from_busy_rank_0(lambda busy: _files(job.table, busy))
+    fingerprint["files"] = ranks.from_busy_rank_0(lambda busy: _files(job.table, busy))
     return KeptScores(
         job.out / "unfinished",
         fingerprint,
@@ -193,7 +193,7 @@ def _score(
 
     The ranks go side by side, a video each: one that is slow is known at once, and a signal that reaches one stops all.
     """
-    config, rank, num_ranks = job.trained.config, distributed.rank(), distributed.num_ranks()
+    config, rank, num_ranks = job.trained.config, ranks.rank(), ranks.num_ranks()
     remaining = sorted(set(range(len(job.table))).difference(done))
     loader = build_test_loader(
         config.data,
@@ -319,7 +319,7 @@ def _memory_errors(job: TestJob) -> Iterator[None]:
             else "lower test.crop_size, which is another test"
         )
         raise UserError(
-            f"rank {distributed.rank()} is out of memory with {views} views of {clip.num_frames} x {test.crop_size} x "
+            f"rank {ranks.rank()} is out of memory with {views} views of {clip.num_frames} x {test.crop_size} x "
             f"{test.crop_size} at once: {advice}"
         ) from error
 

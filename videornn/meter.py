@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from videornn import distributed
 from videornn.data.shared_batch import Batch
+from videornn.distributed import ranks
 from videornn.engine import StepResult
 
 
@@ -81,7 +81,7 @@ class Meter:
             float(self._clips),
             self._full_clips,
         ]
-        loss, finite_clips, correct, clips, timed_clips, full_clips = distributed.sum_over_ranks(
+        loss, finite_clips, correct, clips, timed_clips, full_clips = ranks.sum_over_ranks(
             torch.tensor(sums, dtype=torch.float64)
         ).tolist()
         seconds = max(time.perf_counter() - self._start, 1e-9)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from videornn import distributed
 from videornn.data.annotations import VideoTable
 from videornn.data.files import append_table
+from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.meter import StepRecord
 
@@ -45,7 +45,7 @@ class NonfiniteGuard:
             if math.isfinite(record.grad_norm):  # the norm is the same on every rank, so all of them go on, or into this
                 self._searching = 0
                 continue
-            losses = distributed.gather_objects((record.loss, [self.table.path(index) for index in record.indices]))
+            losses = ranks.gather_objects((record.loss, [self.table.path(index) for index in record.indices]))
             self._searching += 1
             if self.fp16 and all(math.isfinite(loss) for loss, _ in losses) and self._searching <= LONGEST_SCALE_SEARCH:
                 continue
@@ -55,7 +55,7 @@ class NonfiniteGuard:
                 raise UserError(self._sentence(record))
 
     def _write(self, record: StepRecord, losses: list[tuple[float, list[str]]]) -> None:
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             rows = [
                 [record.step, rank, f"{loss:.6g}", f"{record.grad_norm:.6g}", path]
                 for rank, (loss, paths) in enumerate(losses)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from videornn import distributed
+from videornn.distributed import ranks
 from videornn.engine import Precision, autocast
 
 with warnings.catch_warnings():  # fvcore scripts functions as it is imported, which torch says is out of date
@@ -66,8 +66,8 @@ def statistics_of_all_ranks(model: nn.Module) -> dict[str, Tensor]:
         for end in ("running_mean", "running_var")
     )
     mean, variance = (torch.cat(list(found.values())).double() for found in (means, variances))
-    total = distributed.sum_over_ranks(mean.clone()) / distributed.num_ranks()
-    spread = distributed.sum_over_ranks(variance + (mean - total).square()) / distributed.num_ranks()
+    total = ranks.sum_over_ranks(mean.clone()) / ranks.num_ranks()
+    spread = ranks.sum_over_ranks(variance + (mean - total).square()) / ranks.num_ranks()
     sizes = [len(buffer) for buffer in means.values()]
     averages = zip([*means.items(), *variances.items()], [*total.split(sizes), *spread.split(sizes)], strict=True)
     return {name: average.to(buffer.dtype) for (name, buffer), average in averages}

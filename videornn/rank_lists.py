@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from videornn import distributed
 from videornn.console import say
 from videornn.data.annotations import check_files, find_source, first_missing, load_videos
 from videornn.data.video_table import VideoTable
+from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.schema import DataConfig
 
@@ -34,16 +34,16 @@ def load_list(data: DataConfig, source: str, split: str) -> VideoTable:
         places = {"root": data.root, "labels": data.labels, "fold": data.fold}
         return load_videos(source, split=split, **places, on_name=search.on_name)
 
-    return replace(distributed.from_busy_rank_0(read), root=root)
+    return replace(ranks.from_busy_rank_0(read), root=root)
 
 
 def check_list(table: VideoTable) -> None:
     """Raises UserError if none of the videos of a plain list is there, or one of a few that rank 0 has found is not."""
-    if distributed.rank() == 0 or not table.files_seen:
+    if ranks.rank() == 0 or not table.files_seen:
         check_files(table)
     elif missing := first_missing(table):
         raise UserError(
-            f"rank {distributed.rank()} on {platform.node()} has no {missing}, which rank 0 has found: every node needs the "
+            f"rank {ranks.rank()} on {platform.node()} has no {missing}, which rank 0 has found: every node needs the "
             f"same videos; mount or copy {table.root} there"
         )
 

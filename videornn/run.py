@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videornn import distributed
 from videornn.background import Background
 from videornn.checkpoint import archived, load_model
 from videornn.config import Config, TrainConfig
@@ -20,6 +19,7 @@ from videornn.data.dataset import BadVideo
 from videornn.data.loader import base_shape
 from videornn.data.mixing import Mixing
 from videornn.data.plan import BatchPlan
+from videornn.distributed import ranks
 from videornn.manifest import describe_start
 from videornn.meter import Meter
 from videornn.multigrid import multigrid_phases, norm_clips
@@ -66,7 +66,7 @@ class Run:
     @property
     def clips_at_once(self) -> int:
         """Clips that go through the network together on one rank."""
-        return self.config.train.batch_size // (distributed.num_ranks() * self.config.train.accumulate)
+        return self.config.train.batch_size // (ranks.num_ranks() * self.config.train.accumulate)
 
     @property
     def peak_lr(self) -> float:
@@ -122,12 +122,12 @@ class Run:
         """
         self.check_finite()
         model, buffers = self.trained.state_dict(), []
-        if distributed.num_ranks() > 1:
+        if ranks.num_ranks() > 1:
             # for use, what all ranks have seen; to go on, what each has, so that it does not matter when a run is saved
             model |= statistics_of_all_ranks(self.trained)
             buffers = [{name: buffer.cpu() for name, buffer in network.named_buffers()} for network in self._networks]
-        progress = distributed.gather_objects((self.meter.state(), self.bad, buffers))
-        if distributed.rank() > 0:
+        progress = ranks.gather_objects((self.meter.state(), self.bad, buffers))
+        if ranks.rank() > 0:
             return
         self.saving.wait()  # before there is a second copy
         bad = {path: video for _, part, _ in progress for path, video in part.items()}  # several ranks may know the same
@@ -142,7 +142,7 @@ class Run:
             "num_skipped": self.guard.num_skipped,
             "meters": [meter for meter, _, _ in progress],
             "bad": [[path.removeprefix(self._root), video.reason] for path, video in bad.items()],
-            "num_ranks": distributed.num_ranks(),
+            "num_ranks": ranks.num_ranks(),
             "num_videos": len(self.data.train),
             "data": self.data_fingerprint,
             "config": self.config.model_dump(mode="json"),
@@ -169,12 +169,12 @@ class Run:
         if saved.get("data", self.data_fingerprint)["val"] == self.data_fingerprint["val"]:
             self.best_top1 = saved["best_top1"]
         self.guard.num_skipped = saved["num_skipped"]
-        if len(saved["meters"]) == distributed.num_ranks():
-            self.meter.load(saved["meters"][distributed.rank()])
-            own = saved["buffers"][distributed.rank()] if "buffers" in saved else []  # of one rank: none beside the model's
+        if len(saved["meters"]) == ranks.num_ranks():
+            self.meter.load(saved["meters"][ranks.rank()])
+            own = saved["buffers"][ranks.rank()] if "buffers" in saved else []  # of one rank: none beside the model's
             for network, buffers in zip(self._networks, own, strict=False):
                 network.load_state_dict(buffers, strict=False)
-        elif distributed.rank() == 0:
+        elif ranks.rank() == 0:
             self.meter.load([record for meter in saved["meters"] for record in meter])
         same_videos = saved.get("data", self.data_fingerprint)["paths"].equal(self.data_fingerprint["paths"])
         if same_videos:  # on every rank: that the share of bad videos is passed, they must find after the same step
@@ -235,7 +235,7 @@ def headline(run: Run) -> str:
     start = f"; going on after step {run.step}" if run.step else ""
     return (
         f"{model.name} r{model.depth}{attention} ({parameters:.2f} M parameters) on {run.device} x "
-        f"{distributed.num_ranks()}, {section.precision}; {len(run.data.train)} training videos of {model.num_classes} "
+        f"{ranks.num_ranks()}, {section.precision}; {len(run.data.train)} training videos of {model.num_classes} "
         f"classes, {val}; {run.plan.num_epochs} epochs, {run.plan.num_steps} steps of {section.batch_size} clips{at_once}, "
         f"{section.optimizer} lr {run.peak_lr:g}{given}{start}"
     )
@@ -245,8 +245,8 @@ def manifest_entry(run: Run, checkpoint: Path | None) -> dict[str, Any]:
     """What manifest.json says of this start of the run."""
     section, tables = run.config.train, {"train": run.data.train} | ({"val": run.data.val} if run.data.val else {})
     training = {
-        "ranks": distributed.num_ranks(),
-        "nodes": distributed.num_ranks() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        "ranks": ranks.num_ranks(),
+        "nodes": ranks.num_ranks() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         "device": str(run.device),
         "precision": section.precision,
         "seed": run.config.seed,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videornn import distributed, metrics
+from videornn import metrics
 from videornn.attention_watch import AttentionWatch
 from videornn.bad_share import BadShare
 from videornn.compiling import compiled, graphs_of
@@ -26,7 +26,10 @@ from videornn.data.files import write_text
 from videornn.data.loader import ClipLoader, build_loader, build_test_loader, plain_plan, view_spec
 from videornn.data.mixing import batch_mixing
 from videornn.data.shared_batch import Batch, to_device
-from videornn.distributed import StopVote
+from videornn.distributed import ranks
+from videornn.distributed.ranks import StopVote
+from videornn.distributed.signals import Interrupted, caught_signals
+from videornn.distributed.watch import RankWatch
 from videornn.ema import decay_at, ema_updates, start_ema
 from videornn.engine import AUTOCAST, build_scaler, is_lack_of_memory, to_model_input, train_step
 from videornn.errors import UserError
@@ -40,12 +43,10 @@ from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import class_weights, set_lr
 from videornn.precise_bn import statistics_of_all_ranks, update_batch_norm
 from videornn.preflight import TrainingData, check_batch_norm, cudnn_remarks, load_training_data, remarks
-from videornn.rank_watch import RankWatch
 from videornn.resume import check_resumable, check_same_data, describe_run
 from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
 from videornn.run_folder import has_checkpoint, load_newest
 from videornn.run_lock import run_lock
-from videornn.signals import Interrupted, caught_signals
 from videornn.speed import matrix_rate, peak_memory, training_flops, tuned
 from videornn.trained import normalization
 from videornn.trained_on import input_remark
@@ -69,21 +70,21 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         UserError: wrong input; see the message.
         Interrupted: SIGINT, SIGTERM or SIGUSR1; everything up to the last step is saved.
     """
-    device = distributed.pick_device(config.device)
+    device = ranks.pick_device(config.device)
     with (
         tuned(device, deterministic=config.train.deterministic),
-        distributed.process_group(device, config.train.timeout) as watch,
+        ranks.process_group(device, config.train.timeout) as watch,
         ExitStack() as stack,
     ):
-        if distributed.num_ranks() > 1:
+        if ranks.num_ranks() > 1:
             stack.enter_context(warnings.catch_warnings())
             # 1x1x1 gradients of torch's one-thread kernels: the same numbers in the same order, only told otherwise
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        goes_on = distributed.from_rank_0(partial(_goes_on, out, resume))
+        goes_on = ranks.from_rank_0(partial(_goes_on, out, resume))
         data, config = load_training_data(config)
         run = _new_run(config, out, data, device, load_init=not goes_on)
         described = describe_run(config, run.data_fingerprint, data.class_names)
-        distributed.agreed(described, doing="train", needs="config, lists and videos")
+        ranks.agreed(described, doing="train", needs="config, lists and videos")
         sentences = [*remarks(config, data, run.clips_at_once), *cudnn_remarks(device, config.train.precision)]
 
         def take_up(busy: Callable[[], None]) -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
@@ -92,12 +93,12 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
                 raise UserError(f"{out}: its checkpoints are gone since a moment ago; give the same command again")
             return unlocked, load_newest(out / "checkpoints")
 
-        unlocked, saved = distributed.from_busy_rank_0(take_up)
+        unlocked, saved = ranks.from_busy_rank_0(take_up)
         if unlocked:
             sentences.append(unlocked)
         if saved:
             content, path, damaged = saved
-            num_videos, num_ranks = len(data.train), distributed.num_ranks()
+            num_videos, num_ranks = len(data.train), ranks.num_ranks()
             sentences += [*damaged, *check_resumable(config, content, path, num_videos=num_videos, num_ranks=num_ranks)]
             sentences += check_same_data(
                 content,
@@ -123,16 +124,16 @@ def _goes_on(out: Path, resume: bool) -> bool:
 def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device, *, load_init: bool) -> Run:
     """The parts of a run at step 0, checked as far as that is possible without a video."""
     section = config.train
-    plan, bn_clips = training_plan(config, len(data.train), distributed.num_ranks())
+    plan, bn_clips = training_plan(config, len(data.train), ranks.num_ranks())
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if config.model.init and load_init:
         names = data.train.class_names
         report = load_weights(model, config.model.init, inflation=config.model.inflation, class_names=names)
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             remark = input_remark(config, report)
             say(*report.lines(), *([f"  note: {remark}"] if remark else []))
-    parts = distributed.num_ranks() * section.accumulate
+    parts = ranks.num_ranks() * section.accumulate
     for shape in plan.shapes:
         num_clips = shape.num_videos * config.data.clips_per_video // parts
         check_batch_norm(model, (shape.num_frames, shape.crop_size, shape.crop_size), num_clips, bn_clips)
@@ -167,11 +168,11 @@ def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str]
         seed=run.config.seed,
         first_step=run.step,
         accumulate=run.config.train.accumulate,
-        rank=distributed.rank(),
-        num_ranks=distributed.num_ranks(),
+        rank=ranks.rank(),
+        num_ranks=ranks.num_ranks(),
         pin_memory=run.device.type == "cuda",
     )
-    is_main = distributed.rank() == 0
+    is_main = ranks.rank() == 0
     if is_main:
         run.out.mkdir(parents=True, exist_ok=True)
         write_text(run.out / "config.yaml", config_to_yaml(run.config))
@@ -237,7 +238,7 @@ def _loop(
             run.check_finite()
             numbers = meter.means()
             numbers |= speed.numbers(numbers.pop("full_clips_per_second"))
-            of_blocks = maps.numbers(seen.clip) if distributed.rank() == 0 else {}
+            of_blocks = maps.numbers(seen.clip) if ranks.rank() == 0 else {}
             meter.restart_clock()
             logger.log("train", run.step, epoch=epoch, lr=lr, **numbers, **of_blocks)
             if remark := maps.remark(run.step, of_blocks):
@@ -261,7 +262,7 @@ def _loop(
             logger.check_place()
             run.save(last=bool(due or stop or last or too_many), best=best)
             if stop or last or too_many:
-                distributed.from_rank_0(run.saving.wait)
+                ranks.from_rank_0(run.saving.wait)
             meter.restart_clock()
         if too_many is not None:
             vote.drain()
@@ -296,7 +297,7 @@ def _what_is_lacking(run: Run, error: Exception) -> str | None:
     if not is_lack_of_memory(error):
         return None
     return (
-        f"rank {distributed.rank()} is out of memory in step {run.step + 1} with {run.clips_at_once} clips at once; "
+        f"rank {ranks.rank()} is out of memory in step {run.step + 1} with {run.clips_at_once} clips at once; "
         f"{_ways_to_need_less(run)}a smaller data.crop_size or data.num_frames needs less in a new run"
     )
 
@@ -304,7 +305,7 @@ def _what_is_lacking(run: Run, error: Exception) -> str | None:
 def _ways_to_need_less(run: Run) -> str:
     """What a run may be resumed with to take less memory, as far as something is left; with what follows it."""
     num_parts, ways = 2 * run.config.train.accumulate, []
-    if all(shape.num_videos % (distributed.num_ranks() * num_parts) == 0 for shape in run.plan.shapes):
+    if all(shape.num_videos % (ranks.num_ranks() * num_parts) == 0 for shape in run.plan.shapes):
         ways.append(f"train.accumulate={num_parts} (half as many at once, no other result but for batch norm)")
     if not run.config.model.recompute_blocks:
         ways.append("model.recompute_blocks=true")
@@ -333,7 +334,7 @@ def _parts(
         run.bad |= {video.path: video for video in batch.bad}
         seen.indices += batch.indices.tolist()
         # dropout and blends are pure functions of the step too, so that a resumed run repeats them
-        part = (run.step * distributed.num_ranks() + distributed.rank()) * num_parts + number
+        part = (run.step * ranks.num_ranks() + ranks.rank()) * num_parts + number
         torch.manual_seed(sample_seed(run.config.seed, part))  # mixed, for a CPU takes the lower 32 bits and no more
         clips, targets = to_model_input(batch.clips, mean, std), batch.labels
         if run.mixing is not None:
@@ -345,7 +346,7 @@ def _parts(
 def _parallel(run: Run) -> nn.Module:
     """The network as the steps call it: over all ranks, compiled if the config says so."""
     section = run.config.train
-    model = distributed.data_parallel(run.model, run.device, static_graph=section.accumulate == 1)
+    model = ranks.data_parallel(run.model, run.device, static_graph=section.accumulate == 1)
     return compiled(model) if section.compile else model
 
 
@@ -361,8 +362,8 @@ def _val_loader(run: Run) -> ClipLoader | None:
         view_spec(config.data, one_view),
         batch_size=config.test.batch_size,
         pin_memory=run.device.type == "cuda",
-        rank=distributed.rank(),
-        num_ranks=distributed.num_ranks(),
+        rank=ranks.rank(),
+        num_ranks=ranks.num_ranks(),
     )
 
 
@@ -404,7 +405,7 @@ def _memory_of_validation(run: Run) -> Iterator[None]:
         views = min(run.config.test.batch_size, len(run.data.val))
         advice = f"test.batch_size={views // 2}" if views > 1 else "a lower test.crop_size"
         raise UserError(
-            f"rank {distributed.rank()} is out of memory in the validation after step {run.step} with {views} videos at "
+            f"rank {ranks.rank()} is out of memory in the validation after step {run.step} with {views} videos at "
             f"once; {advice} needs less, also with --resume"
         ) from error
 
@@ -418,8 +419,8 @@ def _precise_batch_norm(run: Run) -> None:
         plan=plain_plan(config.data, len(run.data.train), MANY_EPOCHS, config.train.batch_size),
         seed=PRECISE_BN_SEED,
         accumulate=config.train.accumulate,
-        rank=distributed.rank(),
-        num_ranks=distributed.num_ranks(),
+        rank=ranks.rank(),
+        num_ranks=ranks.num_ranks(),
         pin_memory=run.device.type == "cuda",
     )
     mean, std = run.normalization
@@ -459,7 +460,7 @@ class _Speed:
     @property
     def _clips_per_second(self) -> float:
         """Full clips that all ranks would do if they did nothing but matrix products."""
-        return self._rate * distributed.num_ranks() / self._clip_flops
+        return self._rate * ranks.num_ranks() / self._clip_flops
 
     def _measured(self) -> dict[torch.dtype, float]:
         return {dtype: matrix_rate(self._device, dtype) for dtype in self._dtypes}

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from videornn.signals import handled_by
+from videornn.distributed.signals import handled_by
 
 # forks of a server, which imports what they need once: a new worker is there at once, and shares its memory
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from videornn.distributed.signals import sigterm_delayed
+from videornn.distributed.store import meet, several_ranks
+from videornn.distributed.watch import MISSED_REPORTS, REPORT_SECONDS, RankWatch, is_lost_rank
 from videornn.errors import RankFailure, UserError
-from videornn.rank_store import meet, several_ranks
-from videornn.rank_watch import MISSED_REPORTS, REPORT_SECONDS, RankWatch, is_lost_rank
-from videornn.signals import sigterm_delayed
 
 SPARE_SECONDS = 60.0  # that NCCL waits longer than the timeout, or less if that is short
 MOST_STEPS = 16  # that go by without an exchange of what ranks stop for

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 import torch.distributed as dist
 
+from videornn.distributed.store import STORE_SECONDS, first_to_say, open_store, store_address
 from videornn.errors import RankFailure, UserError
-from videornn.rank_store import STORE_SECONDS, first_to_say, open_store, store_address
 
 # in the order in which a rank goes through them once `step` steps are done
 Doing = Literal["starting", "validating", "saving", "loading", "computing"]
