@@ -45,17 +45,17 @@ from ablation_steps import Cost, measure_steps, sizes
 
 from videornn.checkpoint import save_checkpoint
 from videornn.config import Config, load_config, override_config
-from videornn.console import complain, say
-from videornn.data.files import make_folder, write_text
 from videornn.distributed.signals import Interrupted
-from videornn.engine import is_lack_of_memory
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.models.weights import load_weights
 from videornn.preflight import load_training_data
 from videornn.resume import FREE_ON_RESUME
-from videornn.run_lock import run_lock
-from videornn.text_files import read_json
+from videornn.system.console import complain, say
+from videornn.system.files import make_folder, write_text
+from videornn.system.lock import run_lock
+from videornn.system.memory import is_lack_of_memory
+from videornn.system.text_files import read_json
 
 # a row: what it sets of model.attention, and the weights that it gives the values
 ROWS = {

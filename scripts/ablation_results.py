@@ -13,10 +13,10 @@ import numpy as np
 from ablation_steps import Cost
 from matplotlib.figure import Figure
 
-from videornn.data.files import replacing, write_table, write_text
 from videornn.errors import UserError
 from videornn.paired import paired_difference
-from videornn.text_files import read_rows
+from videornn.system.files import replacing, write_table, write_text
+from videornn.system.text_files import read_rows
 
 BASES = ("none", "nl")  # rows that the others are compared with
 # of the maps of a block, as `videornn train` logs them, and what is printed of them

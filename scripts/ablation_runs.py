@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from videornn.console import complain, say
 from videornn.distributed.signals import caught_signals
-from videornn.text_files import read_json
+from videornn.system.console import complain, say
+from videornn.system.text_files import read_json
 
 POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies, be it of SIGKILL

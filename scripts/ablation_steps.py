@@ -14,12 +14,12 @@ from benchmark_attention import peak_bytes
 from torch import nn
 
 from videornn.config import Config
-from videornn.distributed.ranks import pick_device
 from videornn.engine import build_scaler, train_step
 from videornn.models import build_model
+from videornn.models.flops import forward_flops
 from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.run import training_optimizer
-from videornn.speed import forward_flops, tuned, wait_for
+from videornn.system.device import pick_device, tuned, wait_for
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.models.softmax_attention import softmax_attention
-from videornn.speed import tune
+from videornn.system.device import tune
 
 POSITIONS = {"res3": (512, 8, 28, 28), "res4": (1024, 8, 14, 14)}
 ATTENTION_SIZES = {"res3": (6272, 1568, 256), "res4": (1568, 392, 512)}  # queries, keys, width

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from videornn.models import ResNet3d
 from videornn.models.resnet3d import FAMILIES, Conv3d
-from videornn.speed import tune, wait_for
+from videornn.system.device import tune, wait_for
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -41,8 +41,9 @@ from videornn.data.loader import build_loader, plain_plan
 from videornn.data.shared_batch import to_device
 from videornn.engine import build_scaler, to_model_input, train_step
 from videornn.models import ATTENTION_KINDS, ResNet3d
+from videornn.models.flops import forward_flops
 from videornn.optim import build_optimizer
-from videornn.speed import forward_flops, matrix_rate, tune, wait_for
+from videornn.system.device import matrix_rate, tune, wait_for
 
 FRAMES, NUM_CLASSES = 8, 400
 STEPS_A_TURN = 8  # end to end, so that the loader has to keep up

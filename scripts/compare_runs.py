@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from videornn.errors import UserError
-from videornn.text_files import NoFile, parse_json, read_bytes
+from videornn.system.text_files import NoFile, parse_json, read_bytes
 
 CLOCK_WORDS = {"second", "seconds", "ms", "wait", "memory", "eta", "mfu"}
 Record = dict[str, Any]

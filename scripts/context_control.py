@@ -16,12 +16,12 @@ import json
 import sys
 from pathlib import Path
 
-from videornn.console import complain
 from videornn.data.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
 from videornn.data.synthetic import make_synthetic
 from videornn.errors import UserError
 from videornn.evaluate import evaluate
-from videornn.text_files import read_json
+from videornn.system.console import complain
+from videornn.system.text_files import read_json
 
 LEFT_OUT = {
     "the cue": (CUE,),

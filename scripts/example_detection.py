@@ -40,8 +40,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, masks_to_boxes
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from videornn.console import complain
 from videornn.errors import UserError
+from videornn.system.console import complain
 
 GRID = (2, 6)  # of drawn pictures, so wide that without a block one end does not see the other
 COCO_KEYS = {"labels": "category_id", "iscrowd": "iscrowd"}

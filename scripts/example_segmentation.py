@@ -37,8 +37,8 @@ from torchvision.models.segmentation.fcn import FCN, FCN_ResNet50_Weights
 from torchvision.ops import Conv2dNormActivation
 from torchvision.transforms.v2 import functional as pictures
 
-from videornn.console import complain
 from videornn.errors import UserError
+from videornn.system.console import complain
 
 GRID = (3, 3)  # of drawn pictures
 IGNORED = 255

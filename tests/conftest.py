@@ -244,4 +244,4 @@ def few_threads() -> None:
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every training measures the machine some times, with matrices that grow until they take long."""
-    monkeypatch.setattr("videornn.speed.LONG_ENOUGH", 0.0)
+    monkeypatch.setattr("videornn.system.device.LONG_ENOUGH", 0.0)

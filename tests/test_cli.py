@@ -29,7 +29,7 @@ def test_help_starts_without_torch() -> None:
 
 def test_a_checkout_can_be_used_from_the_folder_that_holds_it(tmp_path: Path) -> None:
     (tmp_path / "videornn/data").mkdir(parents=True)  # a clone, with what the quickstart makes in it
-    program = "import videornn, videornn.data.files; videornn.__version__"
+    program = "import videornn, videornn.system.files; videornn.__version__"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

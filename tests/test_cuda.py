@@ -31,7 +31,7 @@ from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.norms import set_batch_norm
 from videornn.models.softmax_attention import softmax_attention
 from videornn.optim import build_optimizer
-from videornn.speed import matrix_rate, tune
+from videornn.system.device import matrix_rate, tune
 from videornn.train import train
 from videornn.trained import load_trained
 

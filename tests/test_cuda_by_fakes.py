@@ -47,7 +47,7 @@ from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import build_optimizer
 from videornn.precise_bn import update_batch_norm
 from videornn.run import Run
-from videornn.speed import matrix_rate
+from videornn.system.device import matrix_rate
 
 GPU = torch.device("cuda", 0)
 CHANNELS_LAST = torch.channels_last_3d

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from videornn import doctor
-from videornn.cudnn_faults import FAULTS, known_faults
 from videornn.preflight import cudnn_remarks
+from videornn.system.cudnn_faults import FAULTS, known_faults
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import torch
 from demo_client import answer, best, connect, demos, errors, folder, post, wait_until
 from demo_networks import Known, Light
 
-from videornn.data import parallel
 from videornn.demo import Demo, analyst
 from videornn.demo.analyst import Analyst, Network
+from videornn.system import workers
 from videornn.timeline import Window
 
 
@@ -247,7 +247,7 @@ def test_a_timeline_comes_in_parts_that_begin_anew_for_each_video(monkeypatch: p
 def test_a_worker_that_a_video_has_made_large_is_ended_and_the_next_video_has_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "GROWN_BYTES", 5 * 10**7)
+    monkeypatch.setattr(workers, "GROWN_BYTES", 5 * 10**7)
     ours = Analyst(Light("best.pt"))
     ours.start()
     for content, is_ended in ((b"small", False), (b"grows", True), (b"small", False)):

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from commands import PROCESSES
 from torch import nn
 
-from videornn.console import complain
 from videornn.distributed import signals
 from videornn.distributed.ranks import (
     MOST_STEPS,
@@ -33,6 +32,7 @@ from videornn.distributed.signals import caught_signals
 from videornn.distributed.store import meet
 from videornn.distributed.watch import RankWatch, Report, Seen, hanging_ranks, sentence_about, silent_ranks
 from videornn.errors import RankFailure, UserError
+from videornn.system.console import complain
 
 
 def _walk(watch: RankWatch, at_step_3: Callable, faulty: int) -> str:

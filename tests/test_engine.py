@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from videornn.engine import build_scaler, classification_loss, is_lack_of_memory, train_step
+from videornn.engine import build_scaler, classification_loss, train_step
 from videornn.optim import build_optimizer
+from videornn.system.memory import is_lack_of_memory
 
 CPU = torch.device("cpu")
 

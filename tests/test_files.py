@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.files import append_table, check_output_file, make_folder, replacing, write_text
 from videornn.errors import UserError
+from videornn.system.files import append_table, check_output_file, make_folder, replacing, write_text
 
 
 def _says(check, path: Path) -> str:

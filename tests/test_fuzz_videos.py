@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from videornn.data.parallel import Lost
+from videornn.system.workers import Lost
 
 SCRIPT = Path(__file__).parents[1] / "scripts/fuzz_videos.py"
 

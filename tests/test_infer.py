@@ -19,10 +19,10 @@ from PIL import Image
 from test_stream import served
 
 from videornn import load_predictor, predictions
-from videornn.data.parallel import START_METHOD, GeneratorWorker
 from videornn.errors import DecodeError
 from videornn.infer import Screen, job
 from videornn.predictions import output_names
+from videornn.system.workers import START_METHOD, GeneratorWorker
 from videornn.timeline import Segment
 
 

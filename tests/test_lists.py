@@ -9,11 +9,11 @@ import pytest
 
 from videornn.cli import main
 from videornn.data.annotations import VideoTable, load_labels, load_videos
-from videornn.data.files import write_text
 from videornn.data.label_maps import format_labels
 from videornn.data.lists import make_lists
 from videornn.data.plain_lists import format_line
 from videornn.errors import UserError
+from videornn.system.files import write_text
 
 
 def _touch(folder: Path, *names: str) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from videornn.console import SafeConsole
 from videornn.errors import UserError
 from videornn.logger import RunLogger
+from videornn.system.console import SafeConsole
 
 # what ends TensorBoard's thread when there is no room
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data import parallel
-from videornn.data.files import replacing
-from videornn.data.parallel import GeneratorWorker, Lost, WorkerLost, run_parallel
 from videornn.errors import UserError
+from videornn.system import workers
+from videornn.system.files import replacing
+from videornn.system.workers import GeneratorWorker, Lost, WorkerLost, run_parallel
 
 
 def square(number: int) -> int:
@@ -124,7 +124,7 @@ def test_a_generator_that_nobody_follows_to_its_end_does_not_get_into_the_way_of
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_a_worker_that_keeps_much_memory_gives_way_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "GROWN_BYTES", 5 * 10**7)
+    monkeypatch.setattr(workers, "GROWN_BYTES", 5 * 10**7)
     processes = dict(run_parallel(keep, range(4), num_workers=1))
     assert processes[0] != processes[1] == processes[2] == processes[3]
     with GeneratorWorker(60) as worker:
@@ -136,7 +136,7 @@ def test_workers_start_where_no_server_of_them_can(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30)  # sockets have names of 107 bytes at most
     folder.mkdir()
     program = (
-        "from videornn.data.parallel import run_parallel\n"
+        "from videornn.system.workers import run_parallel\n"
         "if __name__ == '__main__': print(dict(run_parallel(len, ['a', 'bc'], num_workers=2)))"
     )
     (tmp_path / "script.py").write_text(program)

@@ -9,11 +9,11 @@ import torch
 from videornn.config import load_config
 from videornn.data.packed_paths import PathPacker
 from videornn.data.video_table import VideoTable
-from videornn.distributed.ranks import pick_device
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.preflight import TrainingData, check_batch_norm, empty_classes, remarks
 from videornn.resume import check_resumable
+from videornn.system.device import pick_device
 from videornn.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"

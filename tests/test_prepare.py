@@ -25,7 +25,7 @@ from videornn.data.reencode import Encoding, reencode
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers take seconds to start; what they do is the same here."""
     from videornn.data import prepare
-    from videornn.data.parallel import run_parallel
+    from videornn.system.workers import run_parallel
 
     monkeypatch.setattr(prepare, "run_parallel", lambda work, jobs, **_: run_parallel(work, jobs, num_workers=0))
 

@@ -29,14 +29,14 @@ import torch
 import torchvision
 
 from videornn.config import load_config
-from videornn.data.parallel import imported_once
 from videornn.distributed.signals import caught_signals, handled_by
 from videornn.evaluate import evaluate
 from videornn.explain import explain
 from videornn.info import describe
 from videornn.predict import load_predictor
 from videornn.report import write_report
-from videornn.speed import tuned
+from videornn.system.device import tuned
+from videornn.system.workers import imported_once
 from videornn.train import train
 from videornn.trained import load_trained
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from videornn import run_lock as module
 from videornn.config import load_config
 from videornn.errors import UserError
-from videornn.run_lock import run_lock
+from videornn.system import lock
+from videornn.system.lock import run_lock
 from videornn.train import train
 
 fcntl = pytest.importorskip("fcntl")
@@ -33,7 +33,7 @@ time.sleep(600)
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from videornn.run_lock import run_lock
+from videornn.system.lock import run_lock
 
 with run_lock(Path(sys.argv[1])) as remark:
     worker = os.fork() if sys.argv[3] == "worker" else None
@@ -93,8 +93,8 @@ def test_the_lock_of_another_host_is_waited_for_until_the_file_system_gives_up_o
         if len(waits) == 3:
             lock_of_node_7.kill()
 
-    monkeypatch.setattr(module, "HERE_SECONDS", 0.0)  # what a process of this host would get
-    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "HERE_SECONDS", 0.0)  # what a process of this host would get
+    monkeypatch.setattr(lock, "TELL_SECONDS", 0.0)
     with run_lock(tmp_path, on_wait=wait):
         said = capsys.readouterr().out.splitlines()
     assert len(waits) >= 3 and len(said) == len(waits)
@@ -107,7 +107,7 @@ def test_the_lock_of_another_host_is_waited_for_until_the_file_system_gives_up_o
 def test_a_lock_of_another_host_that_stays_is_named_with_the_way_out(
     tmp_path: Path, lock_of_node_7: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ELSEWHERE_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "ELSEWHERE_SECONDS", 0.2)
     end = re.escape(f"choose another --out; if its host is dead and will not come back, remove {tmp_path}/.lock")
     with pytest.raises(UserError, match=rf"process 4711 on node7 is at work in it; .* {end}"), run_lock(tmp_path):
         raise AssertionError("two hold the folder")
@@ -125,7 +125,7 @@ def test_ctrl_c_ends_a_training_that_waits_for_the_folder_at_once(
         for number in once:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(module, "ELSEWHERE_SECONDS", 0.5)
+    monkeypatch.setattr(lock, "ELSEWHERE_SECONDS", 0.5)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         train(load_config(CONFIG, tiny_settings), tmp_path)

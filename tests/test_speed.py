@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torchvision.models.video import R2Plus1D_18_Weights, R3D_18_Weights
 
-from videornn import speed
 from videornn.models import ResNet3d, softmax_attention
+from videornn.models.flops import flops_by_module, forward_flops, training_flops
 from videornn.models.nonlocal_block import DisentangledNonLocal
-from videornn.speed import flops_by_module, forward_flops, matrix_rate, peak_memory, training_flops, tune
+from videornn.system import device as device_module
+from videornn.system.device import matrix_rate, peak_memory, tune
 
 CPU = torch.device("cpu")
 
@@ -85,8 +86,8 @@ def test_the_matrix_rate_is_the_best_of_products_that_do_not_take_long(monkeypat
         sizes.append(len(left))
         return {512: 1e-3, 1024: 4e-3, 2048: 5e-2}[len(left)] + (1.0 if sizes.count(len(left)) == 1 else 0.0)
 
-    monkeypatch.setattr(speed, "LONG_ENOUGH", 0.03)
-    monkeypatch.setattr(speed, "_seconds", seconds)
+    monkeypatch.setattr(device_module, "LONG_ENOUGH", 0.03)
+    monkeypatch.setattr(device_module, "_seconds", seconds)
     assert matrix_rate(CPU, torch.float32) == pytest.approx(2 * 1024**3 / 4e-3)
     assert set(sizes) == {512, 1024, 2048}  # 2048 is slower than what is needed, 4096 would take long
 

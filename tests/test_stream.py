@@ -22,7 +22,7 @@ from videornn.data.decoding import open_video
 from videornn.data.stream import VideoStream, is_live, is_pipe
 from videornn.errors import DecodeError
 from videornn.predictions import output_names
-from videornn.urls import without_secrets
+from videornn.system.urls import without_secrets
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.files import append_table, write_table
 from videornn.errors import UserError
-from videornn.text_files import NoFile, cell_of, json_lines, parse_json, read_bytes, read_json, read_rows, read_text
+from videornn.system.files import append_table, write_table
+from videornn.system.text_files import NoFile, cell_of, json_lines, parse_json, read_bytes, read_json, read_rows, read_text
 
 
 @pytest.fixture

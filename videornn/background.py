@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from videornn.console import complain
+from videornn.system.console import complain
 
 
 class Background:

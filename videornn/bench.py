@@ -18,18 +18,17 @@ from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import Sample, TrainClips, sample_seed
 from videornn.data.decoding import open_video
 from videornn.data.loader import build_loader, plain_plan
-from videornn.data.parallel import num_cores
 from videornn.data.plain_lists import format_list
 from videornn.data.prepare import RECORD, prepare_videos
 from videornn.data.reencode import Encoding
 from videornn.data.shared_batch import collate
 from videornn.data.video import Cut
-from videornn.distributed import ranks
 from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
 from videornn.models import build_model
 from videornn.run import training_optimizer
-from videornn.speed import wait_for
+from videornn.system.device import pick_device, wait_for
+from videornn.system.workers import num_cores
 from videornn.trained import normalization
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
@@ -178,7 +177,7 @@ def bench_loading(
         raise UserError("there is nothing to load: give data.train=LIST_OR_FOLDER")
     section = config.data
     table = load_videos(section.train, split="train", root=section.root, labels=section.labels, fold=section.fold)
-    device = ranks.pick_device(config.device)
+    device = pick_device(config.device)
     stages, num_bad = _time_stages(config, table, device, num_clips, lambda done: on_progress(done, num_clips))
     loader_rate, num_workers = _loader_rate(config, table, num_clips)
     if gpu_rate is not None:

@@ -7,15 +7,11 @@ CRC-32 that the archive has of its records leaves out the archive's own director
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import platform
-import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,10 +19,10 @@ import torch
 import torchvision
 from torch import nn
 
-from videornn.data.files import is_file, replacing
 from videornn.errors import UserError
 from videornn.models.pickles import Refused
 from videornn.models.tensor_files import Repacked, check_archive, damaged_record
+from videornn.system.files import is_file, replacing, sync_folder, telling_if_full
 
 FORMAT = "videornn-1"
 SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
@@ -34,7 +30,6 @@ SEAL_LENGTH = len(SEAL) + 64
 ARCHIVE_END = b"PK\5\6"  # starts the last 22 bytes of a zip archive without a comment; the comment's length ends them
 # what all that use a network take from its checkpoint; keys, or entries, are text
 NETWORK_PARTS = {"model": dict, "config": dict, "class_names": list, "step": int}
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def archived(content: dict[str, Any]) -> memoryview:
@@ -57,7 +52,7 @@ def save_checkpoint(path: Path, content: dict[str, Any] | memoryview, *, trainin
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     archive = content if isinstance(content, memoryview) else archived(content)
-    with telling_if_full(path, archive, training=training):
+    with telling_if_full(path, archive.nbytes, training=training):
         with replacing(path) as temporary, open(temporary, "wb") as file:
             file.write(archive)
             file.write(SEAL + hashlib.sha256(archive).hexdigest().encode())
@@ -140,35 +135,14 @@ def load_model(model: nn.Module, content: dict[str, Any], path: str | Path) -> N
         ) from error
 
 
-@contextmanager
-def telling_if_full(path: Path, content: Any, *, training: bool = False) -> Iterator[None]:
-    """Turn the failure to write content to path for want of room into a UserError that says what stands and how to go on."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch.save can fail again over the first failure, with a RuntimeError
-        if (full := _disk_full(error)) is None:
-            raise
-        room = f", {_size(shutil.disk_usage(path.parent).free)} are free" if full.errno == errno.ENOSPC else ""
-        standing = next((file for file in (path, path.with_name("last.pt"))[: 1 + training] if file.is_file()), None)
-        stands = f"{standing} stands as it was" if standing else "nothing of it was left behind"
-        raise UserError(
-            f"{path} cannot be written: {os.strerror(full.errno)} (it takes about {_size(_num_bytes(content))}"
-            f"{room}); {stands}; make room, then give the same command {'with --resume' if training else 'again'}"
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files on the disk, so that they outlast a power cut."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
-            raise
-    finally:
-        os.close(descriptor)
+def content_bytes(content: Any) -> int:
+    """Size of the tensors in nested dictionaries and lists, or of an archive."""
+    if isinstance(content, memoryview):
+        return content.nbytes
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
+    return sum(map(content_bytes, parts))
 
 
 def _sealed_as_written(file: BinaryIO) -> bool | None:
@@ -204,26 +178,6 @@ def _damage_of_archive(path: Path, *, no_seal: bool) -> str | None:
     if record is not None:
         return f"record {record} fails its checksum"
     return None if no_seal else "it fails its SHA-256"
-
-
-def _disk_full(error: BaseException | None) -> OSError | None:
-    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_FULL):
-        error = error.__context__
-    return error
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 100_000 else f"{num_bytes / 1e3:.1f} kB"
-
-
-def _num_bytes(content: Any) -> int:
-    """Size of the tensors in nested dictionaries and lists, or of an archive."""
-    if isinstance(content, memoryview):
-        return content.nbytes
-    if isinstance(content, torch.Tensor):
-        return content.numel() * content.element_size()
-    parts = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
-    return sum(map(_num_bytes, parts))
 
 
 def _versions() -> dict[str, str]:

@@ -23,10 +23,11 @@ import typer
 
 from videornn.cli_data import Overrides, data_app
 from videornn.cli_infer import infer
-from videornn.console import ProgressBar, SafeConsole, complain, fail, is_main, say
 from videornn.distributed.signals import Interrupted
 from videornn.distributed.store import several_ranks
 from videornn.errors import RankFailure, Remark, UserError
+from videornn.system.console import ProgressBar, SafeConsole, complain, fail, is_main, say
+from videornn.system.files import DISK_FULL
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key and its value; the name of a file may hold = too, after a folder
 
@@ -39,7 +40,6 @@ OUT_OF_REACH = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
 }
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @app.command()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 from rich.table import Table
 
-from videornn.console import ProgressBar, SafeConsole, complain, fail, say
 from videornn.errors import UserError
+from videornn.system.console import ProgressBar, SafeConsole, complain, fail, say
 
 if TYPE_CHECKING:
     from videornn.data.prepare import Prepared
@@ -129,8 +129,8 @@ def verify(
     timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 60.0,
     out: Annotated[Optional[Path], typer.Option(metavar="FILE.csv", help="Report with a row for every video.")] = None,
 ) -> None:
-    from videornn.data.files import check_output_file
     from videornn.data.verify import MEANINGS, count_statuses, find_sources, verify_videos, write_reports
+    from videornn.system.files import check_output_file
 
     check_output_file(out)
     paths, remarks = find_sources(source, root=root, labels=labels)

@@ -8,9 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from videornn.console import fail
-from videornn.data.files import check_output_file, make_folder
 from videornn.errors import UserError
+from videornn.system.console import fail
+from videornn.system.files import check_output_file, make_folder
 
 
 def infer(
@@ -52,14 +52,14 @@ def infer(
     _check_ranges({"--window": window, "--stride": stride, "--smooth": smooth}, threshold)
     check_output_file(None if str(json_file) == "-" else json_file, "--json")
     check_output_file(csv_file, "--csv")
-    from videornn.data.parallel import GeneratorWorker, start_server
     from videornn.distributed.signals import sigterm_as_ctrl_c
+    from videornn.system.workers import GeneratorWorker, start_server
 
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:
             start_server("videornn.data.sliding")  # which takes as long as the imports here
         from videornn.data.stream import is_live
-        from videornn.urls import without_secrets
+        from videornn.system.urls import without_secrets
 
         slides = window is not None or any(is_live(path) for path in paths)
         given = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--out": out}

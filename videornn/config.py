@@ -22,8 +22,8 @@ from videornn.schema import (
     TestConfig,
     TrainConfig,
 )
-from videornn.text_files import NoFile, read_text
-from videornn.urls import is_url, text_without_secrets
+from videornn.system.text_files import NoFile, read_text
+from videornn.system.urls import is_url, text_without_secrets
 
 __all__ = [
     "AttentionConfig",

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from videornn.cudnn_faults import known_faults
-from videornn.data.parallel import Lost, num_cores, run_parallel
+from videornn.system.cudnn_faults import known_faults
+from videornn.system.workers import Lost, num_cores, run_parallel
 
 # what a command cannot do without, by the name it is imported by
 REQUIRED = {

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from videornn.data.transforms import normalize
-from videornn.data.video_errors import lacks_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
-# what libraries raise that ask a full GPU for memory without torch's allocator
-LACK_OF_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -125,13 +122,6 @@ def predict_logits(
         with autocast(inputs.device, precision):
             logits.append(model(inputs).float().cpu())
     return torch.cat(logits)
-
-
-def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a GPU, or of the host, is not enough."""
-    if isinstance(error, torch.OutOfMemoryError) or lacks_memory(error):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in LACK_OF_MEMORY)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:

@@ -14,7 +14,6 @@ import av
 import torch
 from torch import Tensor, nn
 
-from videornn.console import say
 from videornn.data.annotations import VideoTable, check_labels
 from videornn.data.dataset import BadVideo, ViewSpec
 from videornn.data.decoding import choose_decoder
@@ -24,15 +23,17 @@ from videornn.distributed import ranks
 from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals
 from videornn.distributed.watch import RankWatch
-from videornn.engine import Precision, is_lack_of_memory, predict_logits
+from videornn.engine import Precision, predict_logits
 from videornn.errors import UserError
 from videornn.kept_scores import KeptScores
 from videornn.rank_lists import check_list, load_list
 from videornn.results import write_bad_videos, write_results
 from videornn.run_folder import results_folder
-from videornn.run_lock import run_lock
 from videornn.scores import Scores
-from videornn.speed import tuned
+from videornn.system.console import say
+from videornn.system.device import tuned
+from videornn.system.lock import run_lock
+from videornn.system.memory import is_lack_of_memory
 from videornn.trained import Trained, load_trained
 
 

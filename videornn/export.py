@@ -23,11 +23,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from videornn.checkpoint import telling_if_full
-from videornn.data.files import check_output_file, replacing
+from videornn.checkpoint import content_bytes
 from videornn.engine import predict_logits
 from videornn.errors import UserError
 from videornn.manifest import package_versions
+from videornn.system.files import check_output_file, replacing, telling_if_full
 from videornn.trained import Trained, load_trained
 
 Format = Literal["onnx", "torch"]
@@ -82,7 +82,7 @@ def export(checkpoint: Path, format: Format, out: Path | None = None) -> Exporte
     network = _FromPixels(trained).eval().requires_grad_(False)
     example = torch.zeros(RECORDED_BATCH, *shape, dtype=torch.uint8)
     write, load = (_write_onnx, _load_onnx) if format == "onnx" else (_write_program, _load_program)
-    with telling_if_full(out, trained.model.state_dict()), replacing(out) as temporary:
+    with telling_if_full(out, content_bytes(trained.model.state_dict())), replacing(out) as temporary:
         with _silence(), torch.no_grad():
             write(temporary, network, example, about(trained))
             run = load(temporary)

@@ -11,9 +11,9 @@ from torch import nn
 from videornn.checkpoint import load_network
 from videornn.config import Config, config_from_dict, load_config, override_config
 from videornn.models import build_model
+from videornn.models.flops import flops_by_module
 from videornn.models.max_pool import LeanMaxPool
 from videornn.models.resnet3d import Factored3d, Stage
-from videornn.speed import flops_by_module
 
 PARTS = ("stem", "res2", "temporal_pool", "res3", "res4", "res5", "head")
 

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.checkpoint import telling_if_full
-from videornn.data.files import is_file
+from videornn.system.files import is_file, telling_if_full
 
 MAGIC = b"videornn scores in progress 1\n"
 DAMAGED = "a file of them is damaged"
@@ -69,7 +69,7 @@ class KeptScores:
     def appending(self, rank: int) -> Iterator[KeptFile]:
         """The file of one rank, for more records; each is there, whole, as soon as append returns."""
         path = self.folder / f"rank_{rank}.scores"
-        with telling_if_full(path, torch.empty(self._shape)), open(path, "ab") as file:
+        with telling_if_full(path, 4 * math.prod(self._shape)), open(path, "ab") as file:
             if size := file.seek(0, 2):
                 file.truncate(size - (size - len(self._header)) % self._record_bytes)
             else:

@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from videornn.console import SafeConsole, printable
 from videornn.errors import UserError
-from videornn.text_files import json_lines
+from videornn.system.console import SafeConsole, printable
+from videornn.system.text_files import json_lines
 
 BAR_WIDTH = 12
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from videornn.data.files import write_text
-from videornn.data.parallel import num_cores
-from videornn.text_files import read_json
+from videornn.system.files import write_text
+from videornn.system.text_files import read_json
+from videornn.system.workers import num_cores
 
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = ("videornn", "torch", "torchvision", "pytorchvideo", "av", "numpy", "decord", "torchcodec")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videornn.data.annotations import VideoTable
-from videornn.data.files import append_table
 from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.meter import StepRecord
+from videornn.system.files import append_table
 
 COLUMNS = ["step", "rank", "loss", "grad_norm", "path"]
 LONGEST_SCALE_SEARCH = 25  # steps in a row that fp16 may skip: its loss scale begins at 2^16 and halves each time

@@ -10,7 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from videornn.lettering import fonts_for, plain
+from videornn.system.lettering import fonts_for, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from videornn.console import complain
 from videornn.data.annotations import VideoTable, load_videos
 from videornn.data.dataset import load_views
 from videornn.data.loader import build_test_loader, view_spec
 from videornn.data.packed_paths import PathPacker
-from videornn.data.parallel import GeneratorWorker
 from videornn.data.shared_batch import to_device
 from videornn.data.stream import is_live
 from videornn.data.video_files import counted, is_frame, scan_videos
 from videornn.errors import UserError
 from videornn.predictions import Ranking
+from videornn.system.console import complain
+from videornn.system.workers import GeneratorWorker
 from videornn.trained import Trained, load_trained
 from videornn.views import average_views
 from videornn.windows import Windows

@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from videornn.data.files import replacing, short_enough, write_table, write_text
 from videornn.data.stream import STDIN
 from videornn.data.video_files import stem
 from videornn.errors import UserError
+from videornn.system.files import replacing, short_enough, write_table, write_text
+from videornn.system.urls import URL, without_secrets
 from videornn.timeline import Segment, Window, plot_timeline
-from videornn.urls import URL, without_secrets
 
 SAVE_SECONDS = 30.0  # between two savings of the results so far
 Ranking = list[tuple[str, float]]

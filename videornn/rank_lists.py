@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from videornn.console import say
 from videornn.data.annotations import check_files, find_source, first_missing, load_videos
 from videornn.data.video_table import VideoTable
 from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.schema import DataConfig
+from videornn.system.console import say
 
 TELL_SECONDS = 10.0  # from one word about a search to the next
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from videornn import metrics
 from videornn.config import Config, override_config
 from videornn.data.dataset import BadVideo
-from videornn.data.files import make_folder, replacing, write_table, write_text
 from videornn.errors import UserError
 from videornn.scores import Scores, ensemble, load_scores, save_scores
+from videornn.system.files import make_folder, replacing, write_table, write_text
 
 
 def summarize(scores: Scores) -> dict[str, Any]:

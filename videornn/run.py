@@ -29,7 +29,7 @@ from videornn.precise_bn import statistics_of_all_ranks
 from videornn.preflight import TrainingData, empty_classes
 from videornn.resume import describe_data
 from videornn.run_folder import save_best, save_last
-from videornn.urls import text_without_secrets
+from videornn.system.urls import text_without_secrets
 
 
 @dataclass

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from videornn.checkpoint import damage, load_checkpoint, save_checkpoint, sync_folder, telling_if_full
-from videornn.data.files import replacing
+from videornn.checkpoint import content_bytes, damage, load_checkpoint, save_checkpoint
 from videornn.errors import UserError
+from videornn.system.files import replacing, sync_folder, telling_if_full
 
 
 def save_last(folder: Path, content: dict[str, Any] | memoryview, step: int, keep: int, *, best: bool = False) -> Path:
@@ -100,7 +100,7 @@ def _step_files(folder: Path, up_to: int | None = None) -> list[Path]:
 
 def _link(source: Path, path: Path, content: dict[str, Any] | memoryview) -> None:
     """Make path another name of source, or a copy where the file system has no such links, at once or not at all."""
-    with telling_if_full(path, content, training=True), replacing(path) as temporary:
+    with telling_if_full(path, content_bytes(content), training=True), replacing(path) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # each file system without hard links says so in its own way

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.checkpoint import telling_if_full
 from videornn.data.dataset import BadVideo
-from videornn.data.files import is_file, replacing
 from videornn.data.label_maps import ClassIds
 from videornn.errors import UserError
 from videornn.models.tensor_files import stored_archive
+from videornn.system.files import is_file, replacing, telling_if_full
 from videornn.views import VIDEOS_AT_ONCE, Average, video_scores
 
 FORMAT = "videornn scores 1"
@@ -66,7 +65,7 @@ def save_scores(path: Path, scores: Scores) -> None:
         "members": np.array(scores.members, str),
         **{name: np.array(getattr(scores, name), str if kind is str else np.int64) for name, kind in PLAIN.items()},
     }
-    with telling_if_full(path, scores.logits), replacing(path) as temporary, open(temporary, "wb") as file:
+    with telling_if_full(path, scores.logits.nbytes), replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
 

@@ -138,7 +138,7 @@ def plot_timeline(
     path: Path, windows: Sequence[Window], segments: Sequence[Segment], class_names: Sequence[str], title: str
 ) -> None:
     """The segments as coloured bars on a time axis, above the scores, window by window, of the classes that matter most."""
-    from videornn.lettering import fonts_for  # matplotlib takes a second to import
+    from videornn.system.lettering import fonts_for  # matplotlib takes a second to import
 
     with fonts_for([title, *class_names]):
         _plot_timeline(path, windows, segments, class_names, title)
@@ -150,7 +150,7 @@ def _plot_timeline(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    from videornn.lettering import plain
+    from videornn.system.lettering import plain
 
     colors = class_colors(segments, class_names)
     labels = {segment.label for segment in segments}

@@ -19,10 +19,8 @@ from videornn.attention_watch import AttentionWatch
 from videornn.bad_share import BadShare
 from videornn.compiling import compiled, graphs_of
 from videornn.config import Config, config_to_yaml
-from videornn.console import say
 from videornn.data.dataset import sample_seed
 from videornn.data.decoding import choose_decoder
-from videornn.data.files import write_text
 from videornn.data.loader import ClipLoader, build_loader, build_test_loader, plain_plan, view_spec
 from videornn.data.mixing import batch_mixing
 from videornn.data.shared_batch import Batch, to_device
@@ -31,12 +29,13 @@ from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals
 from videornn.distributed.watch import RankWatch
 from videornn.ema import decay_at, ema_updates, start_ema
-from videornn.engine import AUTOCAST, build_scaler, is_lack_of_memory, to_model_input, train_step
+from videornn.engine import AUTOCAST, build_scaler, to_model_input, train_step
 from videornn.errors import UserError
 from videornn.evaluate import score_all
 from videornn.logger import RunLogger
 from videornn.manifest import append_manifest
 from videornn.models import build_model
+from videornn.models.flops import training_flops
 from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.models.weights import load_weights
 from videornn.nonfinite import NonfiniteGuard
@@ -46,8 +45,11 @@ from videornn.preflight import TrainingData, check_batch_norm, cudnn_remarks, lo
 from videornn.resume import check_resumable, check_same_data, describe_run
 from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
 from videornn.run_folder import has_checkpoint, load_newest
-from videornn.run_lock import run_lock
-from videornn.speed import matrix_rate, peak_memory, training_flops, tuned
+from videornn.system.console import say
+from videornn.system.device import matrix_rate, peak_memory, pick_device, tuned
+from videornn.system.files import write_text
+from videornn.system.lock import run_lock
+from videornn.system.memory import is_lack_of_memory
 from videornn.trained import normalization
 from videornn.trained_on import input_remark
 
@@ -70,7 +72,7 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         UserError: wrong input; see the message.
         Interrupted: SIGINT, SIGTERM or SIGUSR1; everything up to the last step is saved.
     """
-    device = ranks.pick_device(config.device)
+    device = pick_device(config.device)
     with (
         tuned(device, deterministic=config.train.deterministic),
         ranks.process_group(device, config.train.timeout) as watch,

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from videornn.checkpoint import load_model, load_network
 from videornn.config import Config, config_from_dict, override_config
-from videornn.distributed import ranks
 from videornn.engine import predict_logits
 from videornn.errors import UserError
 from videornn.models import build_model
+from videornn.system.device import pick_device
 from videornn.views import average_views
 
 
@@ -82,7 +82,7 @@ def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> 
     with torch.random.fork_rng(devices=[]):  # first weights are random, and not needed
         model = build_model(config.model)
     load_model(model, content, checkpoint)
-    device = ranks.pick_device(config.device)
+    device = pick_device(config.device)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
     return Trained(config, model, class_names, content["step"], *normalization(config, device))
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from videornn.data.dataset import ViewSpec
-from videornn.data.parallel import GeneratorWorker, WorkerLost
 from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
 from videornn.data.stream import is_live, is_pipe, listing_seconds
 from videornn.errors import DecodeError
+from videornn.system.urls import without_secrets
+from videornn.system.workers import GeneratorWorker, WorkerLost
 from videornn.timeline import Window
 from videornn.trained import Trained
-from videornn.urls import without_secrets
 from videornn.views import average_views
 
 SLOWEST = 10  # times as long as what is shown, a hang is taken for one

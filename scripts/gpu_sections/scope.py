@@ -15,7 +15,7 @@ from benchmark_attention import FIVE, KEY_POOL
 from benchmark_train import NUM_CLASSES
 
 from videornn.models import ATTENTION_KINDS, ResNet3d
-from videornn.speed import tune, wait_for
+from videornn.system.device import tune, wait_for
 
 # "what" names a row; "ok" is there if a limit is, and the limit is then among the numbers
 Row = dict[str, Any]

@@ -20,7 +20,8 @@ from gpu_sections.scope import Row, Scope
 from videornn.explain.attention_maps import attention_blocks, observe
 from videornn.explain.attention_numbers import block_numbers
 from videornn.models import ResNet3d
-from videornn.speed import matrix_rate, training_flops, wait_for
+from videornn.models.flops import training_flops
+from videornn.system.device import matrix_rate, wait_for
 
 # by operators of torch: the time of the kernels that each starts itself
 GROUPS = {

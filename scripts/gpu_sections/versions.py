@@ -11,8 +11,8 @@ import torch
 import torchvision
 
 from gpu_sections.scope import Row, Scope
-from videornn.cudnn_faults import known_faults
-from videornn.speed import matrix_rate
+from videornn.system.cudnn_faults import known_faults
+from videornn.system.device import matrix_rate
 
 
 def versions(scope: Scope) -> Iterator[Row]:

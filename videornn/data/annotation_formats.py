@@ -24,7 +24,7 @@ from videornn.data.packed_paths import PathPacker
 from videornn.data.video_files import FRAME_SUFFIXES, VIDEO_SUFFIXES, FileIndex, counted, is_hidden, scan_videos, stem
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
-from videornn.text_files import parse_json, read_text
+from videornn.system.text_files import parse_json, read_text
 
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 SPLITS = frozenset(["train", "val", "test"])

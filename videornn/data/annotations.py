@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from videornn.data import annotation_formats as formats
-from videornn.data.files import is_file
 from videornn.data.label_maps import load_labels
 from videornn.data.plain_lists import read_list
 from videornn.data.video_files import VIDEO_SUFFIXES
 from videornn.data.video_table import VideoTable
 from videornn.errors import UserError
+from videornn.system.files import is_file
 
 NUM_FEW = 100  # videos of a list, looked for first of all
 

@@ -26,8 +26,9 @@ from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
 from videornn.data.transforms import TrainTransform, crop_views
 from videornn.data.video import Cut, FrameVideo
-from videornn.data.video_errors import lacks_memory, memory_of_video
+from videornn.data.video_errors import memory_of_video
 from videornn.errors import DecodeError, UserError
+from videornn.system.memory import lacks_memory
 
 MAX_SEARCHED = 1000  # bad videos met in search of a sound one, or those that data.max_bad_share allows
 SLOW_SECONDS = 1.0  # a video that takes longer to fail is not tried again

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from videornn.errors import UserError
-from videornn.text_files import NoFile, parse_json, read_text
+from videornn.system.text_files import NoFile, parse_json, read_text
 
 ID_COLUMNS = ("id", "label_id", "class_id", "label", "index")
 NAME_COLUMNS = ("name", "class_name", "class", "label_name", "label")

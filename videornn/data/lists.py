@@ -12,10 +12,10 @@ import numpy as np
 from rich.table import Table
 
 from videornn.data.annotations import VideoTable, check_files, load_videos, needs_split
-from videornn.data.files import make_folder
 from videornn.data.label_maps import format_labels
 from videornn.data.plain_lists import format_list
 from videornn.errors import UserError
+from videornn.system.files import make_folder
 
 MAX_CLASSES_SHOWN = 15
 

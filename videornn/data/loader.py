@@ -21,12 +21,12 @@ from videornn.data.annotations import VideoTable
 from videornn.data.batches import TestBatches, TrainBatches
 from videornn.data.dataset import TooManyBad, TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.decoding import choose_decoder
-from videornn.data.parallel import exit_reason, imported_once
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
 from videornn.data.shared_batch import Batch, LostBatch, SentBatch, collate
 from videornn.data.transforms import train_transform
 from videornn.errors import Remark, UserError
+from videornn.system.workers import exit_reason, imported_once
 
 if TYPE_CHECKING:
     from videornn.config import DataConfig, TestConfig

@@ -11,10 +11,10 @@ import numpy as np
 
 from videornn.data.clock import SET_BACK, longest_step
 from videornn.data.containers import create_file, open_file
-from videornn.data.files import replacing
 from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.stream import VideoStream
 from videornn.errors import DecodeError
+from videornn.system.files import replacing
 
 COPIED_SOUND = frozenset(["aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"])  # what MP4 takes as it is
 AAC_RATES = frozenset([96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000])

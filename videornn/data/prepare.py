@@ -18,16 +18,16 @@ from pathlib import Path
 import torch
 
 from videornn.data.annotations import VideoTable, load_videos
-from videornn.data.files import differing_parameters, make_folder, write_table, write_text
 from videornn.data.label_maps import format_labels, load_labels
-from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.plain_lists import format_list
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
 from videornn.data.verify import Status, VideoFault, check_workers, inspect_video, status_of
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError, UserError
-from videornn.text_files import read_rows
+from videornn.system.files import differing_parameters, make_folder, write_table, write_text
+from videornn.system.text_files import read_rows
+from videornn.system.workers import Lost, num_cores, run_parallel
 
 RECORD = "prepare.json"  # in OUT
 FORMAT = 2  # raise it whenever the same parameters no longer give the same files

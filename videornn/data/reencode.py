@@ -23,11 +23,11 @@ from av.filter import Graph
 
 from videornn.data.clock import told_rate
 from videornn.data.containers import create_file, open_file
-from videornn.data.files import replacing
 from videornn.data.pictures import MAX_FRAME_PIXELS, Turn, turn_of
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.verify import VideoFault, open_whole, whole_frames
 from videornn.errors import DecodeError, UserError
+from videornn.system.files import replacing
 
 Variant = Literal["disposable", "fastdecode", "dense"]
 

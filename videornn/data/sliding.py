@@ -21,7 +21,7 @@ from videornn.data.sampling import clip_indices, in_order
 from videornn.data.stream import VideoStream
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import UserError
-from videornn.urls import without_secrets
+from videornn.system.urls import without_secrets
 
 MAX_WINDOW_SECONDS = 3600.0
 

@@ -24,7 +24,7 @@ from videornn.data.frame_folder import FrameFolder
 from videornn.data.packet_list import PacketList
 from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture, turn_of
 from videornn.errors import DecodeError
-from videornn.urls import is_url, without_secrets
+from videornn.system.urls import is_url, without_secrets
 
 CONNECT_SECONDS = 10.0  # that a live source may take to answer, or send nothing; a pipe may take any time
 SLOWEST_DISK = 2e7  # bytes per second

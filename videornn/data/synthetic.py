@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from videornn.data import context_shapes, moving_shapes
-from videornn.data.files import differing_parameters, make_folder, replacing, write_text
 from videornn.data.label_maps import format_labels
 from videornn.data.movie import write_movie
-from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.plain_lists import format_list
 from videornn.errors import UserError
+from videornn.system.files import differing_parameters, make_folder, replacing, write_text
+from videornn.system.workers import Lost, num_cores, run_parallel
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 

@@ -17,15 +17,15 @@ import torch
 from videornn.data.annotations import load_videos
 from videornn.data.clock import told_rate
 from videornn.data.containers import open_file, shown_stream
-from videornn.data.files import write_table
 from videornn.data.frame_folder import FrameFolder
-from videornn.data.parallel import Lost, num_cores, run_parallel
 from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge
 from videornn.data.pyav_video import PyAVVideo
 from videornn.data.video import FrameVideo
 from videornn.data.video_errors import errors_of_video
 from videornn.data.video_files import VIDEO_SUFFIXES, counted, fault_of_file, scan_videos
 from videornn.errors import DecodeError, UserError
+from videornn.system.files import write_table
+from videornn.system.workers import Lost, num_cores, run_parallel
 
 Status = Literal[
     "ok", "missing", "empty", "no_video", "undecodable", "truncated", "damaged", "too_large", "crashed", "timeout"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from videornn.errors import DecodeError, UserError
+from videornn.system.memory import lacks_memory
 
 
 @contextmanager
@@ -32,11 +33,6 @@ def memory_of_video(path: str) -> Iterator[None]:
         if not lacks_memory(error):
             raise
         raise DecodeError(f"{path}: {_fault(error)}") from error
-
-
-def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an error says that the memory of this machine is not enough."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def _fault(error: Exception) -> str:

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from videornn.data.parallel import Lost, Worker
 from videornn.errors import UserError
+from videornn.system.workers import Lost, Worker
 
 TIMELINE_SECONDS = 600.0  # for all of a timeline: others wait
 PART_SECONDS = 1.0  # of work, from one look at a timeline that grows to the next

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
-from videornn.console import complain, say
 from videornn.demo.analyst import Analyst, Network
 from videornn.demo.incoming import Incoming, client_of
 from videornn.demo.private_folder import PrivateFolder
 from videornn.distributed.signals import handled_by
 from videornn.errors import UserError
+from videornn.system.console import complain, say
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_VIDEOS = 4  # that arrive, wait or are looked at, at a time

@@ -133,24 +133,6 @@ class StopVote:
         return signal
 
 
-def pick_device(choice: str) -> torch.device:
-    """The device of this rank for auto, cpu or cuda; raises UserError if there is no GPU for it."""
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU; use device=auto or device=cpu")
-    if choice == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if "LOCAL_RANK" in os.environ:
-        number, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if number >= num_gpus:
-            raise UserError(
-                f"rank {os.environ.get('RANK', number)} is number {number} of its machine, from 0, where torch sees "
-                f"{num_gpus} GPU(s): start no more ranks there (torchrun --nproc_per_node={num_gpus}), or let them see more "
-                f"(CUDA_VISIBLE_DEVICES; under SLURM --gpus-per-node, not --gpus-per-task)"
-            )
-        torch.cuda.set_device(number)
-    return torch.device("cuda", torch.cuda.current_device())
-
-
 def rank() -> int:
     """This process's number in [0, num_ranks)."""
     return dist.get_rank() if dist.is_initialized() else 0

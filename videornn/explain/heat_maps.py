@@ -18,10 +18,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from torch import Tensor
 
-from videornn.data.files import replacing
 from videornn.data.movie import write_movie
 from videornn.explain.clip_places import Places, Query
-from videornn.lettering import encodable, fonts_for
+from videornn.system.files import replacing
+from videornn.system.lettering import encodable, fonts_for
 
 MAX_COLUMNS = 8
 HEAVY = 3.0  # a frame is, that has so many times the weight that it would have if the weight were spread evenly

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from videornn.data.dataset import ViewSpec
 from videornn.data.decoding import read_frames
-from videornn.data.files import make_folder, short_enough, write_text
 from videornn.data.label_maps import class_key
 from videornn.data.loader import view_spec
 from videornn.data.sampling import clip_indices
@@ -30,6 +29,7 @@ from videornn.explain.heat_maps import HeatMap, Scene, draw_movie, draw_sheet
 from videornn.explain.map_words import block_captions, block_heat_maps, grad_cam_captions
 from videornn.models.nonlocal_block import AttentionBlock
 from videornn.models.resnet3d import STAGES
+from videornn.system.files import make_folder, short_enough, write_text
 from videornn.trained import Trained
 
 

@@ -11,10 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from videornn.console import ProgressBar, complain
-from videornn.data.files import replacing
 from videornn.data.movie import redraw_movie
-from videornn.data.parallel import GeneratorWorker, WorkerLost
 from videornn.data.stream import is_live, is_pipe, listing_seconds
 from videornn.data.video_errors import errors_of_video
 from videornn.errors import DecodeError
@@ -30,8 +27,11 @@ from videornn.predictions import (
     write_timeline,
     writing,
 )
+from videornn.system.console import ProgressBar, complain
+from videornn.system.files import replacing
+from videornn.system.urls import without_secrets
+from videornn.system.workers import GeneratorWorker, WorkerLost
 from videornn.timeline import Window, find_segments, half_window, smooth_scores
-from videornn.urls import without_secrets
 from videornn.windows import KeptWindows
 
 MANY_VIDEOS = 10  # fewer need no progress bar

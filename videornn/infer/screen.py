@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from videornn.console import SafeConsole, printable, say
 from videornn.predictions import Ranking
+from videornn.system.console import SafeConsole, printable, say
 from videornn.timeline import Segment, Window, time_text
 
 BAR_WIDTH = 20  # characters

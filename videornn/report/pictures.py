@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from videornn.errors import UserError
-from videornn.text_files import read_bytes
+from videornn.system.text_files import read_bytes
 
 MAX_BYTES = 50_000_000  # of a PNG of the run folder
 

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict  # pydantic takes that of typing from Py
 
 from videornn.config import Config, load_config
 from videornn.errors import UserError
-from videornn.text_files import json_lines, read_json, read_rows
+from videornn.system.text_files import json_lines, read_json, read_rows
 
 LARGEST = 1e100  # of the numbers of a run; with larger ones pictures of them cannot be reckoned
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from videornn.data.files import check_output_file, write_text
 from videornn.errors import UserError
 from videornn.report.attention import attention_section
 from videornn.report.data_summary import data_section
@@ -18,6 +17,7 @@ from videornn.report.settings import settings_section
 from videornn.report.style import STYLE
 from videornn.report.testing import testing_section
 from videornn.report.training import training_section
+from videornn.system.files import check_output_file, write_text
 
 # nothing may be fetched and no script may run, whatever a class or a file is called
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

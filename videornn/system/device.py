@@ -1,22 +1,37 @@
-"""How fast a machine multiplies, what a network asks of it, and the switches between fast and repeatable kernels."""
+"""Pick the device of a process, choose between fast and repeatable kernels, and measure its speed and memory."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-with warnings.catch_warnings():  # fvcore scripts functions as it is imported, which torch says is out of date
-    warnings.simplefilter("ignore", FutureWarning)
-    from fvcore.nn import FlopCountAnalysis
+from videornn.errors import UserError
 
 LONG_ENOUGH = 0.03  # seconds of a product that says what the machine reaches; larger ones would only take longer
+
+
+def pick_device(choice: str) -> torch.device:
+    """The device of this rank for auto, cpu or cuda; raises UserError if there is no GPU for it."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU; use device=auto or device=cpu")
+    if choice == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:
+        number, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= num_gpus:
+            raise UserError(
+                f"rank {os.environ.get('RANK', number)} is number {number} of its machine, from 0, where torch sees "
+                f"{num_gpus} GPU(s): start no more ranks there (torchrun --nproc_per_node={num_gpus}), or let them see more "
+                f"(CUDA_VISIBLE_DEVICES; under SLURM --gpus-per-node, not --gpus-per-task)"
+            )
+        torch.cuda.set_device(number)
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def tune(device: torch.device, *, deterministic: bool, strict: bool = True) -> None:
@@ -88,55 +103,6 @@ def wait_for(device: torch.device) -> None:
     """Until the device has done all that was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def forward_flops(model: nn.Module, clip_size: Sequence[int]) -> float:
-    """Multiply-adds of the forward pass of one clip.
-
-    Args:
-        model: the bare network, neither compiled nor parallel; it is left as it was.
-        clip_size: T, H, W.
-    """
-    return flops_by_module(model, _empty_clip(model, clip_size))[""]
-
-
-def training_flops(model: nn.Module, clip_size: Sequence[int]) -> float:
-    """FLOPs of a training step for each clip: two for a multiply-add, of which every part of the network has up to three.
-
-    They are the forward pass, the gradient of the weights, and that of the input. The last two are not computed in frozen
-    parts, the last not where all before is frozen too. Arguments as of forward_flops.
-    """
-    flops = flops_by_module(model, _empty_clip(model, clip_size))
-    total, trainable_before = 0.0, False
-    for name, part in model.named_children():
-        trainable = any(parameter.requires_grad for parameter in part.parameters())
-        trainable_before = trainable_before or trainable
-        total += 2 * flops[name] * (1 + trainable + trainable_before)
-    return total
-
-
-def _empty_clip(model: nn.Module, clip_size: Sequence[int]) -> Tensor:
-    return torch.zeros(1, 3, *clip_size, device=next(model.parameters()).device)
-
-
-@torch.no_grad()
-def flops_by_module(model: nn.Module, clip: Tensor) -> dict[str, float]:
-    """Multiply-adds of every module by its name ("" is the whole), as papers of this field count them; fvcore counts."""
-    training = {module: module.training for module in model.modules()}  # frozen norms differ from the rest
-    try:
-        analysis = FlopCountAnalysis(model.eval(), clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False):  # no search for kernels that run once
-            return dict(analysis.by_module())
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-
-
-def _attention_flops(inputs: list, outputs: list) -> int:
-    """Multiply-adds of softmax(q k^T) v; fvcore does not know the fused operator."""
-    queries, keys, values = (value.type().sizes() for value in inputs[:3])  # [B, heads, N or M, D]
-    return queries[0] * queries[1] * queries[2] * keys[2] * (queries[3] + values[3])
 
 
 def peak_memory(device: torch.device) -> int:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from videornn.console import say
-from videornn.data.files import make_folder
 from videornn.errors import UserError
+from videornn.system.console import say
+from videornn.system.files import make_folder
 
 try:
     import fcntl

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from videornn.distributed.store import first_to_say
-from videornn.urls import text_without_secrets
+from videornn.system.urls import text_without_secrets
 
 JOINERS = "\u200c\u200d"  # invisible, but letters of Persian, Hindi and others, and faces, are made with them
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from videornn.errors import UserError
-from videornn.text_files import cell_of, read_json
+from videornn.system.text_files import cell_of, read_json
 
 MAX_NAME_BYTES = 200  # file systems take 255
 MAX_RECORD_BYTES = 1 << 16
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -126,3 +129,44 @@ def _try_writing(folder: Path, given: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{given}: nothing can be written in {folder} ({error.strerror}); choose another folder") from error
+
+
+@contextmanager
+def telling_if_full(path: Path, num_bytes: int, *, training: bool = False) -> Iterator[None]:
+    """Raise a UserError that says what stands, and how to go on, where num_bytes find no room at path."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save can fail again over the first failure, with a RuntimeError
+        if (full := _disk_full(error)) is None:
+            raise
+        room = f", {_size(shutil.disk_usage(path.parent).free)} are free" if full.errno == errno.ENOSPC else ""
+        standing = next((file for file in (path, path.with_name("last.pt"))[: 1 + training] if file.is_file()), None)
+        stands = f"{standing} stands as it was" if standing else "nothing of it was left behind"
+        raise UserError(
+            f"{path} cannot be written: {os.strerror(full.errno)} (it takes about {_size(num_bytes)}"
+            f"{room}); {stands}; make room, then give the same command {'with --resume' if training else 'again'}"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk, so that they outlast a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _disk_full(error: BaseException | None) -> OSError | None:
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_FULL):
+        error = error.__context__
+    return error
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 100_000 else f"{num_bytes / 1e3:.1f} kB"
