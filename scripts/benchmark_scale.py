@@ -29,7 +29,7 @@ from videornn.models import build_model
 from videornn.trained import load_trained
 
 START = "import torch, videornn.evaluate"
-READING = "import sys; from videornn.data.annotations import load_videos; print(len(load_videos(sys.argv[1])))"
+READING = "import sys; from videornn.data.annotations.load import load_videos; print(len(load_videos(sys.argv[1])))"
 # what a validation does with the logits of the ranks; train.deterministic is what once took 25 GB
 VALIDATION = """
 import sys, torch

@@ -36,7 +36,7 @@ from pytorchvideo.models import hub
 from torch import Tensor, nn
 
 from videornn.config import DataConfig
-from videornn.data.annotations import load_videos
+from videornn.data.annotations.load import load_videos
 from videornn.data.loader import build_loader, plain_plan
 from videornn.data.shared_batch import to_device
 from videornn.engine import build_scaler, to_model_input, train_step

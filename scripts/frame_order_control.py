@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from videornn.config import load_config
-from videornn.data.annotations import load_videos
+from videornn.data.annotations.load import load_videos
 from videornn.evaluate import evaluate
 from videornn.train import train
 

@@ -58,7 +58,7 @@ def draw(trained: object, video: str, out: Path, queries: list, name: str, class
     import numpy as np
     from PIL import Image
 
-    from videornn.data.movie import write_movie
+    from videornn.data.video.write import write_movie
 
     assert class_name, "the answer of the network"
     files = [out / f"video_res3.0{suffix}" for suffix in (".png", ".mp4", ".json")]

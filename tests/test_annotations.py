@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.annotations import VideoTable, check_labels, load_labels, load_videos
+from videornn.data.annotations.load import VideoTable, check_labels, load_labels, load_videos
 from videornn.errors import UserError
 
 

@@ -6,7 +6,7 @@ import pytest
 from videornn import bench
 from videornn.bench import Feeding, LoadingReport, _prepared_stages, bench_loading
 from videornn.config import load_config
-from videornn.data.decoding import open_video
+from videornn.data.video.decoders import open_video
 from videornn.errors import UserError
 
 QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from videornn.data.clock import MISSING, RunningClock, average_rate, read_clock, told_rate
-from videornn.data.decoding import open_video
 from videornn.data.reencode import Encoding, reencode
-from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
+from videornn.data.video.clock import MISSING, RunningClock, average_rate, read_clock, told_rate
+from videornn.data.video.decoders import open_video
+from videornn.data.video.stream import VideoStream
 
 TICK = Fraction(1, 100)
 HOUR = 360_000  # ticks

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from videornn.data.containers import frame_rate, time_base
-from videornn.data.decoding import open_video
-from videornn.data.movie import redraw_movie
-from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video, open_whole, whole_frames
+from videornn.data.video.containers import frame_rate, time_base
+from videornn.data.video.decoders import open_video
+from videornn.data.video.stream import VideoStream
+from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
 
 

@@ -13,9 +13,9 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
 
-from videornn.data.containers import open_container
-from videornn.data.decoding import choose_decoder, open_video, read_frames, why_not
-from videornn.data.pictures import to_picture
+from videornn.data.video.containers import open_container
+from videornn.data.video.decoders import choose_decoder, open_video, read_frames, why_not
+from videornn.data.video.pictures import to_picture
 from videornn.errors import DecodeError, UserError
 
 FILES = {
@@ -146,7 +146,7 @@ def test_a_variable_frame_rate_is_read_by_time(make_video, tmp_path: Path, read_
 def test_a_video_larger_than_what_is_kept_reads_the_same(
     video_file: Path, monkeypatch: pytest.MonkeyPatch, read_frame_numbers
 ) -> None:
-    monkeypatch.setattr("videornn.data.pyav_video.KEPT_BYTES", 500)
+    monkeypatch.setattr("videornn.data.video.pyav.KEPT_BYTES", 500)
     video = open_video(video_file)
     assert video._kept is None
     for asked in ([3, 17, 44, 59], [0], [58, 59], list(range(60))):
@@ -185,7 +185,7 @@ def test_a_back_end_that_fails_gives_way_once_and_the_first_reason_stays(
         def __init__(self, path: str, *_: object) -> None:
             raise DecodeError(f"{path}: torchcodec is out of order")
 
-    monkeypatch.setattr("videornn.data.decoding.TorchcodecVideo", Failing)
+    monkeypatch.setattr("videornn.data.video.decoders.TorchcodecVideo", Failing)
     frames = read_frames(path, lambda video: torch.tensor([4, 7]), decoder="torchcodec")
     assert read_frame_numbers(frames) == [4, 7]
     (tmp_path / "bad.mp4").write_bytes(b"no video")
@@ -195,7 +195,7 @@ def test_a_back_end_that_fails_gives_way_once_and_the_first_reason_stays(
 
 def test_a_decoder_is_chosen_because_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_decoder("auto") == ("pyav", "decoder pyav, the fastest; it decodes a test video")
-    monkeypatch.setattr("videornn.data.decoding.why_not", lambda name: "" if name == "decord" else f"no {name} here")
+    monkeypatch.setattr("videornn.data.video.decoders.why_not", lambda name: "" if name == "decord" else f"no {name} here")
     name, sentence = choose_decoder("auto")
     assert name == "decord" and "pyav does not work (no pyav here); torchcodec does not work" in sentence
     with pytest.raises(UserError, match=r"data.decoder=torchcodec: .*\(no torchcodec here\); use data.decoder=auto"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videornn.config import load_config
-from videornn.data.decoding import read_frames
+from videornn.data.video.decoders import read_frames
 from videornn.explain import explain, job, load_clip, number_lines
 from videornn.explain.job import cut_masks
 from videornn.models import build_model

@@ -10,11 +10,11 @@ import pytest
 import torch
 from field_coded import write_field_coded
 
-from videornn.data.decoding import open_video
-from videornn.data.h264_fields import FieldPairs
 from videornn.data.reencode import Encoding, reencode
-from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
+from videornn.data.video.decoders import open_video
+from videornn.data.video.h264_fields import FieldPairs
+from videornn.data.video.stream import VideoStream
 
 NUM_FRAMES = 25
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from videornn.data.decoding import open_video
-from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
+from videornn.data.video.decoders import open_video
+from videornn.data.video.stream import VideoStream
 from videornn.errors import DecodeError
 
 

@@ -14,18 +14,18 @@ from videornn import config
 from videornn.bench import _time_stages
 from videornn.cli_data import data_app
 from videornn.config import load_config
-from videornn.data import pyav_video
-from videornn.data.annotations import load_videos
+from videornn.data.annotations.load import load_videos
 from videornn.data.dataset import ClipKey, load_views
-from videornn.data.decoding import open_video, why_not
 from videornn.data.loader import build_loader, build_test_loader, plain_plan, view_spec
-from videornn.data.movie import redraw_movie
-from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge
 from videornn.data.prepare import prepare_videos
 from videornn.data.reencode import Encoding
-from videornn.data.stream import VideoStream
 from videornn.data.transforms import TrainTransform, _crop, crop_views
 from videornn.data.verify import inspect_video
+from videornn.data.video import pyav
+from videornn.data.video.decoders import open_video, why_not
+from videornn.data.video.pictures import MAX_FRAME_PIXELS, TooLarge
+from videornn.data.video.stream import VideoStream
+from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
 from videornn.explain.job import load_clip
 from videornn.overlay import redraw_whole
@@ -149,7 +149,7 @@ def test_verify_and_prepare_have_a_row_for_it(large: Path, tmp_path: Path, monke
 @pytest.fixture
 def frames_held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many whole frames there are whenever another one has been decoded."""
-    convert, held, counts = pyav_video.to_picture, weakref.WeakValueDictionary(), []
+    convert, held, counts = pyav.to_picture, weakref.WeakValueDictionary(), []
 
     class Picture(np.ndarray):
         """An array that tells when it is gone."""
@@ -160,7 +160,7 @@ def frames_held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(held))
         return picture
 
-    monkeypatch.setattr(pyav_video, "to_picture", counted)
+    monkeypatch.setattr(pyav, "to_picture", counted)
     return counts
 
 

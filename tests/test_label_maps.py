@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.label_maps import load_labels
+from videornn.data.annotations.labels import load_labels
 from videornn.errors import UserError
 
 

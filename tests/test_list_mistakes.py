@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from videornn.config import load_config
-from videornn.data.annotations import check_files, load_labels, load_videos
-from videornn.data.lists import make_lists
-from videornn.data.plain_lists import format_line
+from videornn.data.annotations.load import check_files, load_labels, load_videos
+from videornn.data.annotations.make_lists import make_lists
+from videornn.data.annotations.plain import format_line
 from videornn.errors import UserError
 from videornn.models.weights import read_weights
 from videornn.preflight import load_training_data, remarks

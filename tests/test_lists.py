@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from videornn.cli import main
-from videornn.data.annotations import VideoTable, load_labels, load_videos
-from videornn.data.label_maps import format_labels
-from videornn.data.lists import make_lists
-from videornn.data.plain_lists import format_line
+from videornn.data.annotations.labels import format_labels
+from videornn.data.annotations.load import VideoTable, load_labels, load_videos
+from videornn.data.annotations.make_lists import make_lists
+from videornn.data.annotations.plain import format_line
 from videornn.errors import UserError
 from videornn.system.files import write_text
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from videornn.config import DataConfig
-from videornn.data.annotations import VideoTable, load_videos
+from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.batches import TrainBatches
 from videornn.data.dataset import ClipKey, sample_seed
-from videornn.data.decoding import read_frames
 from videornn.data.loader import (
     _prefetch,
     build_loader,
@@ -20,6 +19,7 @@ from videornn.data.loader import (
 )
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.shared_batch import Batch, to_device
+from videornn.data.video.decoders import read_frames
 from videornn.errors import UserError
 
 SMALL = DataConfig(num_frames=4, temporal_stride=2, crop_size=16, short_side=(16, 24), num_workers=0)

@@ -23,7 +23,7 @@ from commands import Command
 from test_loader import SMALL, batches_of, plan_of
 
 from videornn import config
-from videornn.data.annotations import VideoTable, load_videos
+from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.dataset import ClipKey, TrainClips, VideoReader
 from videornn.data.loader import _prefetch, build_loader, build_test_loader, view_spec
 from videornn.data.shared_batch import SentBatch

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from videornn.data.movie import redraw_movie
 from videornn.data.reencode import Encoding, output_size, reencode
+from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
 from videornn.explain.job import load_clip
 from videornn.overlay import Overlay, redraw_whole, shown_size

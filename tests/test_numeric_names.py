@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from videornn.data.annotations import VideoTable, check_labels, load_labels, load_videos
-from videornn.data.lists import make_lists
+from videornn.data.annotations.load import VideoTable, check_labels, load_labels, load_videos
+from videornn.data.annotations.make_lists import make_lists
 from videornn.errors import UserError
 
 TWELVE = [str(number) for number in range(12)]  # by text: 0, 1, 10, 11, 2, ...

@@ -12,10 +12,10 @@ import pytest
 import torch
 from av.stream import Disposition
 
-from videornn.data.decoding import open_video
 from videornn.data.reencode import Encoding, reencode
-from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
+from videornn.data.video.decoders import open_video
+from videornn.data.video.stream import VideoStream
 
 
 def told_by_all(path: Path, read_frame_numbers) -> tuple[list[int], np.ndarray, str]:

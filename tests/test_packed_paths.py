@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videornn.data.annotations import load_videos
-from videornn.data.packed_paths import PackedPaths, PathPacker
+from videornn.data.annotations.load import load_videos
+from videornn.data.annotations.packed_paths import PackedPaths, PathPacker
 
 NUM_ROWS = 650_000
 
@@ -61,7 +61,7 @@ def _run(program: str, *arguments: object) -> dict[str, float]:
     memory = textwrap.dedent(
         """
         import re, sys
-        from videornn.data.annotations import VideoTable, load_videos
+        from videornn.data.annotations.load import VideoTable, load_videos
         def kilobytes(process, file, name):
             return sum(map(int, re.findall(rf"^{name}:\\s+(\\d+) kB", open(f"/proc/{process}/{file}").read(), re.M)))
         """

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from packet_bomb import write_packet_bomb
 
-from videornn.data import pyav_video
-from videornn.data.decoding import open_video
-from videornn.data.pyav_video import PACKET_BYTES
-from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
+from videornn.data.video import pyav
+from videornn.data.video.decoders import open_video
+from videornn.data.video.pyav import PACKET_BYTES
+from videornn.data.video.stream import VideoStream
 from videornn.errors import DecodeError
 
 NUM_PACKETS = 20_000
@@ -38,10 +38,10 @@ def test_more_packets_than_bytes_are_refused_at_once_by_all_readers(tmp_path: Pa
 
 
 def test_packets_are_kept_by_what_they_take_in_memory(many_packets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyav_video, "KEPT_BYTES", NUM_PACKETS // 2 * PACKET_BYTES)
+    monkeypatch.setattr(pyav, "KEPT_BYTES", NUM_PACKETS // 2 * PACKET_BYTES)
     with open_video(many_packets) as video:
         assert video.num_frames == NUM_PACKETS and video._kept is None
-    monkeypatch.setattr(pyav_video, "KEPT_BYTES", 2 * NUM_PACKETS * PACKET_BYTES)
+    monkeypatch.setattr(pyav, "KEPT_BYTES", 2 * NUM_PACKETS * PACKET_BYTES)
     with open_video(many_packets) as video:
         assert len(video._kept) == NUM_PACKETS
 

@@ -14,12 +14,12 @@ from av.video.reformatter import VideoReformatter
 from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
-from videornn.data.decoding import TorchcodecVideo, open_video, why_not
-from videornn.data.movie import redraw_movie
-from videornn.data.pictures import to_picture, turn_of
 from videornn.data.reencode import Encoding, reencode
-from videornn.data.stream import VideoStream
 from videornn.data.verify import inspect_video
+from videornn.data.video.decoders import TorchcodecVideo, open_video, why_not
+from videornn.data.video.pictures import to_picture, turn_of
+from videornn.data.video.stream import VideoStream
+from videornn.data.video.write import redraw_movie
 
 READERS = ["pyav", "decord", "torchcodec", "stream"]
 
@@ -133,7 +133,7 @@ def test_side_data_that_pyav_cannot_name_leaves_the_rotation(monkeypatch: pytest
     def unknown(frame: object) -> dict:
         raise ValueError("31 is not a valid Type")
 
-    monkeypatch.setattr("videornn.data.pictures.SideDataContainer", unknown)
+    monkeypatch.setattr("videornn.data.video.pictures.SideDataContainer", unknown)
     picture = np.arange(12).reshape(3, 4, 1)
     for rotation, quarters in ((-180, 2), (-90, 3), (0, 0), (90, 1)):
         frame = SimpleNamespace(rotation=rotation)

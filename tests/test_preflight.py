@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from videornn.config import load_config
-from videornn.data.packed_paths import PathPacker
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations.packed_paths import PathPacker
+from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.preflight import TrainingData, check_batch_norm, empty_classes, remarks

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from textures import write_textures
 
-from videornn.data.annotations import load_videos
-from videornn.data.decoding import open_video
+from videornn.data.annotations.load import load_videos
 from videornn.data.prepare import prepare_videos
 from videornn.data.reencode import Encoding, reencode
+from videornn.data.video.decoders import open_video
 
 
 @pytest.fixture

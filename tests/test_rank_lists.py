@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videornn import rank_lists
 from videornn.config import load_config
-from videornn.data import video_files
-from videornn.data.annotations import load_videos
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations import find as video_files
+from videornn.data.annotations import on_ranks
+from videornn.data.annotations.load import load_videos
+from videornn.data.annotations.table import VideoTable
 from videornn.distributed.ranks import rank
 from videornn.distributed.watch import RankWatch
 from videornn.preflight import load_training_data
@@ -98,11 +98,11 @@ def test_a_long_search_says_how_far_it_is(
 ) -> None:
     _kinetics(tmp_path)
     source, root = f"{tmp_path}/k.csv", f"{tmp_path}/videos"
-    monkeypatch.setattr(rank_lists, "TELL_SECONDS", 600.0)
-    rank_lists.load_list(DataConfig(root=root), source, "train")
+    monkeypatch.setattr(on_ranks, "TELL_SECONDS", 600.0)
+    on_ranks.load_list(DataConfig(root=root), source, "train")
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(rank_lists, "TELL_SECONDS", 0.0)
-    rank_lists.load_list(DataConfig(root=root), source, "train")
+    monkeypatch.setattr(on_ranks, "TELL_SECONDS", 0.0)
+    on_ranks.load_list(DataConfig(root=root), source, "train")
     said = [f"looking for the videos of {source} under {root}: {number} names so far" for number in range(1, 5)]
     assert capsys.readouterr().out.splitlines() == said
 

@@ -18,9 +18,9 @@ from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
 import videornn.data.reencode
-from videornn.data.decoding import open_video
 from videornn.data.reencode import Encoding, _graph, measure_quality, output_size, reencode
 from videornn.data.verify import VideoFault
+from videornn.data.video.decoders import open_video
 from videornn.errors import UserError
 
 I_FRAME, P_FRAME, B_FRAME = 1, 2, 3

@@ -13,9 +13,9 @@ import torch
 from videornn import train as job
 from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
+from videornn.data.annotations.packed_paths import PathPacker
+from videornn.data.annotations.table import VideoTable
 from videornn.data.dataset import BadVideo
-from videornn.data.packed_paths import PathPacker
-from videornn.data.video_table import VideoTable
 from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.preflight import load_training_data

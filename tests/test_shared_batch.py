@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_loader import batches_of
 
-from videornn.data.annotations import load_videos
+from videornn.data.annotations.load import load_videos
 from videornn.data.dataset import BadVideo, Sample
 from videornn.data.shared_batch import Batch, LostBatch, SentBatch, collate
 from videornn.errors import UserError
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Li
 LOAD = """
 import hashlib, sys
 from videornn.config import DataConfig, TestConfig
-from videornn.data.annotations import load_videos
+from videornn.data.annotations.load import load_videos
 from videornn.data.loader import build_test_loader, view_spec
 
 sys.stderr = sys.stdout

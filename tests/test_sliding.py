@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from videornn import load_predictor
-from videornn.data import stream as stream_module
 from videornn.data.dataset import ViewSpec
 from videornn.data.sampling import ClipSpec
 from videornn.data.sliding import WindowPlan, sliding_clips
-from videornn.data.stream import VideoStream
+from videornn.data.video import stream as stream_module
+from videornn.data.video.stream import VideoStream
 from videornn.errors import UserError
 from videornn.timeline import Window
 from videornn.windows import KeptWindows

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from videornn.data import stream as stream_module
-from videornn.data.decoding import open_video
-from videornn.data.stream import VideoStream, is_live, is_pipe
+from videornn.data.video import stream as stream_module
+from videornn.data.video.decoders import open_video
+from videornn.data.video.stream import VideoStream, is_live, is_pipe
 from videornn.errors import DecodeError
 from videornn.predictions import output_names
 from videornn.system.urls import without_secrets

@@ -13,17 +13,17 @@ import torch
 from test_loader import SMALL, plan_of
 
 from videornn import config
-from videornn.data.annotations import VideoTable, load_videos
+from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.dataset import ClipKey, load_views
-from videornn.data.decoding import open_video, read_frames
 from videornn.data.loader import build_loader, build_test_loader, view_spec
 from videornn.data.prepare import prepare_videos
-from videornn.data.pyav_video import PyAVVideo
 from videornn.data.reencode import Encoding
 from videornn.data.sliding import plan_windows, read_clips
 from videornn.data.transforms import TrainTransform
 from videornn.data.verify import inspect_video
-from videornn.data.video_errors import errors_of_video
+from videornn.data.video.decoders import open_video, read_frames
+from videornn.data.video.errors import errors_of_video
+from videornn.data.video.pyav import PyAVVideo
 from videornn.errors import DecodeError, UserError
 from videornn.explain.job import load_clip
 from videornn.predict import load_predictor
@@ -90,7 +90,7 @@ def test_windows_and_prepared_videos_have_a_row_for_a_video_that_raises_anything
 ) -> None:
     video = next((motion_set / "videos/train").rglob("*.mp4"))
     (tmp_path / "list.txt").write_text(f"{video} 0\n")
-    monkeypatch.setattr("videornn.data.stream.to_picture", partial(_raising, FAULTS[fault]))
+    monkeypatch.setattr("videornn.data.video.stream.to_picture", partial(_raising, FAULTS[fault]))
     with pytest.raises(DecodeError) as caught:
         list(read_clips(str(video), partial(plan_windows, VIEWS, 1.0, None), 4))
     assert fault in str(caught.value)
@@ -107,7 +107,7 @@ def test_what_a_file_says_of_itself_may_break_the_choice_of_frames(
     path = str(next((motion_set / "videos/train").rglob("*.mp4")))
     with pytest.raises(DecodeError, match=r"mp4: cannot be decoded \(ZeroDivisionError: Fraction\(1, 0\)\)"):
         read_frames(path, lambda video: torch.tensor([int(1 / Fraction(0) * video.num_frames)]))
-    monkeypatch.setattr("videornn.data.pyav_video.open_file", partial(_raising, FAULTS["AttributeError: 'NoneType'"]))
+    monkeypatch.setattr("videornn.data.video.pyav.open_file", partial(_raising, FAULTS["AttributeError: 'NoneType'"]))
     with pytest.raises(DecodeError, match=r"mp4: cannot be decoded \(AttributeError: 'NoneType'"):
         open_video(path)
     with pytest.raises(UserError, match=r"^a sentence$"), errors_of_video(path):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from videornn.config import load_config
-from videornn.data.annotations import load_videos
-from videornn.data.decoding import open_video
-from videornn.data.video_files import counted
+from videornn.data.annotations.find import counted
+from videornn.data.annotations.load import load_videos
+from videornn.data.video.decoders import open_video
 from videornn.errors import UserError
 from videornn.predict import find_videos
 from videornn.preflight import load_training_data, remarks

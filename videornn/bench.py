@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 
 from videornn.config import Config
-from videornn.data.annotations import VideoTable, load_videos
+from videornn.data.annotations.load import VideoTable, load_videos
+from videornn.data.annotations.plain import format_list
 from videornn.data.dataset import Sample, TrainClips, sample_seed
-from videornn.data.decoding import open_video
 from videornn.data.loader import build_loader, plain_plan
-from videornn.data.plain_lists import format_list
 from videornn.data.prepare import RECORD, prepare_videos
 from videornn.data.reencode import Encoding
 from videornn.data.shared_batch import collate
-from videornn.data.video import Cut
+from videornn.data.video.base import Cut
+from videornn.data.video.decoders import open_video
 from videornn.engine import to_model_input, train_step
 from videornn.errors import DecodeError, UserError
 from videornn.models import build_model

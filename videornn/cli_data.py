@@ -106,7 +106,7 @@ def list_videos(
     ] = None,
 ) -> None:
     """Make `path label` lists and labels.txt of any source, and count found and missing videos per class."""
-    from videornn.data.lists import make_lists
+    from videornn.data.annotations.make_lists import make_lists
 
     report = make_lists(source, out, root=root, labels=labels, split=split, fold=fold, val_share=val_share)
     SafeConsole().print(report.table())

@@ -58,7 +58,7 @@ def infer(
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:
             start_server("videornn.data.sliding")  # which takes as long as the imports here
-        from videornn.data.stream import is_live
+        from videornn.data.video.stream import is_live
         from videornn.system.urls import without_secrets
 
         slides = window is not None or any(is_live(path) for path in paths)

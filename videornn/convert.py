@@ -9,7 +9,7 @@ import torch
 
 from videornn.checkpoint import save_checkpoint
 from videornn.config import Config, config_from_dict, override_config
-from videornn.data.annotations import load_labels
+from videornn.data.annotations.load import load_labels
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.models.weights import LoadReport, infer_network, load_weights, read_weights

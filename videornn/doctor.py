@@ -293,7 +293,7 @@ def why_not_decoder(name: str) -> str:
     """Why a decoder does not work, empty if it does; for a process of its own."""
     warnings.simplefilter("ignore")
     try:
-        from videornn.data.decoding import why_not
+        from videornn.data.video.decoders import why_not
 
         return why_not(name)
     except Exception as error:  # of a package, in any way

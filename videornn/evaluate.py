@@ -14,11 +14,12 @@ import av
 import torch
 from torch import Tensor, nn
 
-from videornn.data.annotations import VideoTable, check_labels
+from videornn.data.annotations.load import VideoTable, check_labels
+from videornn.data.annotations.on_ranks import check_list, load_list
 from videornn.data.dataset import BadVideo, ViewSpec
-from videornn.data.decoding import choose_decoder
 from videornn.data.loader import ClipLoader, build_test_loader, view_spec
 from videornn.data.shared_batch import to_device
+from videornn.data.video.decoders import choose_decoder
 from videornn.distributed import ranks
 from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals
@@ -26,7 +27,6 @@ from videornn.distributed.watch import RankWatch
 from videornn.engine import Precision, predict_logits
 from videornn.errors import UserError
 from videornn.kept_scores import KeptScores
-from videornn.rank_lists import check_list, load_list
 from videornn.results import write_bad_videos, write_results
 from videornn.run_folder import results_folder
 from videornn.scores import Scores

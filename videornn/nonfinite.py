@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from videornn.data.annotations import VideoTable
+from videornn.data.annotations.load import VideoTable
 from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.meter import StepRecord

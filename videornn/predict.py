@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from videornn.data.annotations import VideoTable, load_videos
+from videornn.data.annotations.find import counted, is_frame, scan_videos
+from videornn.data.annotations.load import VideoTable, load_videos
+from videornn.data.annotations.packed_paths import PathPacker
 from videornn.data.dataset import load_views
 from videornn.data.loader import build_test_loader, view_spec
-from videornn.data.packed_paths import PathPacker
 from videornn.data.shared_batch import to_device
-from videornn.data.stream import is_live
-from videornn.data.video_files import counted, is_frame, scan_videos
+from videornn.data.video.stream import is_live
 from videornn.errors import UserError
 from videornn.predictions import Ranking
 from videornn.system.console import complain

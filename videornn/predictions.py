@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from videornn.data.stream import STDIN
-from videornn.data.video_files import stem
+from videornn.data.annotations.find import stem
+from videornn.data.video.stream import STDIN
 from videornn.errors import UserError
 from videornn.system.files import replacing, short_enough, write_table, write_text
 from videornn.system.urls import URL, without_secrets

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from videornn.config import Config
-from videornn.data.annotations import VideoTable, check_labels
+from videornn.data.annotations.load import VideoTable, check_labels
+from videornn.data.annotations.on_ranks import check_list, load_list
 from videornn.data.transforms import mirrored_labels
 from videornn.errors import UserError
-from videornn.rank_lists import check_list, load_list
 from videornn.system.cudnn_faults import known_faults
 
 SMALL_NORM_BATCH = 4  # clips below which statistics of batch norm are known to be poor

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from videornn.config import Config, TestConfig, config_from_dict
-from videornn.data.label_maps import class_key
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations.labels import class_key
+from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 
 # settings that may differ when a run is resumed: they change speed, memory or output, not the weights

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videornn.data.annotations.labels import ClassIds
 from videornn.data.dataset import BadVideo
-from videornn.data.label_maps import ClassIds
 from videornn.errors import UserError
 from videornn.models.tensor_files import stored_archive
 from videornn.system.files import is_file, replacing, telling_if_full

@@ -20,10 +20,10 @@ from videornn.bad_share import BadShare
 from videornn.compiling import compiled, graphs_of
 from videornn.config import Config, config_to_yaml
 from videornn.data.dataset import sample_seed
-from videornn.data.decoding import choose_decoder
 from videornn.data.loader import ClipLoader, build_loader, build_test_loader, plain_plan, view_spec
 from videornn.data.mixing import batch_mixing
 from videornn.data.shared_batch import Batch, to_device
+from videornn.data.video.decoders import choose_decoder
 from videornn.distributed import ranks
 from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videornn.data.dataset import ViewSpec
 from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
-from videornn.data.stream import is_live, is_pipe, listing_seconds
+from videornn.data.video.stream import is_live, is_pipe, listing_seconds
 from videornn.errors import DecodeError
 from videornn.system.urls import without_secrets
 from videornn.system.workers import GeneratorWorker, WorkerLost

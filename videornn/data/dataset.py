@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from videornn.data.annotations import VideoTable
-from videornn.data.decoding import Decoder, read_frames
-from videornn.data.pictures import MAX_FRAME_PIXELS
+from videornn.data.annotations.load import VideoTable
 from videornn.data.sampling import ClipSpec, sample_random_clip, uniform_clips
 from videornn.data.transforms import TrainTransform, crop_views
-from videornn.data.video import Cut, FrameVideo
-from videornn.data.video_errors import memory_of_video
+from videornn.data.video.base import Cut, FrameVideo
+from videornn.data.video.decoders import Decoder, read_frames
+from videornn.data.video.errors import memory_of_video
+from videornn.data.video.pictures import MAX_FRAME_PIXELS
 from videornn.errors import DecodeError, UserError
 from videornn.system.memory import lacks_memory
 

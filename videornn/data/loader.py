@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader
 
-from videornn.data.annotations import VideoTable
+from videornn.data.annotations.load import VideoTable
 from videornn.data.batches import TestBatches, TrainBatches
 from videornn.data.dataset import TooManyBad, TrainClips, VideoReader, VideoViews, ViewSpec
-from videornn.data.decoding import choose_decoder
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
 from videornn.data.shared_batch import Batch, LostBatch, SentBatch, collate
 from videornn.data.transforms import train_transform
+from videornn.data.video.decoders import choose_decoder
 from videornn.errors import Remark, UserError
 from videornn.system.workers import exit_reason, imported_once
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from videornn.data.annotations import VideoTable, load_videos
-from videornn.data.label_maps import format_labels, load_labels
-from videornn.data.pictures import MAX_FRAME_PIXELS
-from videornn.data.plain_lists import format_list
+from videornn.data.annotations.labels import format_labels, load_labels
+from videornn.data.annotations.load import VideoTable, load_videos
+from videornn.data.annotations.plain import format_list
 from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
 from videornn.data.verify import Status, VideoFault, check_workers, inspect_video, status_of
-from videornn.data.video_errors import errors_of_video
+from videornn.data.video.errors import errors_of_video
+from videornn.data.video.pictures import MAX_FRAME_PIXELS
 from videornn.errors import DecodeError, UserError
 from videornn.system.files import differing_parameters, make_folder, write_table, write_text
 from videornn.system.text_files import read_rows

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from av.filter import Graph
 
-from videornn.data.clock import told_rate
-from videornn.data.containers import create_file, open_file
-from videornn.data.pictures import MAX_FRAME_PIXELS, Turn, turn_of
-from videornn.data.pyav_video import PyAVVideo
 from videornn.data.verify import VideoFault, open_whole, whole_frames
+from videornn.data.video.clock import told_rate
+from videornn.data.video.containers import create_file, open_file
+from videornn.data.video.pictures import MAX_FRAME_PIXELS, Turn, turn_of
+from videornn.data.video.pyav import PyAVVideo
 from videornn.errors import DecodeError, UserError
 from videornn.system.files import replacing
 

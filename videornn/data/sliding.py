@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from videornn.data.dataset import ViewSpec
-from videornn.data.pictures import MAX_FRAME_PIXELS
 from videornn.data.sampling import clip_indices, in_order
-from videornn.data.stream import VideoStream
-from videornn.data.video_errors import errors_of_video
+from videornn.data.video.errors import errors_of_video
+from videornn.data.video.pictures import MAX_FRAME_PIXELS
+from videornn.data.video.stream import VideoStream
 from videornn.errors import UserError
 from videornn.system.urls import without_secrets
 

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from videornn.data import context_shapes, moving_shapes
-from videornn.data.label_maps import format_labels
-from videornn.data.movie import write_movie
-from videornn.data.plain_lists import format_list
+from videornn.data.annotations.labels import format_labels
+from videornn.data.annotations.plain import format_list
+from videornn.data.video.write import write_movie
 from videornn.errors import UserError
 from videornn.system.files import differing_parameters, make_folder, replacing, write_text
 from videornn.system.workers import Lost, num_cores, run_parallel

@@ -14,15 +14,15 @@ from typing import Any, Literal, NamedTuple
 import av
 import torch
 
-from videornn.data.annotations import load_videos
-from videornn.data.clock import told_rate
-from videornn.data.containers import open_file, shown_stream
-from videornn.data.frame_folder import FrameFolder
-from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge
-from videornn.data.pyav_video import PyAVVideo
-from videornn.data.video import FrameVideo
-from videornn.data.video_errors import errors_of_video
-from videornn.data.video_files import VIDEO_SUFFIXES, counted, fault_of_file, scan_videos
+from videornn.data.annotations.find import VIDEO_SUFFIXES, counted, fault_of_file, scan_videos
+from videornn.data.annotations.load import load_videos
+from videornn.data.video.base import FrameVideo
+from videornn.data.video.clock import told_rate
+from videornn.data.video.containers import open_file, shown_stream
+from videornn.data.video.errors import errors_of_video
+from videornn.data.video.frame_folder import FrameFolder
+from videornn.data.video.pictures import MAX_FRAME_PIXELS, TooLarge
+from videornn.data.video.pyav import PyAVVideo
 from videornn.errors import DecodeError, UserError
 from videornn.system.files import write_table
 from videornn.system.workers import Lost, num_cores, run_parallel

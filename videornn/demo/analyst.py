@@ -41,7 +41,7 @@ class Network:
 
     def load(self) -> dict[str, Any]:
         """Load the network; returns how many classes it knows, and the endings of names of videos."""
-        from videornn.data.video_files import VIDEO_SUFFIXES
+        from videornn.data.annotations.find import VIDEO_SUFFIXES
         from videornn.predict import load_predictor
 
         with suppress(OSError):  # if memory runs out, Linux ends this process rather than another one of the user's
@@ -51,8 +51,8 @@ class Network:
 
     def classes(self, video: str) -> dict[str, Any]:
         """The best classes, and the seconds of the video and of a window of its timeline."""
-        from videornn.data.decoding import open_video
         from videornn.data.loader import clip_spec
+        from videornn.data.video.decoders import open_video
 
         data = self.predictor.trained.config.data
         with open_video(video, data.decoder, timeout=data.timeout, max_pixels=data.max_frame_pixels) as opened:

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from torch import Tensor
 
-from videornn.data.movie import write_movie
+from videornn.data.video.write import write_movie
 from videornn.explain.clip_places import Places, Query
 from videornn.system.files import replacing
 from videornn.system.lettering import encodable, fonts_for

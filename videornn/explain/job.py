@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videornn.data.annotations.labels import class_key
 from videornn.data.dataset import ViewSpec
-from videornn.data.decoding import read_frames
-from videornn.data.label_maps import class_key
 from videornn.data.loader import view_spec
 from videornn.data.sampling import clip_indices
-from videornn.data.video import FrameVideo
-from videornn.data.video_errors import memory_of_video
+from videornn.data.video.base import FrameVideo
+from videornn.data.video.decoders import read_frames
+from videornn.data.video.errors import memory_of_video
 from videornn.engine import to_model_input
 from videornn.errors import UserError
 from videornn.explain.attention_maps import attention_blocks, block_maps, observe, over_even, strongest_points

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from videornn.data.movie import redraw_movie
-from videornn.data.stream import is_live, is_pipe, listing_seconds
-from videornn.data.video_errors import errors_of_video
+from videornn.data.video.errors import errors_of_video
+from videornn.data.video.stream import is_live, is_pipe, listing_seconds
+from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
 from videornn.infer.screen import Screen
 from videornn.overlay import Overlay, redraw_whole

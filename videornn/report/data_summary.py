@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from videornn.data.annotations import load_videos
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations.load import load_videos
+from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 from videornn.report.charts import Series, bar, line_chart
 from videornn.report.markup import Markup, join, path_text, plural, section, table, tag

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from videornn.config import DataConfig
-from videornn.data.decoding import open_video
+from videornn.data.video.decoders import open_video
 from videornn.errors import DecodeError
 from videornn.report.markup import Markup, data_uri, path_text, percent, section, tag
 from videornn.report.pictures import to_webp

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videornn.data.annotation_formats import Problems, numbered_lines
-from videornn.data.label_maps import ClassIds, LabelReader, NumbersAre
-from videornn.data.packed_paths import PathPacker
-from videornn.data.video_files import VIDEO_SUFFIXES
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations.find import VIDEO_SUFFIXES
+from videornn.data.annotations.labels import ClassIds, LabelReader, NumbersAre
+from videornn.data.annotations.official import Problems, numbered_lines
+from videornn.data.annotations.packed_paths import PathPacker
+from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 
 PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "filename", "file_name", "video", "video_name", "file")

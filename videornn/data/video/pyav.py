@@ -11,10 +11,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from videornn.data.containers import frame_rate, open_file, pixel_aspect, shown_stream, video_streams
-from videornn.data.packet_list import PacketList
-from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
-from videornn.data.video import Deadline, FrameVideo
+from videornn.data.video.base import Deadline, FrameVideo
+from videornn.data.video.containers import frame_rate, open_file, pixel_aspect, shown_stream, video_streams
+from videornn.data.video.packet_list import PacketList
+from videornn.data.video.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.errors import DecodeError
 
 KEPT_BYTES = 2**25  # of packets that stay in memory; those of a longer video are read again

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from videornn.data.clock import RunningClock, longest_step
-from videornn.data.containers import LOCAL_ONLY, frame_rate, open_container, open_file, pixel_aspect, shown_stream
-from videornn.data.decoding import check_file
-from videornn.data.frame_folder import FrameFolder
-from videornn.data.packet_list import PacketList
-from videornn.data.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture, turn_of
+from videornn.data.video.clock import RunningClock, longest_step
+from videornn.data.video.containers import LOCAL_ONLY, frame_rate, open_container, open_file, pixel_aspect, shown_stream
+from videornn.data.video.decoders import check_file
+from videornn.data.video.frame_folder import FrameFolder
+from videornn.data.video.packet_list import PacketList
+from videornn.data.video.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture, turn_of
 from videornn.errors import DecodeError
 from videornn.system.urls import is_url, without_secrets
 

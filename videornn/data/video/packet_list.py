@@ -9,9 +9,9 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from videornn.data.clock import MISSING, average_rate, longest_step, read_clock
-from videornn.data.containers import frame_rate, time_base
-from videornn.data.h264_fields import FieldPairs
+from videornn.data.video.clock import MISSING, average_rate, longest_step, read_clock
+from videornn.data.video.containers import frame_rate, time_base
+from videornn.data.video.h264_fields import FieldPairs
 from videornn.errors import DecodeError
 
 KEY, HIDDEN, SECOND_FIELD = 1, 2, 4

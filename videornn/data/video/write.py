@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from videornn.data.clock import SET_BACK, longest_step
-from videornn.data.containers import create_file, open_file
-from videornn.data.pictures import MAX_FRAME_PIXELS
-from videornn.data.stream import VideoStream
+from videornn.data.video.clock import SET_BACK, longest_step
+from videornn.data.video.containers import create_file, open_file
+from videornn.data.video.pictures import MAX_FRAME_PIXELS
+from videornn.data.video.stream import VideoStream
 from videornn.errors import DecodeError
 from videornn.system.files import replacing
 

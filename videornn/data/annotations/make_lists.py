@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from videornn.data.annotations import VideoTable, check_files, load_videos, needs_split
-from videornn.data.label_maps import format_labels
-from videornn.data.plain_lists import format_list
+from videornn.data.annotations.labels import format_labels
+from videornn.data.annotations.load import VideoTable, check_files, load_videos, needs_split
+from videornn.data.annotations.plain import format_list
 from videornn.errors import UserError
 from videornn.system.files import make_folder
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from videornn.data.pictures import MAX_FRAME_PIXELS, TooLarge, check_frame_size
-from videornn.data.video import FrameVideo
-from videornn.data.video_files import FRAME_SUFFIXES, fault_of_file, is_hidden
+from videornn.data.annotations.find import FRAME_SUFFIXES, fault_of_file, is_hidden
+from videornn.data.video.base import FrameVideo
+from videornn.data.video.pictures import MAX_FRAME_PIXELS, TooLarge, check_frame_size
 from videornn.errors import DecodeError
 
 FOLDER_FPS = Fraction(30)  # a folder of frames does not say how fast they follow each other

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.data.containers import create_file, local_url, open_file, shown_stream
-from videornn.data.frame_folder import FrameFolder
-from videornn.data.pictures import MAX_FRAME_PIXELS, UPRIGHT, Turn, bound_frames, turn_of
-from videornn.data.pyav_video import PyAVVideo
-from videornn.data.video import Cut, FrameVideo
-from videornn.data.video_errors import errors_of_video
-from videornn.data.video_files import fault_of_file
+from videornn.data.annotations.find import fault_of_file
+from videornn.data.video.base import Cut, FrameVideo
+from videornn.data.video.containers import create_file, local_url, open_file, shown_stream
+from videornn.data.video.errors import errors_of_video
+from videornn.data.video.frame_folder import FrameFolder
+from videornn.data.video.pictures import MAX_FRAME_PIXELS, UPRIGHT, Turn, bound_frames, turn_of
+from videornn.data.video.pyav import PyAVVideo
 from videornn.errors import DecodeError, Remark, UserError
 
 Decoder = Literal["auto", "pyav", "decord", "torchcodec"]

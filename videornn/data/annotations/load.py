@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from videornn.data import annotation_formats as formats
-from videornn.data.label_maps import load_labels
-from videornn.data.plain_lists import read_list
-from videornn.data.video_files import VIDEO_SUFFIXES
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations import official as formats
+from videornn.data.annotations.find import VIDEO_SUFFIXES
+from videornn.data.annotations.labels import load_labels
+from videornn.data.annotations.plain import read_list
+from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 from videornn.system.files import is_file
 

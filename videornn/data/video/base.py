@@ -12,7 +12,7 @@ import torch
 from pytorchvideo.data.video import Video
 from torch import Tensor
 
-from videornn.data.video_errors import errors_of_video, memory_of_video
+from videornn.data.video.errors import errors_of_video, memory_of_video
 from videornn.errors import DecodeError
 
 Cut = Callable[[Tensor], Tensor]  # what is made of a frame uint8 [H, W, 3], as uint8

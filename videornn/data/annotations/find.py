@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from videornn.data.packed_paths import PackedPaths, PathPacker
+from videornn.data.annotations.packed_paths import PackedPaths, PathPacker
 from videornn.errors import UserError
 
 # what FFmpeg's readers of videos (containers.FORMATS) have for names; not .gif, which lies beside frames as a preview

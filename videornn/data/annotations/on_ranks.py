@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from videornn.data.annotations import check_files, find_source, first_missing, load_videos
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations.load import check_files, find_source, first_missing, load_videos
+from videornn.data.annotations.table import VideoTable
 from videornn.distributed import ranks
 from videornn.errors import UserError
 from videornn.schema import DataConfig

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from videornn.data.label_maps import ClassIds, LabelReader, load_labels
-from videornn.data.packed_paths import PathPacker
-from videornn.data.video_files import FRAME_SUFFIXES, VIDEO_SUFFIXES, FileIndex, counted, is_hidden, scan_videos, stem
-from videornn.data.video_table import VideoTable
+from videornn.data.annotations.find import FRAME_SUFFIXES, VIDEO_SUFFIXES, FileIndex, counted, is_hidden, scan_videos, stem
+from videornn.data.annotations.labels import ClassIds, LabelReader, load_labels
+from videornn.data.annotations.packed_paths import PathPacker
+from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 from videornn.system.text_files import parse_json, read_text
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.data.label_maps import ClassIds, NumbersAre, are_numbers, find_labels, is_numbered, same_classes
-from videornn.data.packed_paths import PackedPaths, PathPacker
+from videornn.data.annotations.labels import ClassIds, NumbersAre, are_numbers, find_labels, is_numbered, same_classes
+from videornn.data.annotations.packed_paths import PackedPaths, PathPacker
 from videornn.errors import UserError
 
 
