@@ -48,8 +48,8 @@ from videornn.config import DataConfig, TestConfig  # noqa: E402
 from videornn.data.annotations.load import load_videos  # noqa: E402
 from videornn.data.dataset import ClipKey, TrainClips, load_views, sample_seed  # noqa: E402
 from videornn.data.loader import build_loader, plain_plan, view_spec  # noqa: E402
-from videornn.data.prepare import prepare_videos  # noqa: E402
-from videornn.data.reencode import Encoding  # noqa: E402
+from videornn.data.prepare.prepare import prepare_videos  # noqa: E402
+from videornn.data.prepare.reencode import Encoding  # noqa: E402
 from videornn.data.sampling import sample_random_clip  # noqa: E402
 from videornn.data.video.decoders import why_not  # noqa: E402
 

@@ -16,8 +16,8 @@ import json
 import sys
 from pathlib import Path
 
-from videornn.data.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
-from videornn.data.synthetic import make_synthetic
+from videornn.data.synthetic.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
+from videornn.data.synthetic.make import make_synthetic
 from videornn.errors import UserError
 from videornn.evaluate import evaluate
 from videornn.system.console import complain

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.data.context_shapes import COLOURS, SHAPES
-from videornn.data.sprites import Sprite, draw_stage
+from videornn.data.synthetic.context_shapes import COLOURS, SHAPES
+from videornn.data.synthetic.sprites import Sprite, draw_stage
 
 CLASSES = ("background", "marker", "object by red", "object by cyan")
 MARKER, BY_RED, BY_CYAN = 1, 2, 3

@@ -34,9 +34,9 @@ import torch
 from videornn.config import DataConfig, TestConfig
 from videornn.data.dataset import load_views
 from videornn.data.loader import view_spec
-from videornn.data.reencode import Encoding, reencode
+from videornn.data.prepare.reencode import Encoding, reencode
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.sliding import plan_windows, read_clips
-from videornn.data.verify import inspect_video
 from videornn.data.video.errors import errors_of_video
 from videornn.errors import DecodeError, UserError
 from videornn.system.workers import Lost, num_cores, run_parallel

@@ -26,7 +26,7 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 
 from videornn.data.annotations.load import load_videos
-from videornn.data.synthetic import TASKS, load_masks, mask_path
+from videornn.data.synthetic.make import TASKS, load_masks, mask_path
 from videornn.engine import to_model_input
 from videornn.errors import UserError
 from videornn.explain import explain, load_clip

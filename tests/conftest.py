@@ -101,7 +101,7 @@ def made_once(name: str, make: Callable[[Path], object], tmp_path_factory: pytes
 @pytest.fixture(scope="session")
 def motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic set of 2 training, 1 validation and 1 test video for each of 10 classes; not to be changed."""
-    from videornn.data.synthetic import make_synthetic
+    from videornn.data.synthetic.make import make_synthetic
 
     return made_once("motion", partial(make_synthetic, num_train=2, num_val=1, num_test=1, num_workers=1), tmp_path_factory)
 

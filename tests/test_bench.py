@@ -91,7 +91,7 @@ def test_a_rate_that_is_given_is_held_against_a_few_prepared_videos(
     monkeypatch.setattr("videornn.bench._loader_rate", lambda *_: (50.0, 2))
     monkeypatch.setattr("videornn.bench.num_cores", lambda: 4)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("videornn.data.prepare.num_cores", lambda: 0)  # in this process, which needs no start
+    monkeypatch.setattr("videornn.data.prepare.prepare.num_cores", lambda: 0)  # in this process, which needs no start
     monkeypatch.setattr("videornn.bench._model_rate", lambda *_: pytest.fail("the rate is given: no step is to be timed"))
     command = ("data", "bench", QUICKSTART, *tiny_settings, "--gpu-clips-per-second")
     code, out, _ = videornn(*command, "850")

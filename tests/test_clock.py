@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from videornn.data.reencode import Encoding, reencode
-from videornn.data.verify import inspect_video
+from videornn.data.prepare.reencode import Encoding, reencode
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.video.clock import MISSING, RunningClock, average_rate, read_clock, told_rate
 from videornn.data.video.decoders import open_video
 from videornn.data.video.stream import VideoStream

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from videornn.data.verify import inspect_video, open_whole, whole_frames
+from videornn.data.prepare.verify import inspect_video, open_whole, whole_frames
 from videornn.data.video.containers import frame_rate, time_base
 from videornn.data.video.decoders import open_video
 from videornn.data.video.stream import VideoStream

@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from videornn.data import context_shapes, synthetic
-from videornn.data.context_shapes import ASKED, CUE, DISTRACTOR, OTHER, SHAPES, Scene
-from videornn.data.synthetic import load_masks, make_synthetic, mask_path
+from videornn.data.synthetic import context_shapes
+from videornn.data.synthetic import make as synthetic
+from videornn.data.synthetic.context_shapes import ASKED, CUE, DISTRACTOR, OTHER, SHAPES, Scene
+from videornn.data.synthetic.make import load_masks, make_synthetic, mask_path
 
 TINY = {"num_train": 1, "num_val": 1, "num_test": 1}
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from field_coded import write_field_coded
 
-from videornn.data.reencode import Encoding, reencode
-from videornn.data.verify import inspect_video
+from videornn.data.prepare.reencode import Encoding, reencode
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.video.decoders import open_video
 from videornn.data.video.h264_fields import FieldPairs
 from videornn.data.video.stream import VideoStream

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from videornn.data.verify import inspect_video
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.video.decoders import open_video
 from videornn.data.video.stream import VideoStream
 from videornn.errors import DecodeError

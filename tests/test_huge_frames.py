@@ -17,10 +17,10 @@ from videornn.config import load_config
 from videornn.data.annotations.load import load_videos
 from videornn.data.dataset import ClipKey, load_views
 from videornn.data.loader import build_loader, build_test_loader, plain_plan, view_spec
-from videornn.data.prepare import prepare_videos
-from videornn.data.reencode import Encoding
+from videornn.data.prepare.prepare import prepare_videos
+from videornn.data.prepare.reencode import Encoding
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.transforms import TrainTransform, _crop, crop_views
-from videornn.data.verify import inspect_video
 from videornn.data.video import pyav
 from videornn.data.video.decoders import open_video, why_not
 from videornn.data.video.pictures import MAX_FRAME_PIXELS, TooLarge

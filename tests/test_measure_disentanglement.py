@@ -16,8 +16,8 @@ from PIL import Image
 
 from videornn.checkpoint import save_checkpoint
 from videornn.config import load_config
-from videornn.data.context_shapes import CLASSES
-from videornn.data.synthetic import make_synthetic
+from videornn.data.synthetic.context_shapes import CLASSES
+from videornn.data.synthetic.make import make_synthetic
 from videornn.models import build_model
 
 ROOT = Path(__file__).parents[1]

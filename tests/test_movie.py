@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from videornn.data.reencode import Encoding, output_size, reencode
+from videornn.data.prepare.reencode import Encoding, output_size, reencode
 from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
 from videornn.explain.job import load_clip

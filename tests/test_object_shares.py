@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from videornn.data.synthetic import TASKS
+from videornn.data.synthetic.make import TASKS
 from videornn.explain.attention_maps import block_maps
 from videornn.explain.clip_places import Places, grid_places
 from videornn.explain.object_shares import (

@@ -12,8 +12,8 @@ import pytest
 import torch
 from av.stream import Disposition
 
-from videornn.data.reencode import Encoding, reencode
-from videornn.data.verify import inspect_video
+from videornn.data.prepare.reencode import Encoding, reencode
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.video.decoders import open_video
 from videornn.data.video.stream import VideoStream
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packet_bomb import write_packet_bomb
 
-from videornn.data.verify import inspect_video
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.video import pyav
 from videornn.data.video.decoders import open_video
 from videornn.data.video.pyav import PACKET_BYTES

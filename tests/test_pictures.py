@@ -14,8 +14,8 @@ from av.video.reformatter import VideoReformatter
 from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
-from videornn.data.reencode import Encoding, reencode
-from videornn.data.verify import inspect_video
+from videornn.data.prepare.reencode import Encoding, reencode
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.video.decoders import TorchcodecVideo, open_video, why_not
 from videornn.data.video.pictures import to_picture, turn_of
 from videornn.data.video.stream import VideoStream

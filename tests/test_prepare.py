@@ -16,15 +16,15 @@ from PIL import Image
 from textures import write_textures
 
 from videornn.data.annotations.load import load_videos
-from videornn.data.prepare import prepare_videos
-from videornn.data.reencode import Encoding, reencode
+from videornn.data.prepare.prepare import prepare_videos
+from videornn.data.prepare.reencode import Encoding, reencode
 from videornn.data.video.decoders import open_video
 
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers take seconds to start; what they do is the same here."""
-    from videornn.data import prepare
+    from videornn.data.prepare import prepare
     from videornn.system.workers import run_parallel
 
     monkeypatch.setattr(prepare, "run_parallel", lambda work, jobs, **_: run_parallel(work, jobs, num_workers=0))

@@ -17,9 +17,9 @@ from av.filter import Graph
 from display_matrix import TURNS, Matrix, set_display_matrix
 from textures import write_textures
 
-import videornn.data.reencode
-from videornn.data.reencode import Encoding, _graph, measure_quality, output_size, reencode
-from videornn.data.verify import VideoFault
+import videornn.data.prepare.reencode
+from videornn.data.prepare.reencode import Encoding, _graph, measure_quality, output_size, reencode
+from videornn.data.prepare.verify import VideoFault
 from videornn.data.video.decoders import open_video
 from videornn.errors import UserError
 
@@ -228,7 +228,7 @@ def test_sound_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists threads there")
 def test_filters_that_are_not_freed_yet_keep_no_threads(make_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, graph_of = [], _graph
-    monkeypatch.setattr("videornn.data.reencode._graph", lambda *form: kept.append(graph_of(*form)) or kept[-1])
+    monkeypatch.setattr("videornn.data.prepare.reencode._graph", lambda *form: kept.append(graph_of(*form)) or kept[-1])
     source = make_video(tmp_path / "a.mp4", 20)
     threads = set(os.listdir("/proc/self/task"))
     for number in range(3):
@@ -319,7 +319,7 @@ def test_a_file_that_another_process_takes_away_is_no_fault_of_the_video(
 ) -> None:
     """Two prepares of one list: each removes what it takes for left by a killed one; the video was reported as missing."""
     source, out = make_video(tmp_path / "a.mp4", 5), tmp_path / "out.mp4"
-    original = getattr(videornn.data.reencode, step)
+    original = getattr(videornn.data.prepare.reencode, step)
 
     def begin_meanwhile(*arguments: object) -> object:
         for temporary in tmp_path.glob(".out.mp4.*.tmp"):
@@ -328,6 +328,6 @@ def test_a_file_that_another_process_takes_away_is_no_fault_of_the_video(
             raise FileNotFoundError(2, "No such file or directory")
         return original(*arguments)
 
-    monkeypatch.setattr(videornn.data.reencode, step, begin_meanwhile)
+    monkeypatch.setattr(videornn.data.prepare.reencode, step, begin_meanwhile)
     with pytest.raises(UserError, match=r"out\.mp4 was taken away .* another prepare is at work on the same videos"):
         reencode(str(source), out, Encoding())

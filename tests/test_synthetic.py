@@ -10,9 +10,10 @@ import av
 import numpy as np
 import pytest
 
-from videornn.data import moving_shapes, synthetic
-from videornn.data.moving_shapes import CLASSES, FOLLOWERS, HEADINGS, Scene
-from videornn.data.synthetic import load_masks, make_synthetic, mask_path
+from videornn.data.synthetic import make as synthetic
+from videornn.data.synthetic import moving_shapes
+from videornn.data.synthetic.make import load_masks, make_synthetic, mask_path
+from videornn.data.synthetic.moving_shapes import CLASSES, FOLLOWERS, HEADINGS, Scene
 
 # Way of an object in one period, in cell sizes (x to the right, y down).
 WAYS = {"right": (2, 0), "left": (-2, 0), "up": (0, -2), "down": (0, 2)}

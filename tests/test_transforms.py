@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 from videornn.config import DataConfig, config_from_dict, load_config
 from videornn.data import transforms
-from videornn.data.moving_shapes import CLASSES
+from videornn.data.synthetic.moving_shapes import CLASSES
 from videornn.data.transforms import TrainTransform, crop_views, mirrored_labels, normalize, train_transform
 from videornn.errors import UserError
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from commands import Command
 
-from videornn.data import verify
-from videornn.data.verify import VideoReport, inspect_video, verify_videos
+from videornn.data.prepare import verify
+from videornn.data.prepare.verify import VideoReport, inspect_video, verify_videos
 
 
 def crash(path: str, *, full: bool, max_pixels: int) -> VideoReport:

@@ -16,11 +16,11 @@ from videornn import config
 from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.dataset import ClipKey, load_views
 from videornn.data.loader import build_loader, build_test_loader, view_spec
-from videornn.data.prepare import prepare_videos
-from videornn.data.reencode import Encoding
+from videornn.data.prepare.prepare import prepare_videos
+from videornn.data.prepare.reencode import Encoding
+from videornn.data.prepare.verify import inspect_video
 from videornn.data.sliding import plan_windows, read_clips
 from videornn.data.transforms import TrainTransform
-from videornn.data.verify import inspect_video
 from videornn.data.video.decoders import open_video, read_frames
 from videornn.data.video.errors import errors_of_video
 from videornn.data.video.pyav import PyAVVideo
@@ -95,8 +95,8 @@ def test_windows_and_prepared_videos_have_a_row_for_a_video_that_raises_anything
         list(read_clips(str(video), partial(plan_windows, VIEWS, 1.0, None), 4))
     assert fault in str(caught.value)
     # as a worker does it, which this process is now
-    monkeypatch.setattr("videornn.data.prepare.run_parallel", lambda work, jobs, **_: enumerate(map(work, jobs)))
-    monkeypatch.setattr("videornn.data.prepare.reencode", partial(_raising, FAULTS[fault]))
+    monkeypatch.setattr("videornn.data.prepare.prepare.run_parallel", lambda work, jobs, **_: enumerate(map(work, jobs)))
+    monkeypatch.setattr("videornn.data.prepare.prepare.reencode", partial(_raising, FAULTS[fault]))
     (row,) = prepare_videos(str(tmp_path / "list.txt"), tmp_path / "out", Encoding(), root=str(motion_set)).rows
     assert row.status == "undecodable" and fault in row.reason and str(video) not in row.reason
 

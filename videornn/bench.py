@@ -18,8 +18,8 @@ from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.annotations.plain import format_list
 from videornn.data.dataset import Sample, TrainClips, sample_seed
 from videornn.data.loader import build_loader, plain_plan
-from videornn.data.prepare import RECORD, prepare_videos
-from videornn.data.reencode import Encoding
+from videornn.data.prepare.prepare import RECORD, prepare_videos
+from videornn.data.prepare.reencode import Encoding
 from videornn.data.shared_batch import collate
 from videornn.data.video.base import Cut
 from videornn.data.video.decoders import open_video

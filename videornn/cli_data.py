@@ -15,7 +15,7 @@ from videornn.errors import UserError
 from videornn.system.console import ProgressBar, SafeConsole, complain, fail, say
 
 if TYPE_CHECKING:
-    from videornn.data.prepare import Prepared
+    from videornn.data.prepare.prepare import Prepared
 
 data_app = typer.Typer(no_args_is_help=True, help="Make and look after data sets.")
 
@@ -44,7 +44,7 @@ def synthetic(
     task: Annotated[SyntheticTask, typer.Option(help="What tells the classes apart.")] = "motion",
 ) -> None:
     """Make an embedded data set: classes that differ in motion alone, or in how things far apart go together."""
-    from videornn.data.synthetic import make_synthetic
+    from videornn.data.synthetic.make import make_synthetic
 
     with ProgressBar("videos") as bar:
         try:
@@ -129,7 +129,7 @@ def verify(
     timeout: Annotated[float, typer.Option(help="Longest time for one video, in seconds.")] = 60.0,
     out: Annotated[Optional[Path], typer.Option(metavar="FILE.csv", help="Report with a row for every video.")] = None,
 ) -> None:
-    from videornn.data.verify import MEANINGS, count_statuses, find_sources, verify_videos, write_reports
+    from videornn.data.prepare.verify import MEANINGS, count_statuses, find_sources, verify_videos, write_reports
     from videornn.system.files import check_output_file
 
     check_output_file(out)
@@ -174,8 +174,8 @@ def prepare(
     shard: Annotated[str, typer.Option(metavar="I/N", help="Do the I-th of N parts (I from 1), one a machine.")] = "1/1",
     quality: Annotated[int, typer.Option(help="Videos whose PSNR and SSIM against the source are measured.")] = 4,
 ) -> None:
-    from videornn.data.prepare import parse_shard, prepare_videos
-    from videornn.data.reencode import Encoding
+    from videornn.data.prepare.prepare import parse_shard, prepare_videos
+    from videornn.data.prepare.reencode import Encoding
 
     encoding = Encoding(short_side, temporal_stride, variant, crf, preset)
     with ProgressBar("videos") as bar, _interruptible("what is encoded stays; the same command goes on"):
@@ -196,7 +196,7 @@ def prepare(
 
 
 def _say_prepared(prepared: Prepared) -> None:
-    from videornn.data.verify import MEANINGS, count_statuses
+    from videornn.data.prepare.verify import MEANINGS, count_statuses
 
     good = [row for row in prepared.rows if row.status == "ok"]
     bad = [row for row in prepared.rows if row.status != "ok"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from gpu_sections.scope import Row, Scope
-from videornn.data.synthetic import make_synthetic
+from videornn.data.synthetic.make import make_synthetic
 from videornn.engine import predict_logits
 from videornn.evaluate import evaluate
 

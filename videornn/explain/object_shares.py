@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from videornn.data.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
+from videornn.data.synthetic.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
 from videornn.explain.attention_maps import has_split, places_of_keys
 from videornn.explain.attention_numbers import effective_keys
 from videornn.explain.clip_places import Places, Query

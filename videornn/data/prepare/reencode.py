@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from av.filter import Graph
 
-from videornn.data.verify import VideoFault, open_whole, whole_frames
+from videornn.data.prepare.verify import VideoFault, open_whole, whole_frames
 from videornn.data.video.clock import told_rate
 from videornn.data.video.containers import create_file, open_file
 from videornn.data.video.pictures import MAX_FRAME_PIXELS, Turn, turn_of

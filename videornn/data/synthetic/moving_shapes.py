@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videornn.data.sprites import Sprite, draw_stage
+from videornn.data.synthetic.sprites import Sprite, draw_stage
 
 # Heading of the left and of the right object.
 HEADINGS: dict[str, tuple[str, str]] = {

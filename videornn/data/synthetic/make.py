@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from videornn.data import context_shapes, moving_shapes
 from videornn.data.annotations.labels import format_labels
 from videornn.data.annotations.plain import format_list
+from videornn.data.synthetic import context_shapes, moving_shapes
 from videornn.data.video.write import write_movie
 from videornn.errors import UserError
 from videornn.system.files import differing_parameters, make_folder, replacing, write_text

@@ -20,8 +20,8 @@ import torch
 from videornn.data.annotations.labels import format_labels, load_labels
 from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.annotations.plain import format_list
-from videornn.data.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
-from videornn.data.verify import Status, VideoFault, check_workers, inspect_video, status_of
+from videornn.data.prepare.reencode import Encoded, Encoding, measure_quality, read_encoded, reencode
+from videornn.data.prepare.verify import Status, VideoFault, check_workers, inspect_video, status_of
 from videornn.data.video.errors import errors_of_video
 from videornn.data.video.pictures import MAX_FRAME_PIXELS
 from videornn.errors import DecodeError, UserError

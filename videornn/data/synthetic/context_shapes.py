@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from videornn.data.sprites import Sprite, draw_stage
+from videornn.data.synthetic.sprites import Sprite, draw_stage
 
 CLASSES = SHAPES = ("square", "triangle", "ring", "cross")
 COLOURS: dict[str, tuple[int, int, int]] = {

@@ -1,0 +1,1 @@
+"""Which videos are sound, and videos encoded anew so that clips of them are cheap."""

@@ -1,0 +1,1 @@
+"""The embedded data sets: videos of drawn shapes whose class, and whose masks, are known."""
