@@ -39,9 +39,10 @@ from videornn.config import DataConfig
 from videornn.data.annotations.load import load_videos
 from videornn.data.loader import build_loader, plain_plan
 from videornn.data.shared_batch import to_device
-from videornn.engine import build_scaler, to_model_input, train_step
+from videornn.engine import build_scaler, train_step
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.models.flops import forward_flops
+from videornn.models.forward import Normalize
 from videornn.optim import build_optimizer
 from videornn.system.device import matrix_rate, tune, wait_for
 
@@ -210,7 +211,7 @@ def _loading_share(
     batches = to_device(loader, device)
     model = _network(network, options.attention[0], device)
     step = our_step(model, model, precision=options.precision)
-    mean, std = (torch.full((3,), value, device=device) for value in (0.45, 0.225))
+    normalize = Normalize([0.45] * 3, [0.225] * 3, device)
     kept = next(batches).clips
     labels = torch.zeros(options.batch, dtype=torch.int64, device=device)
     sources = {"disk": (batch.clips for batch in batches), "memory": itertools.repeat(kept)}
@@ -221,7 +222,7 @@ def _loading_share(
         for place, clips in sources.items():
             start = time.perf_counter()
             for _ in range(STEPS_A_TURN):
-                step(to_model_input(next(clips), mean, std), labels)
+                step(normalize(next(clips)), labels)
             wait_for(device)
             if round_number > 0:
                 seconds[place].append((time.perf_counter() - start) / STEPS_A_TURN)

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from videornn.data.annotations.load import load_videos
 from videornn.data.synthetic.make import TASKS, load_masks, mask_path
-from videornn.engine import to_model_input
 from videornn.errors import UserError
 from videornn.explain import explain, load_clip
 from videornn.explain.attention_maps import attention_blocks, observe
@@ -141,7 +140,7 @@ def of_network(
     with ProgressBar(name) as bar:
         for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
             clip, masks = read_clip(trained, path, task)
-            inputs = to_model_input(clip.views, trained.mean, trained.std)
+            inputs = trained.normalize(clip.views)
             for model in models:
                 seen = observe(model, inputs)
                 trained.check_finite(seen.logits, f"{path}: ")
@@ -171,7 +170,7 @@ def read_clip(trained: Trained, path: str, task: str) -> tuple[Clip, Tensor]:
 def new_networks(trained: Trained, paths: list[str]) -> list[nn.Module]:
     """Networks of the same config with new weights, whose norms have the statistics of the clips of videos."""
     views = torch.cat([load_clip(trained, path).views for path in paths])
-    batches = [to_model_input(part, trained.mean, trained.std) for part in views.split(NORM_CLIPS)]
+    batches = [trained.normalize(part) for part in views.split(NORM_CLIPS)]
     models = []
     for seed in range(NUM_NEW):
         with torch.random.fork_rng(devices=[]):

@@ -23,11 +23,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from videornn import load_predictor
 from videornn.config import load_config
 from videornn.data.shared_batch import Batch, to_device
-from videornn.engine import build_scaler, to_model_input, train_step
+from videornn.engine import build_scaler, train_step
 from videornn.errors import UserError
 from videornn.evaluate import evaluate
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.models.batch_norm import BatchNorm3d
+from videornn.models.forward import Normalize
 from videornn.models.norms import set_batch_norm
 from videornn.models.softmax_attention import softmax_attention
 from videornn.optim import build_optimizer
@@ -224,7 +225,7 @@ def test_convolutions_keep_channels_last_in_bf16() -> None:
             )
     clips = torch.zeros(2, 3, 8, 64, 64, dtype=torch.uint8)
     with torch.autocast("cuda", torch.bfloat16):
-        model(to_model_input(clips, *(torch.full((3,), 0.5, device=GPU) for _ in range(2))))
+        model(Normalize([0.5] * 3, [0.5] * 3, GPU)(clips))
     assert not lost
 
 

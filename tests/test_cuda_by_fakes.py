@@ -34,7 +34,7 @@ from videornn.data.plan import BatchPlan, Phase
 from videornn.data.shared_batch import Batch, to_device
 from videornn.distributed.watch import RankWatch
 from videornn.ema import decay_at, ema_updates, start_ema
-from videornn.engine import build_scaler, predict_logits, to_model_input, train_step
+from videornn.engine import build_scaler, train_step
 from videornn.evaluate import score_batches
 from videornn.explain.attention_maps import attention_blocks, block_maps, observe, strongest_points
 from videornn.explain.attention_numbers import block_numbers
@@ -42,6 +42,7 @@ from videornn.explain.grad_cam import grad_cam
 from videornn.lamb import Lamb
 from videornn.meter import Meter
 from videornn.models import ATTENTION_KINDS, ResNet3d, build_model
+from videornn.models.forward import Normalize, predict_logits
 from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import build_optimizer
@@ -156,8 +157,8 @@ def _network(name: str = "i3d", kind: str = "dnl", axes: str = "spacetime", norm
     return model.to(GPU, memory_format=CHANNELS_LAST)
 
 
-def _statistics() -> tuple[Tensor, Tensor]:
-    return torch.tensor([0.45] * 3, device=GPU), torch.tensor([0.225] * 3, device=GPU)
+def _normalize() -> Normalize:
+    return Normalize([0.45] * 3, [0.225] * 3, GPU)
 
 
 def _clips(batch: int = 4) -> Tensor:
@@ -174,7 +175,7 @@ def _steps(
     mixing, rng = Mixing(5, mixup_alpha=0.8, cutmix_alpha=1.0), np.random.default_rng(0)
     ema, meter, weights = start_ema(model), Meter(), torch.ones(5, device=GPU)
     for step in range(number):
-        clips, labels = to_model_input(_clips(), *_statistics()), torch.zeros(4, dtype=torch.int64, device=GPU)
+        clips, labels = _normalize()(_clips()), torch.zeros(4, dtype=torch.int64, device=GPU)
         parts = [mixing(*part, rng) for part in zip(clips.split(2), labels.split(2), strict=True)]
         result = train_step(
             model,
@@ -228,7 +229,7 @@ def test_every_attention_block_trains_and_is_looked_at_on_the_gpu(gpu: None, may
     model = _network("slow", kind, axes)
     _steps(model, "bf16", number=1)
     model.eval()
-    clip = to_model_input(_clips(1), *_statistics())
+    clip = _normalize()(_clips(1))
     seen = observe(model, clip)
     for name, block in attention_blocks(model).items():
         x, output = seen.blocks[name]
@@ -289,7 +290,7 @@ def test_every_norm_trains_on_the_gpu_with_and_without_checkpointing(gpu: None, 
     model = _network(norm=kind, recompute_blocks=recompute_blocks, drop_path=0.2)
     freeze_parts(model, ["stem"])
     _steps(model, "fp16", skip_nonfinite=True)
-    batches = (to_model_input(_clips(), *_statistics()) for _ in range(3))
+    batches = (_normalize()(_clips()) for _ in range(3))
     update_batch_norm(model, batches, num_batches=2, precision="bf16")
     assert {buffer.device for buffer in model.buffers()} == {GPU}
 
@@ -336,10 +337,10 @@ def test_a_test_scores_views_on_the_gpu_and_hands_them_to_the_host(gpu: None, st
     views = _clips(6).unflatten(0, (2, 3))
     model = _network().eval()
     for precision in ("fp32", "bf16", "fp16"):
-        (batch,) = score_batches(model, [_batch(views)], *_statistics(), precision=precision, views_at_once=4)
+        (batch,) = score_batches(model, [_batch(views)], _normalize(), precision=precision, views_at_once=4)
         assert batch.logits.shape == (2, 3, 5)
         assert {batch.logits.device.type, batch.labels.device.type} == {"cpu"} and batch.logits.dtype == torch.float32
-    assert predict_logits(model, _clips(3), *_statistics(), views_at_once=2).device.type == "cpu"
+    assert predict_logits(model, _normalize(), _clips(3), views_at_once=2).device.type == "cpu"
 
 
 def test_the_loop_of_a_training_runs_on_the_gpu(
@@ -366,7 +367,7 @@ def test_the_loop_of_a_training_runs_on_the_gpu(
         scaler=build_scaler(GPU, section.precision, skip_nonfinite=True),
         guard=NonfiniteGuard(tmp_path / "nonfinite.csv", table, "skip", 1, fp16=True),
         mixing=training.batch_mixing(config.data, 5),
-        normalization=_statistics(),
+        normalize=_normalize(),
     )
     batches = [_batch(_clips()) for _ in range(2 * run.plan.num_steps)]
     for batch in batches:

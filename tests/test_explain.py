@@ -13,7 +13,8 @@ from videornn.data.video.decoders import read_frames
 from videornn.explain import explain, job, load_clip, number_lines
 from videornn.explain.job import cut_masks
 from videornn.models import build_model
-from videornn.trained import Trained, normalization
+from videornn.models.forward import Normalize
+from videornn.trained import Trained
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
@@ -23,7 +24,8 @@ def _trained(*settings: str) -> Trained:
     sizes = ["data.num_frames=4", "data.temporal_stride=4", "test.crop_size=32", "test.short_side=32", "model.width=8"]
     config = load_config(CONFIG, [*sizes, "model.num_classes=3", *settings])
     model = build_model(config.model).eval()
-    return Trained(config, model, ("stand up", "sit_down", "wave"), 0, *normalization(config, torch.device("cpu")))
+    normalize = Normalize(config.data.mean, config.data.std, torch.device("cpu"))
+    return Trained(config, model, ("stand up", "sit_down", "wave"), 0, normalize)
 
 
 @pytest.mark.parametrize("name", ["r3d", "r2plus1d", "slow", "i3d", "c2d"])

@@ -12,6 +12,7 @@ from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import RankFailure, UserError
 from videornn.evaluate import evaluate
+from videornn.models.forward import Normalize
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
@@ -23,13 +24,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]) -> None:
     """Make the clips of some steps, counted from 1, not finite."""
-    normal, calls = job.to_model_input, []
+    forward, calls = Normalize.forward, []
 
-    def to_model_input(clips: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    def poisoned(normalize: Normalize, clips: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return normal(clips, mean, std) * (float("nan") if len(calls) in bad_steps else 1.0)
+        return forward(normalize, clips) * (float("nan") if len(calls) in bad_steps else 1.0)
 
-    monkeypatch.setattr(job, "to_model_input", to_model_input)
+    monkeypatch.setattr(Normalize, "forward", poisoned)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_videos(

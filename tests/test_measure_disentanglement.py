@@ -112,7 +112,7 @@ def test_new_networks_differ_are_the_same_every_time_and_have_statistics_of_the_
     assert not any(model.training for model in models)
     weights, same = ([model.res3[0].attention.query.weight for model in found] for found in (models, again))
     assert all(torch.equal(*pair) for pair in zip(weights, same, strict=True)) and not torch.equal(*weights)
-    inputs = script.to_model_input(script.load_clip(trained, video).views, trained.mean, trained.std)
+    inputs = trained.normalize(script.load_clip(trained, video).views)
     convolution, norm = models[0].stem[0]
     with torch.no_grad():
         torch.testing.assert_close(norm.running_mean, convolution(inputs).mean(dim=(0, 2, 3, 4)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from videornn import metrics
-from videornn.views import Average, video_scores
+from videornn.models.forward import Average, video_scores
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:

@@ -13,11 +13,11 @@ from videornn.convert import convert
 from videornn.data.loader import clip_spec
 from videornn.data.sampling import uniform_clips
 from videornn.models import build_model
+from videornn.models.public_input import input_remark
 from videornn.models.resnet3d import ResNet3d
 from videornn.models.weights import LoadReport, load_weights
 from videornn.train import train
 from videornn.trained import load_trained
-from videornn.trained_on import input_remark
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 REPORT = LoadReport("slow.pyth", "SlowFast", (), (), (), (), (), None)

@@ -15,6 +15,7 @@ from videornn.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
 from videornn.evaluate import evaluate
+from videornn.models.forward import Normalize
 from videornn.preflight import load_training_data
 from videornn.train import train
 from videornn.trained import load_trained
@@ -114,16 +115,14 @@ def test_two_ranks_see_the_same_samples_and_write_one_run(tiny_run: Path, tiny_s
 def test_a_multigrid_run_has_its_shapes_and_learning_rates(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from videornn import train as job
-
     shapes = []
 
-    def noting(clips: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    def noting(normalize: Normalize, clips: torch.Tensor) -> torch.Tensor:
         shapes.append((len(clips), *clips.shape[2:4]))
-        return to_model_input(clips, mean, std)
+        return forward(normalize, clips)
 
-    to_model_input = job.to_model_input
-    monkeypatch.setattr(job, "to_model_input", noting)
+    forward = Normalize.forward
+    monkeypatch.setattr(Normalize, "forward", noting)
     settings = ["data.num_frames=8", "data.crop_size=64", "data.short_side=[64,72]", "data.val=null", "train.batch_size=1"]
     settings += ["train.epochs=4", "train.schedule=step", "train.step_epochs=[3]", "train.warmup_epochs=0"]
     settings += ["train.multigrid.long_cycle=true", "train.multigrid.short_cycle=true"]
@@ -240,14 +239,14 @@ def test_every_step_is_one_of_training_also_after_a_validation(
 
 def _first_mask(*, seed: int = 0, step: int = 0, rank: int = 0, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """What dropout keeps of the first part of a step."""
-    monkeypatch.setattr(job.distributed, "rank", lambda: rank)
-    monkeypatch.setattr(job.distributed, "num_ranks", lambda: 2)
+    monkeypatch.setattr(job.ranks, "rank", lambda: rank)
+    monkeypatch.setattr(job.ranks, "num_ranks", lambda: 2)
     batch = SimpleNamespace(
         bad=[], indices=torch.tensor([0]), clips=torch.zeros(1, 3, 1, 2, 2).byte(), labels=torch.tensor([0])
     )
     run = SimpleNamespace(
         config=SimpleNamespace(seed=seed, train=SimpleNamespace(accumulate=1)),
-        normalization=(torch.zeros(3), torch.ones(3)),
+        normalize=Normalize([0.0] * 3, [1.0] * 3, torch.device("cpu")),
         meter=SimpleNamespace(wait_for=next),
         mixing=None,
         bad={},

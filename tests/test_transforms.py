@@ -10,8 +10,9 @@ from torchvision.transforms.v2 import functional as F
 from videornn.config import DataConfig, config_from_dict, load_config
 from videornn.data import transforms
 from videornn.data.synthetic.moving_shapes import CLASSES
-from videornn.data.transforms import TrainTransform, crop_views, mirrored_labels, normalize, train_transform
+from videornn.data.transforms import TrainTransform, crop_views, mirrored_labels, train_transform
 from videornn.errors import UserError
+from videornn.models.forward import Normalize
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 CONFIGS = [path for path in RECIPES if path.parent.name != "kinetics400"]  # those have the defaults of DataConfig
@@ -296,10 +297,12 @@ def test_squeeze_keeps_both_ends_of_a_wide_frame() -> None:
 
 def test_normalize_is_the_formula() -> None:
     clips = torch.randint(0, 256, (2, 3, 2, 4, 4), dtype=torch.uint8)
-    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    inputs = Normalize(mean, std, torch.device("cpu"))(clips)
+    assert inputs.dtype == torch.float32 and inputs.is_contiguous(memory_format=torch.channels_last_3d)
     for channel in range(3):
-        expected = (clips[:, channel].double() / 255 - mean[channel].double()) / std[channel].double()
-        torch.testing.assert_close(normalize(clips, mean, std)[:, channel].double(), expected, rtol=0, atol=1e-5)
+        expected = (clips[:, channel].double() / 255 - mean[channel]) / std[channel]
+        torch.testing.assert_close(inputs[:, channel].double(), expected, rtol=0, atol=1e-5)
 
 
 def test_other_numbers_of_crops_are_refused() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videornn.engine import Precision, autocast
 from videornn.explain.attention_maps import attention_blocks, observe
 from videornn.explain.attention_numbers import numbers_on_device
+from videornn.models.forward import Precision, autocast
 
 SHOWN = ("change", "logit_deviation", "effective_keys", "query_dependence", "unary_effective_keys")
 NUM_QUERIES = 256  # of a clip: enough for a mean

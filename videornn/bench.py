@@ -23,13 +23,13 @@ from videornn.data.prepare.reencode import Encoding
 from videornn.data.shared_batch import collate
 from videornn.data.video.base import Cut
 from videornn.data.video.decoders import open_video
-from videornn.engine import to_model_input, train_step
+from videornn.engine import train_step
 from videornn.errors import DecodeError, UserError
 from videornn.models import build_model
+from videornn.models.forward import Normalize
 from videornn.run import training_optimizer
 from videornn.system.device import pick_device, wait_for
 from videornn.system.workers import num_cores
-from videornn.trained import normalization
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
 NUM_PREPARED = 4  # videos that are prepared to see what that gives
@@ -194,7 +194,7 @@ def _time_stages(
     """Mean seconds per clip of every stage, in this process and on one thread; number of bad videos met."""
     plan = plain_plan(config.data, len(table), 1, config.data.clips_per_video)
     dataset = build_loader(config.data, table, plan=plan, seed=config.seed).dataset
-    mean, std = normalization(config, device)
+    normalize = Normalize(config.data.mean, config.data.std, device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -209,11 +209,11 @@ def _time_stages(
     start = clock()
     batches = [collate([samples[first : first + 8]]) for first in range(0, len(samples), 8)]
     seconds["collate"] = clock() - start
-    to_model_input(batches[0].clips, mean, std)  # the first use of a device sets it up
+    normalize(batches[0].clips)  # the first use of a device sets it up
     wait_for(device)
     start = clock()
     for batch in batches:
-        to_model_input(batch.clips, mean, std)
+        normalize(batch.clips)
     wait_for(device)
     seconds["transfer"] = clock() - start
     return {stage: spent / len(samples) for stage, spent in seconds.items()}, num_bad
@@ -314,12 +314,12 @@ def _model_rate(config: Config, num_classes: int, device: torch.device) -> float
     optimizer = training_optimizer(section, model)
     batch_size = min(section.batch_size, CPU_BATCH) if device.type == "cpu" else section.batch_size
     shape = (batch_size, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)
-    mean, std = normalization(config, device)
+    normalize = Normalize(config.data.mean, config.data.std, device)
     clips, labels = torch.randint(0, 256, shape, dtype=torch.uint8), torch.zeros(batch_size, dtype=torch.int64)
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        train_step(model, [(to_model_input(clips, mean, std), labels.to(device))], optimizer, precision=section.precision)
+        train_step(model, [(normalize(clips), labels.to(device))], optimizer, precision=section.precision)
         wait_for(device)
         seconds.append(time.perf_counter() - start)
     return batch_size / min(seconds[1:])  # the first one sets things up

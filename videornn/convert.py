@@ -12,8 +12,8 @@ from videornn.config import Config, config_from_dict, override_config
 from videornn.data.annotations.load import load_labels
 from videornn.errors import UserError
 from videornn.models import build_model
+from videornn.models.public_input import CLIPS, clip_words, input_remark, public_input
 from videornn.models.weights import LoadReport, infer_network, load_weights, read_weights
-from videornn.trained_on import CLIPS, clip_words, input_remark, public_input
 
 
 def convert(

@@ -1,20 +1,16 @@
-"""One training step and one prediction step: explicit arguments, no files, no Config."""
+"""Take one training step: explicit arguments, no files, no Config."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from videornn.data.transforms import normalize
-
-Precision = Literal["fp32", "bf16", "fp16"]
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from videornn.models.forward import Precision, autocast
 
 
 @dataclass(frozen=True)
@@ -28,12 +24,6 @@ class StepResult:
     loss: Tensor
     correct: Tensor
     grad_norm: Tensor
-
-
-def to_model_input(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 clips [B, 3, T, H, W] on any device -> normalised float32 on the device of mean, channels last in memory."""
-    clips = clips.to(mean.device, non_blocking=True)
-    return normalize(clips, mean, std).contiguous(memory_format=torch.channels_last_3d)
 
 
 def train_step(
@@ -106,27 +96,6 @@ def build_scaler(device: torch.device, precision: Precision, *, skip_nonfinite: 
     if precision == "fp16":
         return torch.amp.GradScaler(device.type)
     return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1, enabled=skip_nonfinite)
-
-
-@torch.inference_mode()
-def predict_logits(
-    model: nn.Module, clips: Tensor, mean: Tensor, std: Tensor, *, precision: Precision = "fp32", views_at_once: int
-) -> Tensor:
-    """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W], of which views_at_once are on the device at a time.
-
-    The model must be in eval mode, on the device of mean and std [3].
-    """
-    logits = []
-    for part in clips.split(views_at_once):
-        inputs = to_model_input(part, mean, std)
-        with autocast(inputs.device, precision):
-            logits.append(model(inputs).float().cpu())
-    return torch.cat(logits)
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """Autocast to the precision's type; nothing for fp32."""
-    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
 
 
 def _only_last_meets_other_ranks(model: nn.Module, last: bool) -> AbstractContextManager:

@@ -24,9 +24,9 @@ from videornn.distributed import ranks
 from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals
 from videornn.distributed.watch import RankWatch
-from videornn.engine import Precision, predict_logits
 from videornn.errors import UserError
 from videornn.kept_scores import KeptScores
+from videornn.models.forward import Normalize, Precision, predict_logits
 from videornn.results import write_bad_videos, write_results
 from videornn.run_folder import results_folder
 from videornn.scores import Scores
@@ -67,22 +67,22 @@ class TestJob:
 
 
 def score_batches(
-    model: nn.Module, loader: ClipLoader, mean: Tensor, std: Tensor, *, precision: Precision, views_at_once: int
+    model: nn.Module, loader: ClipLoader, normalize: Normalize, *, precision: Precision, views_at_once: int
 ) -> Iterator[ScoredBatch]:
     """The logits of this rank's batches, one by one; views_at_once views go through the network together."""
     model.eval()
-    for batch in to_device(loader, mean.device):
+    for batch in to_device(loader, normalize.device):
         num_views = batch.clips.shape[1]
         views = batch.clips[batch.valid].flatten(0, 1)  # [B*V, 3, T, H, W]
         logits = torch.empty(0)
         if len(views):
-            logits = predict_logits(model, views, mean, std, precision=precision, views_at_once=views_at_once)
+            logits = predict_logits(model, normalize, views, precision=precision, views_at_once=views_at_once)
             logits = logits.unflatten(0, (-1, num_views))
         yield ScoredBatch(logits, batch.labels.cpu()[batch.valid], batch.indices[batch.valid], batch.bad)
 
 
 def score_all(
-    model: nn.Module, loader: ClipLoader, mean: Tensor, std: Tensor, *, precision: Precision, views_at_once: int
+    model: nn.Module, loader: ClipLoader, normalize: Normalize, *, precision: Precision, views_at_once: int
 ) -> tuple[Tensor, Tensor]:
     """Logits float32 [N, V, K] and labels int64 [N] of the sound videos of all ranks' loaders, in the order of the table.
 
@@ -91,7 +91,7 @@ def score_all(
     Raises:
         UserError: no video can be decoded.
     """
-    batches = list(score_batches(model, loader, mean, std, precision=precision, views_at_once=views_at_once))
+    batches = list(score_batches(model, loader, normalize, precision=precision, views_at_once=views_at_once))
     batches = [batch for part in ranks.gather_objects(batches) for batch in part]
     sound = [batch for batch in batches if len(batch.indices)]
     if not sound:
@@ -209,8 +209,7 @@ def _score(
     batches = score_batches(
         job.trained.model,
         loader,
-        job.trained.mean,
-        job.trained.std,
+        job.trained.normalize,
         precision=config.train.precision,
         views_at_once=config.test.batch_size,
     )

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from videornn.checkpoint import content_bytes
-from videornn.engine import predict_logits
 from videornn.errors import UserError
 from videornn.manifest import package_versions
+from videornn.models.forward import predict_logits
 from videornn.system.files import check_output_file, replacing, telling_if_full
 from videornn.trained import Trained, load_trained
 
@@ -133,11 +133,10 @@ class _FromPixels(nn.Module):
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.model = trained.model
-        self.register_buffer("mean", 255 * trained.mean.view(1, 3, 1, 1, 1))
-        self.register_buffer("std", 255 * trained.std.view(1, 3, 1, 1, 1))
+        self.normalize = trained.normalize
 
     def forward(self, clips: Tensor) -> Tensor:
-        return self.model((clips.float() - self.mean) / self.std)  # not in place, which torch 2.6 cannot export
+        return self.model(self.normalize(clips))
 
 
 def _check_onnx() -> None:
@@ -199,7 +198,7 @@ def _compare(trained: Trained, run: Runner, shape: tuple[int, ...]) -> tuple[flo
     difference = largest = 0.0
     for batch_size in BATCH_SIZES:
         clips = _random_clips(trained, batch_size, shape)
-        ours = predict_logits(trained.model, clips, trained.mean, trained.std, views_at_once=batch_size)
+        ours = predict_logits(trained.model, trained.normalize, clips, views_at_once=batch_size)
         theirs = run(clips)
         difference = max(difference, (theirs - ours).abs().max().item())
         largest = max(largest, ours.abs().max().item())
@@ -218,7 +217,7 @@ def _random_clips(trained: Trained, batch_size: int, shape: tuple[int, ...]) -> 
     noise = torch.randn(batch_size, 3, *coarse, generator=generator)
     noise = nn.functional.interpolate(noise, shape[1:], mode="trilinear")
     noise = (noise - noise.mean()) / noise.std()
-    pixels = 255 * (trained.mean.view(1, 3, 1, 1, 1) + trained.std.view(1, 3, 1, 1, 1) * noise)
+    pixels = trained.normalize.mean + trained.normalize.std * noise
     return pixels.round().clamp(0, 255).to(torch.uint8)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from videornn.views import VIDEOS_AT_ONCE, Average, video_scores
+from videornn.models.forward import VIDEOS_AT_ONCE, Average, video_scores
 
 NUM_BINS = 15  # of the calibration error, as in Guo et al.
 SMALLEST = 1e-12  # score whose logarithm is taken: no video's loss is infinite

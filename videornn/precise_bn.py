@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from videornn.distributed import ranks
-from videornn.engine import Precision, autocast
+from videornn.models.forward import Precision, autocast
 
 with warnings.catch_warnings():  # fvcore scripts functions as it is imported, which torch says is out of date
     warnings.simplefilter("ignore", FutureWarning)

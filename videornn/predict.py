@@ -20,11 +20,11 @@ from videornn.data.loader import build_test_loader, view_spec
 from videornn.data.shared_batch import to_device
 from videornn.data.video.stream import is_live
 from videornn.errors import UserError
+from videornn.models.forward import average_views
 from videornn.predictions import Ranking
 from videornn.system.console import complain
 from videornn.system.workers import GeneratorWorker
 from videornn.trained import Trained, load_trained
-from videornn.views import average_views
 from videornn.windows import Windows
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])

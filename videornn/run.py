@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from videornn.background import Background
 from videornn.checkpoint import archived, load_model
@@ -22,6 +22,7 @@ from videornn.data.plan import BatchPlan
 from videornn.distributed import ranks
 from videornn.manifest import describe_start
 from videornn.meter import Meter
+from videornn.models.forward import Normalize
 from videornn.multigrid import multigrid_phases, norm_clips
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, warmed_up
@@ -47,7 +48,7 @@ class Run:
     scaler: torch.amp.GradScaler
     guard: NonfiniteGuard
     mixing: Mixing | None
-    normalization: tuple[Tensor, Tensor]
+    normalize: Normalize
     meter: Meter = field(default_factory=Meter)
     bad: dict[str, BadVideo] = field(default_factory=dict)
     saving: Background = field(default_factory=Background)

@@ -16,9 +16,9 @@ from torch import Tensor
 from videornn.data.annotations.labels import ClassIds
 from videornn.data.dataset import BadVideo
 from videornn.errors import UserError
+from videornn.models.forward import VIDEOS_AT_ONCE, Average, video_scores
 from videornn.models.tensor_files import stored_archive
 from videornn.system.files import is_file, replacing, telling_if_full
-from videornn.views import VIDEOS_AT_ONCE, Average, video_scores
 
 FORMAT = "videornn scores 1"
 ARRAYS = {"logits": ("f4", 3), "labels": ("i8", 1), "paths": ("U", 1), "class_names": ("U", 1), "bad": ("U", 2)}

@@ -29,14 +29,16 @@ from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals
 from videornn.distributed.watch import RankWatch
 from videornn.ema import decay_at, ema_updates, start_ema
-from videornn.engine import AUTOCAST, build_scaler, to_model_input, train_step
+from videornn.engine import build_scaler, train_step
 from videornn.errors import UserError
 from videornn.evaluate import score_all
 from videornn.logger import RunLogger
 from videornn.manifest import append_manifest
 from videornn.models import build_model
 from videornn.models.flops import training_flops
+from videornn.models.forward import AUTOCAST, Normalize
 from videornn.models.norms import freeze_parts, set_batch_norm
+from videornn.models.public_input import input_remark
 from videornn.models.weights import load_weights
 from videornn.nonfinite import NonfiniteGuard
 from videornn.optim import class_weights, set_lr
@@ -50,8 +52,6 @@ from videornn.system.device import matrix_rate, peak_memory, pick_device, tuned
 from videornn.system.files import write_text
 from videornn.system.lock import run_lock
 from videornn.system.memory import is_lack_of_memory
-from videornn.trained import normalization
-from videornn.trained_on import input_remark
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 SLOW_PRECISION = 1.5  # times as slow as float32 that is worth one
@@ -157,7 +157,7 @@ def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device
         scaler=build_scaler(device, section.precision, skip_nonfinite=section.nonfinite == "skip"),
         guard=guard,
         mixing=batch_mixing(config.data, config.model.num_classes),
-        normalization=normalization(config, device),
+        normalize=Normalize(config.data.mean, config.data.std, device),
     )
 
 
@@ -327,7 +327,6 @@ def _parts(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The parts of the next step's batch as the network takes them; notes what it has seen, and bad videos."""
     num_parts = run.config.train.accumulate
-    mean, std = run.normalization
     for number in range(num_parts):
         watch.at(run.step, "loading")
         with share.listed():
@@ -338,7 +337,7 @@ def _parts(
         # dropout and blends are pure functions of the step too, so that a resumed run repeats them
         part = (run.step * ranks.num_ranks() + ranks.rank()) * num_parts + number
         torch.manual_seed(sample_seed(run.config.seed, part))  # mixed, for a CPU takes the lower 32 bits and no more
-        clips, targets = to_model_input(batch.clips, mean, std), batch.labels
+        clips, targets = run.normalize(batch.clips), batch.labels
         if run.mixing is not None:
             clips, targets = run.mixing(clips, targets, np.random.default_rng([run.config.seed, part]))
         seen.clip = clips[:1]
@@ -382,10 +381,9 @@ def _validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: b
     run.trained.load_state_dict(statistics_of_all_ranks(run.trained), strict=False)
     if loader is None:
         return True
-    mean, std = run.normalization
     precision, views_at_once = config.train.precision, config.test.batch_size
     with _memory_of_validation(run):
-        logits, labels = score_all(run.trained, loader, mean, std, precision=precision, views_at_once=views_at_once)
+        logits, labels = score_all(run.trained, loader, run.normalize, precision=precision, views_at_once=views_at_once)
     summary = metrics.summarize(logits, labels, config.test.average)
     numbers = {"top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
     epoch = run.plan.epoch_at(run.step)
@@ -425,8 +423,7 @@ def _precise_batch_norm(run: Run) -> None:
         num_ranks=ranks.num_ranks(),
         pin_memory=run.device.type == "cuda",
     )
-    mean, std = run.normalization
-    clips = (to_model_input(batch.clips, mean, std) for batch in to_device(loader, run.device))
+    clips = (run.normalize(batch.clips) for batch in to_device(loader, run.device))
     num_batches = config.train.precise_bn * config.train.accumulate
     update_batch_norm(run.trained, clips, num_batches=num_batches, precision=config.train.precision)
 

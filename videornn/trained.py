@@ -10,31 +10,29 @@ from torch import Tensor, nn
 
 from videornn.checkpoint import load_model, load_network
 from videornn.config import Config, config_from_dict, override_config
-from videornn.engine import predict_logits
 from videornn.errors import UserError
 from videornn.models import build_model
+from videornn.models.forward import Normalize, average_views, predict_logits
 from videornn.system.device import pick_device
-from videornn.views import average_views
 
 
 @dataclass(frozen=True)
 class Trained:
     """A network in eval mode on its device, and what its checkpoint says of it.
 
-    class_names: K names by id; step: of its training; mean, std: per channel, float [3] on the device.
+    class_names: K names by id; step: of its training; normalize: what makes its input from clips.
     """
 
     config: Config
     model: nn.Module
     class_names: tuple[str, ...]
     step: int
-    mean: Tensor
-    std: Tensor
+    normalize: Normalize
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.mean.device
+        return self.normalize.device
 
     def logits(self, clips: Tensor) -> Tensor:
         """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W] on any device, test.batch_size of them at once.
@@ -44,9 +42,8 @@ class Trained:
         """
         logits = predict_logits(
             self.model,
+            self.normalize,
             clips,
-            self.mean,
-            self.std,
             precision=self.config.train.precision,
             views_at_once=self.config.test.batch_size,
         )
@@ -84,9 +81,4 @@ def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> 
     load_model(model, content, checkpoint)
     device = pick_device(config.device)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
-    return Trained(config, model, class_names, content["step"], *normalization(config, device))
-
-
-def normalization(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, float [3] on the device."""
-    return torch.tensor(config.data.mean, device=device), torch.tensor(config.data.std, device=device)
+    return Trained(config, model, class_names, content["step"], Normalize(config.data.mean, config.data.std, device))

@@ -16,11 +16,11 @@ from videornn.data.dataset import ViewSpec
 from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
 from videornn.data.video.stream import is_live, is_pipe, listing_seconds
 from videornn.errors import DecodeError
+from videornn.models.forward import average_views
 from videornn.system.urls import without_secrets
 from videornn.system.workers import GeneratorWorker, WorkerLost
 from videornn.timeline import Window
 from videornn.trained import Trained
-from videornn.views import average_views
 
 SLOWEST = 10  # times as long as what is shown, a hang is taken for one
 

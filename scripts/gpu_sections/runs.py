@@ -16,8 +16,8 @@ import torch
 
 from gpu_sections.scope import Row, Scope
 from videornn.data.synthetic.make import make_synthetic
-from videornn.engine import predict_logits
 from videornn.evaluate import evaluate
+from videornn.models.forward import Normalize, predict_logits
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/quickstart.yaml"
@@ -71,9 +71,9 @@ def test(scope: Scope) -> Iterator[Row]:
         seconds = time.perf_counter() - start
         model, num_views = scope.network("slow", "dnl").eval(), 300
         clips = torch.zeros(num_views // 4, 3, *scope.clip_size, dtype=torch.uint8)
-        mean, std = (torch.full((3,), 0.45, device=scope.device) for _ in range(2))
+        normalize = Normalize([0.45] * 3, [0.45] * 3, scope.device)
         start = time.perf_counter()
-        predict_logits(model, clips, mean, std, precision=scope.precision, views_at_once=24)
+        predict_logits(model, normalize, clips, precision=scope.precision, views_at_once=24)
         alone = (time.perf_counter() - start) * num_views / len(clips)
         yield {
             "what": f"10 videos of 30 views, {frames} x {size} x {size}",

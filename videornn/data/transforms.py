@@ -208,12 +208,6 @@ def crop_views(frames: Tensor, crop_size: int, short_side: int, num_crops: int, 
     return torch.stack(crops).permute(0, 4, 1, 2, 3)  # [V, T, S, S, 3] in memory
 
 
-def normalize(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 clips [B, 3, T, H, W] -> float32 with mean and std (float [3], for values in 0..1) taken out."""
-    shape = (1, 3, 1, 1, 1)
-    return clips.float().sub_(mean.view(shape) * 255).div_(std.view(shape) * 255)
-
-
 def _jitter_color(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     if strength == 0:
         return images

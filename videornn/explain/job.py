@@ -19,7 +19,6 @@ from videornn.data.sampling import clip_indices
 from videornn.data.video.base import FrameVideo
 from videornn.data.video.decoders import read_frames
 from videornn.data.video.errors import memory_of_video
-from videornn.engine import to_model_input
 from videornn.errors import UserError
 from videornn.explain.attention_maps import attention_blocks, block_maps, observe, over_even, strongest_points
 from videornn.explain.attention_numbers import MEANING, block_numbers
@@ -89,7 +88,7 @@ def explain(
         if query.frame > last:
             raise UserError(f"--query frame {query.frame} is outside the clip, which has frames 0 to {last}")
     make_folder(out)
-    inputs = to_model_input(clip.views, trained.mean, trained.std)
+    inputs = trained.normalize(clip.views)
     seen = observe(trained.model, inputs)
     trained.check_finite(seen.logits, f"{video}: ")
     scores = seen.logits.softmax(dim=0).cpu()

@@ -1,0 +1,75 @@
+"""Run a network on clips as they are decoded: normalisation, the type that it computes in, views averaged to videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Average = Literal["scores", "logits"]
+VIDEOS_AT_ONCE = 512  # whose views are averaged together, so that a large test needs no second copy of its logits
+
+
+class Normalize(nn.Module):
+    """Make the input of a network from clips: uint8 [B, 3, T, H, W] on any device -> float32, channels last in memory.
+
+    Args:
+        mean: per channel, of values in 0..1.
+        std: likewise.
+        device: where the network is.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, 255 * torch.tensor(values, device=device).view(1, 3, 1, 1, 1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
+    def forward(self, clips: Tensor) -> Tensor:
+        # not in place, which torch 2.6 cannot export
+        pixels = (clips.to(self.device, non_blocking=True).float() - self.mean) / self.std
+        return pixels.contiguous(memory_format=torch.channels_last_3d)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Autocast to the precision's type; nothing for fp32."""
+    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, normalize: Normalize, clips: Tensor, *, precision: Precision = "fp32", views_at_once: int
+) -> Tensor:
+    """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W], of which views_at_once are on the device at a time.
+
+    The model must be in eval mode, on the device of normalize.
+    """
+    logits = []
+    for part in clips.split(views_at_once):
+        inputs = normalize(part)
+        with autocast(inputs.device, precision):
+            logits.append(model(inputs).float().cpu())
+    return torch.cat(logits)
+
+
+def average_views(logits: Tensor, average: Average = "scores") -> Tensor:
+    """Scores [..., K] in 0..1 of videos from logits [..., V, K] of their views: the mean softmax, or that of the mean."""
+    return logits.softmax(dim=-1).mean(dim=-2) if average == "scores" else logits.mean(dim=-2).softmax(dim=-1)
+
+
+def video_scores(logits: Tensor, average: Average) -> Tensor:
+    """Scores float32 [N, K] of the logits [N, V, K] of any number of videos."""
+    scores = logits.new_empty(len(logits), logits.shape[-1])
+    # in place: results that lie between the large temporaries of the parts would keep their memory from being used again
+    for part, place in zip(logits.split(VIDEOS_AT_ONCE), scores.split(VIDEOS_AT_ONCE), strict=True):
+        place.copy_(average_views(part, average))
+    return scores
