@@ -43,19 +43,19 @@ from ablation_results import add_maps, read_maps, read_test, summarize, top1_tex
 from ablation_runs import Job, run_all
 from ablation_steps import Cost, measure_steps, sizes
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.config import Config, load_config, override_config
 from videornn.distributed.signals import Interrupted
 from videornn.errors import UserError
 from videornn.models import build_model
 from videornn.models.weights import load_weights
-from videornn.preflight import load_training_data
-from videornn.resume import FREE_ON_RESUME
 from videornn.system.console import complain, say
 from videornn.system.files import make_folder, write_text
 from videornn.system.lock import run_lock
 from videornn.system.memory import is_lack_of_memory
 from videornn.system.text_files import read_json
+from videornn.training.preflight import load_training_data
+from videornn.training.resume import FREE_ON_RESUME
 
 # a row: what it sets of model.attention, and the weights that it gives the values
 ROWS = {

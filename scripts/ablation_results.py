@@ -14,7 +14,7 @@ from ablation_steps import Cost
 from matplotlib.figure import Figure
 
 from videornn.errors import UserError
-from videornn.paired import paired_difference
+from videornn.evaluation.paired import paired_difference
 from videornn.system.files import replacing, write_table, write_text
 from videornn.system.text_files import read_rows
 

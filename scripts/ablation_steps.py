@@ -14,12 +14,12 @@ from benchmark_attention import peak_bytes
 from torch import nn
 
 from videornn.config import Config
-from videornn.engine import build_scaler, train_step
 from videornn.models import build_model
 from videornn.models.flops import forward_flops
 from videornn.models.norms import freeze_parts, set_batch_norm
-from videornn.run import training_optimizer
 from videornn.system.device import pick_device, tuned, wait_for
+from videornn.training.run import training_optimizer
+from videornn.training.step import build_scaler, train_step
 
 
 @dataclass(frozen=True)

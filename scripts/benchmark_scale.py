@@ -22,18 +22,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
+from videornn.checkpoints.trained import load_trained
 from videornn.config import config_from_dict
-from videornn.evaluate import kept_scores, new_test_job
+from videornn.evaluation.evaluate import kept_scores, new_test_job
 from videornn.models import build_model
-from videornn.trained import load_trained
 
-START = "import torch, videornn.evaluate"
+START = "import torch, videornn.evaluation.evaluate"
 READING = "import sys; from videornn.data.annotations.load import load_videos; print(len(load_videos(sys.argv[1])))"
 # what a validation does with the logits of the ranks; train.deterministic is what once took 25 GB
 VALIDATION = """
 import sys, torch
-from videornn import metrics
+from videornn.evaluation import metrics
 torch.use_deterministic_algorithms(True)
 num_videos, num_classes = map(int, sys.argv[1:])
 print(metrics.summarize(torch.randn(num_videos, 1, num_classes), torch.arange(num_videos) % num_classes, "scores"))

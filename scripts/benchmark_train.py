@@ -39,12 +39,12 @@ from videornn.config import DataConfig
 from videornn.data.annotations.load import load_videos
 from videornn.data.loader import build_loader, plain_plan
 from videornn.data.shared_batch import to_device
-from videornn.engine import build_scaler, train_step
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.models.flops import forward_flops
 from videornn.models.forward import Normalize
-from videornn.optim import build_optimizer
 from videornn.system.device import matrix_rate, tune, wait_for
+from videornn.training.optim import build_optimizer
+from videornn.training.step import build_scaler, train_step
 
 FRAMES, NUM_CLASSES = 8, 400
 STEPS_A_TURN = 8  # end to end, so that the loader has to keep up

@@ -19,7 +19,7 @@ from pathlib import Path
 from videornn.data.synthetic.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
 from videornn.data.synthetic.make import make_synthetic
 from videornn.errors import UserError
-from videornn.evaluate import evaluate
+from videornn.evaluation.evaluate import evaluate
 from videornn.system.console import complain
 from videornn.system.text_files import read_json
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from videornn.config import load_config
 from videornn.data.annotations.load import load_videos
-from videornn.evaluate import evaluate
-from videornn.train import train
+from videornn.evaluation.evaluate import evaluate
+from videornn.training.train import train
 
 
 def main() -> None:

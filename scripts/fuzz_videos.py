@@ -36,9 +36,9 @@ from videornn.data.dataset import load_views
 from videornn.data.loader import view_spec
 from videornn.data.prepare.reencode import Encoding, reencode
 from videornn.data.prepare.verify import inspect_video
-from videornn.data.sliding import plan_windows, read_clips
 from videornn.data.video.errors import errors_of_video
 from videornn.errors import DecodeError, UserError
+from videornn.inference.sliding import plan_windows, read_clips
 from videornn.system.workers import Lost, num_cores, run_parallel
 
 # name of the file: format (None: by the name), codec, options of the codec

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 
+from videornn.checkpoints.trained import Trained, load_trained
 from videornn.data.annotations.load import load_videos
 from videornn.data.synthetic.make import TASKS, load_masks, mask_path
 from videornn.errors import UserError
@@ -33,11 +34,10 @@ from videornn.explain.attention_maps import attention_blocks, observe
 from videornn.explain.job import Clip, cut_masks
 from videornn.explain.object_shares import RELATIONS, block_shares, has_shares, numbers_of, point_on, ratio_interval
 from videornn.models import build_model
-from videornn.precise_bn import update_batch_norm
 from videornn.system.console import ProgressBar, complain
 from videornn.system.files import make_folder, replacing, write_table, write_text
 from videornn.system.text_files import read_json
-from videornn.trained import Trained, load_trained
+from videornn.training.precise_bn import update_batch_norm
 
 NUM_NEW = 3  # networks with new weights; their norms have statistics of so many batches of so many clips
 NORM_BATCHES, NORM_CLIPS = 4, 8

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 PROCESSES = multiprocessing.get_context("forkserver")
 # one server serves all tests of a process: what any of them needs is imported when the first one starts it
-PROCESSES.set_forkserver_preload(["videornn.cli", "videornn.train", "videornn.evaluate"])
+PROCESSES.set_forkserver_preload(["videornn.cli.commands", "videornn.training.train", "videornn.evaluation.evaluate"])
 
 
 class Command:

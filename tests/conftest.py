@@ -131,7 +131,7 @@ def tiny_settings(motion_set: Path) -> list[str]:
 def tiny_run(motion_set: Path, tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training of two epochs, which tests add to."""
     from videornn.config import load_config
-    from videornn.train import train
+    from videornn.training.train import train
 
     config = load_config(Path(__file__).parents[1] / "configs/quickstart.yaml", tiny_settings)
     made = made_once("trained", partial(train, config), tmp_path_factory)

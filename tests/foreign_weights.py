@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
 
 # our names without their last part -> theirs
 SLOWFAST = {

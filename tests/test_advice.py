@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from videornn import train as job
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint
 from videornn.config import load_config
-from videornn.engine import build_scaler
 from videornn.errors import UserError
-from videornn.logger import RunLogger
-from videornn.preflight import load_training_data
-from videornn.resume import check_resumable
-from videornn.train import _new_run, _what_is_lacking
+from videornn.training import train as job
+from videornn.training.logger import RunLogger
+from videornn.training.preflight import load_training_data
+from videornn.training.resume import check_resumable
+from videornn.training.step import build_scaler
+from videornn.training.train import _new_run, _what_is_lacking
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/quickstart.yaml"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from videornn.attention_watch import AttentionWatch
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.models.nonlocal_block import DisentangledNonLocal
+from videornn.training.attention_watch import AttentionWatch
 
 CLIP = torch.randn(1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from videornn import run_folder
-from videornn import train as job
-from videornn.background import Background
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints import run_folder
+from videornn.checkpoints.checkpoint import load_checkpoint
+from videornn.checkpoints.run_folder import load_newest
 from videornn.config import load_config
 from videornn.distributed.signals import Interrupted
 from videornn.errors import UserError
-from videornn.run_folder import load_newest
+from videornn.training import train as job
+from videornn.training.background import Background
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 LONG = 300.0  # seconds; nothing waits for so long unless it hangs

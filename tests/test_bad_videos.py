@@ -11,12 +11,12 @@ import torch
 from test_loader import SMALL, batches_of, plan_of
 
 from videornn import config
-from videornn.bad_share import BadShare
 from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.dataset import BadVideo, ClipKey, TooManyBad, load_views
 from videornn.data.loader import build_loader, build_test_loader, view_spec
 from videornn.distributed import ranks
 from videornn.errors import DecodeError
+from videornn.training.bad_share import BadShare
 
 
 def _table(motion_set: Path, folder: Path, missing: range) -> VideoTable:

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from videornn import bench
-from videornn.bench import Feeding, LoadingReport, _prepared_stages, bench_loading
 from videornn.config import load_config
 from videornn.data.video.decoders import open_video
 from videornn.errors import UserError
+from videornn.tools import bench
+from videornn.tools.bench import Feeding, LoadingReport, _prepared_stages, bench_loading
 
 QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
 STAGES = {"open": 0.001, "decode": 0.007, "transform": 0.001, "collate": 0.001, "transfer": 0.5}
@@ -87,12 +87,14 @@ def test_a_rate_that_is_given_is_held_against_a_few_prepared_videos(
         seen[kind] = [path for path in paths if Path(path).is_file()]
         return {**STAGES, "decode": 0.002 if kind == "prepared" else 0.007}, 0
 
-    monkeypatch.setattr("videornn.bench._time_stages", stages)
-    monkeypatch.setattr("videornn.bench._loader_rate", lambda *_: (50.0, 2))
-    monkeypatch.setattr("videornn.bench.num_cores", lambda: 4)
+    monkeypatch.setattr("videornn.tools.bench._time_stages", stages)
+    monkeypatch.setattr("videornn.tools.bench._loader_rate", lambda *_: (50.0, 2))
+    monkeypatch.setattr("videornn.tools.bench.num_cores", lambda: 4)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("videornn.data.prepare.prepare.num_cores", lambda: 0)  # in this process, which needs no start
-    monkeypatch.setattr("videornn.bench._model_rate", lambda *_: pytest.fail("the rate is given: no step is to be timed"))
+    monkeypatch.setattr(
+        "videornn.tools.bench._model_rate", lambda *_: pytest.fail("the rate is given: no step is to be timed")
+    )
     command = ("data", "bench", QUICKSTART, *tiny_settings, "--gpu-clips-per-second")
     code, out, _ = videornn(*command, "850")
     assert code == 0 and len(seen["prepared"]) == 4 < len(seen["as shot"])
@@ -105,7 +107,7 @@ def test_a_rate_that_is_given_is_held_against_a_few_prepared_videos(
         "cores": 4,
         "gpus": 1,
     }
-    monkeypatch.setattr("videornn.bench._prepared_stages", lambda *_: {})
+    monkeypatch.setattr("videornn.tools.bench._prepared_stages", lambda *_: {})
     assert "prepared   not timed" in videornn(*command, "850")[1]
     for wrong in ("0", "-3", "nan", "inf"):
         code, _, err = videornn(*command, wrong)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videornn.checkpoint import damage, load_checkpoint, save_checkpoint
+from videornn.checkpoints.checkpoint import damage, load_checkpoint, save_checkpoint
 from videornn.errors import UserError
 
 

@@ -12,13 +12,13 @@ import torch
 from commands import CommandOnRanks
 from torch import Tensor, nn
 
-from videornn import train as job
-from videornn.compiling import compiled, graphs_of
 from videornn.data.plan import BatchPlan, BatchShape
 from videornn.errors import UserError
 from videornn.models.norms import set_batch_norm
 from videornn.models.resnet3d import ResNet3d
-from videornn.multigrid import multigrid_phases
+from videornn.training import train as job
+from videornn.training.compiling import compiled, graphs_of
+from videornn.training.multigrid import multigrid_phases
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CPU = torch.device("cpu")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
+from videornn.cli.infer_screen import Screen
 from videornn.errors import UserError
-from videornn.infer.screen import Screen
-from videornn.logger import RunLogger
 from videornn.system import console
 from videornn.system.console import SafeConsole, complain, printable, say
+from videornn.training.logger import RunLogger
 
 HOSTILE = {
     "\x1b[2J\x1b]0;title\x07.mp4": r"\x1b[2J\x1b]0;title\x07.mp4",

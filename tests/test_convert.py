@@ -8,11 +8,11 @@ from torchvision.models import resnet18
 from torchvision.models.video import r3d_18
 
 from videornn import load_predictor
+from videornn.checkpoints.trained import load_trained
 from videornn.config import load_config
-from videornn.convert import convert
 from videornn.errors import UserError
-from videornn.train import train
-from videornn.trained import load_trained
+from videornn.tools.convert import convert
+from videornn.training.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 

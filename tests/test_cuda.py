@@ -21,20 +21,20 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videornn import load_predictor
+from videornn.checkpoints.trained import load_trained
 from videornn.config import load_config
 from videornn.data.shared_batch import Batch, to_device
-from videornn.engine import build_scaler, train_step
 from videornn.errors import UserError
-from videornn.evaluate import evaluate
+from videornn.evaluation.evaluate import evaluate
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.forward import Normalize
 from videornn.models.norms import set_batch_norm
 from videornn.models.softmax_attention import softmax_attention
-from videornn.optim import build_optimizer
 from videornn.system.device import matrix_rate, tune
-from videornn.train import train
-from videornn.trained import load_trained
+from videornn.training.optim import build_optimizer
+from videornn.training.step import build_scaler, train_step
+from videornn.training.train import train
 
 pytestmark = pytest.mark.cuda
 

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from videornn import train as training
 from videornn.config import load_config
 from videornn.data.dataset import BadVideo
 from videornn.data.loader import base_shape
@@ -33,22 +32,23 @@ from videornn.data.mixing import Mixing
 from videornn.data.plan import BatchPlan, Phase
 from videornn.data.shared_batch import Batch, to_device
 from videornn.distributed.watch import RankWatch
-from videornn.ema import decay_at, ema_updates, start_ema
-from videornn.engine import build_scaler, train_step
-from videornn.evaluate import score_batches
+from videornn.evaluation.evaluate import score_batches
 from videornn.explain.attention_maps import attention_blocks, block_maps, observe, strongest_points
 from videornn.explain.attention_numbers import block_numbers
 from videornn.explain.grad_cam import grad_cam
-from videornn.lamb import Lamb
-from videornn.meter import Meter
 from videornn.models import ATTENTION_KINDS, ResNet3d, build_model
 from videornn.models.forward import Normalize, predict_logits
 from videornn.models.norms import freeze_parts, set_batch_norm
-from videornn.nonfinite import NonfiniteGuard
-from videornn.optim import build_optimizer
-from videornn.precise_bn import update_batch_norm
-from videornn.run import Run
 from videornn.system.device import matrix_rate
+from videornn.training import train as training
+from videornn.training.ema import decay_at, ema_updates, start_ema
+from videornn.training.lamb import Lamb
+from videornn.training.meter import Meter
+from videornn.training.nonfinite import NonfiniteGuard
+from videornn.training.optim import build_optimizer
+from videornn.training.precise_bn import update_batch_norm
+from videornn.training.run import Run
+from videornn.training.step import build_scaler, train_step
 
 GPU = torch.device("cuda", 0)
 CHANNELS_LAST = torch.channels_last_3d

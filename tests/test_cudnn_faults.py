@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from videornn import doctor
-from videornn.preflight import cudnn_remarks
 from videornn.system.cudnn_faults import FAULTS, known_faults
+from videornn.tools import doctor
+from videornn.training.preflight import cudnn_remarks
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from demo_networks import Known, Light
 
 from videornn.demo import Demo, analyst
 from videornn.demo.analyst import Analyst, Network
+from videornn.inference.timeline import Window
 from videornn.system import workers
-from videornn.timeline import Window
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from videornn.cli import app
+from videornn.cli.commands import app
 from videornn.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import av
 import pytest
 import torch
 
-from videornn import doctor
+from videornn.tools import doctor
 
 ROOT = Path(__file__).parents[1]
 

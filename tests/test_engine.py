@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from videornn.engine import build_scaler, classification_loss, train_step
-from videornn.optim import build_optimizer
 from videornn.system.memory import is_lack_of_memory
+from videornn.training.optim import build_optimizer
+from videornn.training.step import build_scaler, classification_loss, train_step
 
 CPU = torch.device("cpu")
 

@@ -15,12 +15,12 @@ import torch
 import torch.distributed as dist
 from commands import PROCESSES, Command, CommandOnRanks
 
-from videornn import evaluate as job
 from videornn.data.batches import TestBatches
 from videornn.distributed.signals import Interrupted
 from videornn.errors import UserError
-from videornn.evaluate import evaluate
-from videornn.kept_scores import KeptFile
+from videornn.evaluation import evaluate as job
+from videornn.evaluation.evaluate import evaluate
+from videornn.evaluation.unfinished import KeptFile
 
 PICTURES = ("confusion.png", "reliability.png")
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from commands import CommandOnRanks
 
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint
 from videornn.config import load_config
-from videornn.run import training_plan
-from videornn.train import train
+from videornn.training.run import training_plan
+from videornn.training.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CLOCK = ("clips_per_second", "data_wait", "mfu", "memory_gb")  # what differs from run to run

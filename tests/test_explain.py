@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from videornn.checkpoints.trained import Trained
 from videornn.config import load_config
 from videornn.data.video.decoders import read_frames
 from videornn.explain import explain, job, load_clip, number_lines
 from videornn.explain.job import cut_masks
 from videornn.models import build_model
 from videornn.models.forward import Normalize
-from videornn.trained import Trained
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 

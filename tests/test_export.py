@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from videornn import export as export_module
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
+from videornn.checkpoints.trained import load_trained
 from videornn.config import Config
-from videornn.export import export
+from videornn.inference.predictor import load_predictor
 from videornn.models import build_model
 from videornn.models.nonlocal_block import (
     AddedNonLocal,
@@ -29,8 +29,8 @@ from videornn.models.nonlocal_block import (
     PairwiseNonLocal,
     UnaryNonLocal,
 )
-from videornn.predict import load_predictor
-from videornn.trained import load_trained
+from videornn.tools import export as export_module
+from videornn.tools.export import export
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from videornn import train as job
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import RankFailure, UserError
-from videornn.evaluate import evaluate
+from videornn.evaluation.evaluate import evaluate
 from videornn.models.forward import Normalize
+from videornn.training import train as job
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 

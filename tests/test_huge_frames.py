@@ -11,8 +11,7 @@ from PIL import Image
 from test_loader import SMALL, plan_of
 
 from videornn import config
-from videornn.bench import _time_stages
-from videornn.cli_data import data_app
+from videornn.cli.data import data_app
 from videornn.config import load_config
 from videornn.data.annotations.load import load_videos
 from videornn.data.dataset import ClipKey, load_views
@@ -28,9 +27,10 @@ from videornn.data.video.stream import VideoStream
 from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
 from videornn.explain.job import load_clip
-from videornn.overlay import redraw_whole
-from videornn.predict import load_predictor
+from videornn.inference.overlay import redraw_whole
+from videornn.inference.predictor import load_predictor
 from videornn.report.examples import _read_evenly
+from videornn.tools.bench import _time_stages
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
@@ -132,7 +132,7 @@ def test_verify_and_prepare_have_a_row_for_it(large: Path, tmp_path: Path, monke
     (tmp_path / "list.txt").write_text(f"{large} 0\n")
     run = partial(data_app, standalone_mode=False)
     told = []
-    monkeypatch.setattr("videornn.cli_data.complain", told.append)
+    monkeypatch.setattr("videornn.cli.data.complain", told.append)
     # as workers do it, which this process is now
     for module in ("verify", "prepare"):
         monkeypatch.setattr(f"videornn.data.{module}.run_parallel", lambda work, jobs, **_: enumerate(map(work, jobs)))

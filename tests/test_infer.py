@@ -18,12 +18,14 @@ import pytest
 from PIL import Image
 from test_stream import served
 
-from videornn import load_predictor, predictions
+from videornn import load_predictor
+from videornn.cli import infer_job
+from videornn.cli.infer_screen import Screen
 from videornn.errors import DecodeError
-from videornn.infer import Screen, job
-from videornn.predictions import output_names
+from videornn.inference import output as predictions
+from videornn.inference.output import output_names
+from videornn.inference.timeline import Segment
 from videornn.system.workers import START_METHOD, GeneratorWorker
-from videornn.timeline import Segment
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +322,7 @@ def test_the_table_fits_a_terminal_of_any_width(
 
 def test_a_stream_that_runs_away_from_its_results_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 101.0, 104.0, 114.1, 130.0])
-    monkeypatch.setattr(job.time, "monotonic", lambda: next(clock))
-    delay = job._Delay()
+    monkeypatch.setattr(infer_job.time, "monotonic", lambda: next(clock))
+    delay = infer_job._Delay()
     # behind by 0 (the first is what the others are compared with), 0, 2, 11.1, 26 seconds
     assert [delay.is_news(seconds) for seconds in (1.0, 2.0, 3.0, 4.0, 5.0)] == [False, False, False, True, False]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videornn.errors import UserError
-from videornn.kept_scores import MAGIC, KeptScores
+from videornn.evaluation.unfinished import MAGIC, KeptScores
 
 LOGITS = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(0))
 

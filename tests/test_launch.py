@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import CommandOnRanks
 
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/quickstart.yaml"
@@ -119,7 +119,7 @@ def test_an_error_of_one_rank_is_one_sentence_without_a_traceback_of_ours(
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 1
     assert len(re.findall("^videornn: .*nowhere.txt", finished.stderr, re.M)) == 1
-    assert "[rank" not in finished.stderr and "videornn/train.py" not in finished.stderr
+    assert "[rank" not in finished.stderr and "videornn/training/train.py" not in finished.stderr
 
 
 @pytest.fixture

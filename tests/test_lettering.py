@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from videornn.plots import MAX_NAME, _shortened, plot_confusion
+from videornn.evaluation.plots import MAX_NAME, _shortened, plot_confusion
+from videornn.inference.timeline import Segment, Window, plot_timeline
 from videornn.system.lettering import fonts_for, plain
-from videornn.timeline import Segment, Window, plot_timeline
 
 ELSEWHERE = "\N{UPPER LEFT OR LOWER RIGHT CURLY BRACKET SECTION}"  # in matplotlib's STIX fonts, not in DejaVu Sans
 

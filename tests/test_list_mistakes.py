@@ -12,7 +12,7 @@ from videornn.data.annotations.make_lists import make_lists
 from videornn.data.annotations.plain import format_line
 from videornn.errors import UserError
 from videornn.models.weights import read_weights
-from videornn.preflight import load_training_data, remarks
+from videornn.training.preflight import load_training_data, remarks
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from videornn.errors import UserError
-from videornn.logger import RunLogger
 from videornn.system.console import SafeConsole
+from videornn.training.logger import RunLogger
 
 # what ends TensorBoard's thread when there is no room
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

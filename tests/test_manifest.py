@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 
-from videornn.manifest import append_manifest, describe_code, describe_start
+from videornn.training.manifest import append_manifest, describe_code, describe_start
 
 
 def _entry() -> dict:
@@ -69,7 +69,7 @@ def test_an_entry_names_versions_and_the_machine() -> None:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A repository of one commit with a package in it."""
-    for name in ("videornn/train.py", "notes.txt", ".venv/site-packages/videornn/train.py"):
+    for name in ("videornn/training/train.py", "notes.txt", ".venv/site-packages/videornn/training/train.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1\n")
     identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]

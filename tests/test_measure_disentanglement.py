@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.config import load_config
 from videornn.data.synthetic.context_shapes import CLASSES
 from videornn.data.synthetic.make import make_synthetic

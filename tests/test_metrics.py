@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from videornn import metrics
+from videornn.evaluation import metrics
 from videornn.models.forward import Average, video_scores
 
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.data.mixing import Mixing, cutmix, mixup
-from videornn.engine import train_step
+from videornn.training.step import train_step
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 
@@ -158,7 +158,7 @@ def test_where_the_partner_has_the_larger_share_its_class_is_the_right_one() -> 
 def test_a_mixed_run_that_is_stopped_and_resumed_ends_bit_identical(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from videornn import train as job
+    from videornn.training import train as job
 
     settings = [*tiny_settings, "data.mixup_alpha=0.8", "data.cutmix_alpha=1.0", "data.crop=resized", "data.hflip=0.5"]
     config = load_config(CONFIG, [*settings, "data.rand_augment=2", "data.erasing=0.25", "train.label_smoothing=0.1"])

@@ -15,10 +15,10 @@ from videornn.data.prepare.reencode import Encoding, output_size, reencode
 from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
 from videornn.explain.job import load_clip
-from videornn.overlay import Overlay, redraw_whole, shown_size
-from videornn.predict import load_predictor
+from videornn.inference.overlay import Overlay, redraw_whole, shown_size
+from videornn.inference.predictor import load_predictor
+from videornn.inference.timeline import Window, find_segments
 from videornn.report.examples import _read_evenly
-from videornn.timeline import Window, find_segments
 
 RATE = 44100
 

@@ -4,7 +4,7 @@ import pytest
 
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.errors import UserError
-from videornn.multigrid import multigrid_phases, norm_clips
+from videornn.training.multigrid import multigrid_phases, norm_clips
 
 KINETICS = BatchShape(64, 32, 224)
 

@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from videornn.data.mixing import Mixing
-from videornn.engine import build_scaler, train_step
 from videornn.models import ResNet3d
 from videornn.models.nonlocal_block import DisentangledNonLocal
-from videornn.optim import build_optimizer
+from videornn.training.optim import build_optimizer
+from videornn.training.step import build_scaler, train_step
 
 aten = torch.ops.aten
 # what gives a number, a truth or a size that depends on values

@@ -10,13 +10,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from videornn import train as job
 from videornn.errors import UserError
 from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.nonlocal_block import AttentionBlock, DisentangledNonLocal
 from videornn.models.norms import FrozenBatchNorm, SubBatchNorm, SyncBatchNormOnCpu, freeze_parts, set_batch_norm
 from videornn.models.resnet3d import FAMILIES, ResNet3d
-from videornn.precise_bn import statistics_of_all_ranks, update_batch_norm
+from videornn.training import train as job
+from videornn.training.precise_bn import statistics_of_all_ranks, update_batch_norm
 
 CPU = torch.device("cpu")
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

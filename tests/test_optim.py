@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from videornn.ema import decay_at, ema_updates, start_ema
-from videornn.lamb import Lamb
 from videornn.models.nonlocal_block import DisentangledNonLocal
 from videornn.models.resnet3d import ResNet3d
-from videornn.optim import build_optimizer, class_weights, load_optimizer_, lr_at, scaled_lr, set_lr
+from videornn.training.ema import decay_at, ema_updates, start_ema
+from videornn.training.lamb import Lamb
+from videornn.training.optim import build_optimizer, class_weights, load_optimizer_, lr_at, scaled_lr, set_lr
 
 SCHEDULE = {
     "schedule": "cosine",

@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from videornn import paired
-from videornn.paired import bootstrap_means, mcnemar, paired_difference
+from videornn.evaluation import paired
+from videornn.evaluation.paired import bootstrap_means, mcnemar, paired_difference
 
 
 def _discordant(only_a: int, only_b: int, both: int = 3, neither: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from videornn.checkpoint import load_checkpoint, save_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from videornn.errors import UserError
 from videornn.models.tensor_files import read_archive, read_tensors
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from videornn.plots import _plot_pairs, plot_confusion, plot_reliability
+from videornn.evaluation.plots import _plot_pairs, plot_confusion, plot_reliability
 
 
 def test_the_pairs_beside_a_large_confusion_matrix_are_the_most_frequent_ones() -> None:

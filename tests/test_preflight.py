@@ -11,10 +11,10 @@ from videornn.data.annotations.packed_paths import PathPacker
 from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 from videornn.models import build_model
-from videornn.preflight import TrainingData, check_batch_norm, empty_classes, remarks
-from videornn.resume import check_resumable
 from videornn.system.device import pick_device
-from videornn.train import train
+from videornn.training.preflight import TrainingData, check_batch_norm, empty_classes, remarks
+from videornn.training.resume import check_resumable
+from videornn.training.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 

@@ -28,17 +28,17 @@ import pytest
 import torch
 import torchvision
 
+from videornn.checkpoints.trained import load_trained
 from videornn.config import load_config
 from videornn.distributed.signals import caught_signals, handled_by
-from videornn.evaluate import evaluate
+from videornn.evaluation.evaluate import evaluate
 from videornn.explain import explain
-from videornn.info import describe
-from videornn.predict import load_predictor
+from videornn.inference.predictor import load_predictor
 from videornn.report import write_report
 from videornn.system.device import tuned
 from videornn.system.workers import imported_once
-from videornn.train import train
-from videornn.trained import load_trained
+from videornn.tools.info import describe
+from videornn.training.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CPU = torch.device("cpu")

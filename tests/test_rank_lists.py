@@ -13,8 +13,8 @@ from videornn.data.annotations.load import load_videos
 from videornn.data.annotations.table import VideoTable
 from videornn.distributed.ranks import rank
 from videornn.distributed.watch import RankWatch
-from videornn.preflight import load_training_data
 from videornn.schema import DataConfig
+from videornn.training.preflight import load_training_data
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 KINETICS = """label,youtube_id,time_start,time_end,split

@@ -10,11 +10,11 @@ import yaml
 
 from videornn.config import Config, DataConfig, load_config
 from videornn.data.transforms import train_transform
-from videornn.engine import train_step
 from videornn.models import build_model
 from videornn.models.nonlocal_block import DisentangledNonLocal, NonLocal
-from videornn.optim import lr_at
-from videornn.run import training_optimizer
+from videornn.training.optim import lr_at
+from videornn.training.run import training_optimizer
+from videornn.training.step import train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videornn.checkpoint import load_checkpoint, save_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from videornn.report import write_report
 from videornn.report.attention import MAX_BYTES
 from videornn.report.charts import Series, _ticks, line_chart

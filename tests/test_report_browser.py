@@ -15,7 +15,7 @@ from videornn.report import write_report
 @pytest.fixture(scope="module")
 def report(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a tested run with long names and a wide sheet."""
-    from videornn.evaluate import evaluate
+    from videornn.evaluation.evaluate import evaluate
 
     run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("report") / "run_with_a_name_that_goes_on_and_on_and_on"))
     evaluate(run / "checkpoints/best.pt", [], None, lambda done, total: None)

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from videornn import train as job
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.data.annotations.packed_paths import PathPacker
 from videornn.data.annotations.table import VideoTable
 from videornn.data.dataset import BadVideo
 from videornn.distributed import ranks
 from videornn.errors import UserError
-from videornn.preflight import load_training_data
-from videornn.resume import check_same_data, describe_data, describe_run
 from videornn.schema import TestConfig as Views
-from videornn.train import train
+from videornn.training import train as job
+from videornn.training.preflight import load_training_data
+from videornn.training.resume import check_same_data, describe_data, describe_run
+from videornn.training.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 LAST = Path("run/checkpoints/last.pt")

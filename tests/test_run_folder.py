@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
+from videornn.checkpoints.run_folder import load_newest, results_folder, save_best, save_last
 from videornn.errors import UserError
-from videornn.run_folder import load_newest, results_folder, save_best, save_last
 
 
 def _names(folder: Path) -> list[str]:
@@ -127,7 +127,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from videornn.errors import UserError
-from videornn.run_folder import load_newest, save_last
+from videornn.checkpoints.run_folder import load_newest, save_last
 
 folder, said = Path(sys.argv[1]), ""
 for step in range(1, 9):

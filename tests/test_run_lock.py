@@ -15,7 +15,7 @@ from videornn.config import load_config
 from videornn.errors import UserError
 from videornn.system import lock
 from videornn.system.lock import run_lock
-from videornn.train import train
+from videornn.training.train import train
 
 fcntl = pytest.importorskip("fcntl")
 

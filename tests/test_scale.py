@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from videornn import metrics
+from videornn.evaluation import metrics
 
 SCRIPT = Path(__file__).parents[1] / "scripts/benchmark_scale.py"
 

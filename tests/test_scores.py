@@ -16,8 +16,8 @@ import torch
 
 from videornn.data.dataset import BadVideo
 from videornn.errors import UserError
-from videornn.results import rescore, summarize, write_results
-from videornn.scores import Scores, ensemble, load_scores, save_scores
+from videornn.evaluation.results import rescore, summarize, write_results
+from videornn.evaluation.scores import Scores, ensemble, load_scores, save_scores
 
 NAMES = ("wave", 'éclair, "jump"', "sit_down")
 

@@ -12,12 +12,12 @@ import torch
 from videornn import load_predictor
 from videornn.data.dataset import ViewSpec
 from videornn.data.sampling import ClipSpec
-from videornn.data.sliding import WindowPlan, sliding_clips
 from videornn.data.video import stream as stream_module
 from videornn.data.video.stream import VideoStream
 from videornn.errors import UserError
-from videornn.timeline import Window
-from videornn.windows import KeptWindows
+from videornn.inference.sliding import WindowPlan, sliding_clips
+from videornn.inference.timeline import Window
+from videornn.inference.windows import KeptWindows
 
 VIEW = ViewSpec(ClipSpec(4, 2, 25.0), num_clips=1, num_crops=1, crop_size=32, short_side=32)
 

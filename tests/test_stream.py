@@ -21,7 +21,7 @@ from videornn.data.video import stream as stream_module
 from videornn.data.video.decoders import open_video
 from videornn.data.video.stream import VideoStream, is_live, is_pipe
 from videornn.errors import DecodeError
-from videornn.predictions import output_names
+from videornn.inference.output import output_names
 from videornn.system.urls import without_secrets
 
 

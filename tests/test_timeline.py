@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from videornn.timeline import (
+from videornn.inference.timeline import (
     Segment,
     Window,
     find_segments,

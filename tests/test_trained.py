@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from videornn.checkpoint import load_checkpoint, save_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from videornn.checkpoints.trained import load_trained
 from videornn.errors import UserError
-from videornn.trained import load_trained
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from foreign_weights import WRITERS
 
+from videornn.checkpoints.trained import load_trained
 from videornn.config import Config, load_config, override_config
-from videornn.convert import convert
 from videornn.data.loader import clip_spec
 from videornn.data.sampling import uniform_clips
 from videornn.models import build_model
 from videornn.models.public_input import input_remark
 from videornn.models.resnet3d import ResNet3d
 from videornn.models.weights import LoadReport, load_weights
-from videornn.train import train
-from videornn.trained import load_trained
+from videornn.tools.convert import convert
+from videornn.training.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 REPORT = LoadReport("slow.pyth", "SlowFast", (), (), (), (), (), None)

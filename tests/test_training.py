@@ -10,15 +10,15 @@ import pytest
 import torch
 from commands import Command, CommandOnRanks
 
-from videornn import train as job
-from videornn.checkpoint import load_checkpoint
+from videornn.checkpoints.checkpoint import load_checkpoint
+from videornn.checkpoints.trained import load_trained
 from videornn.config import load_config
 from videornn.errors import UserError
-from videornn.evaluate import evaluate
+from videornn.evaluation.evaluate import evaluate
 from videornn.models.forward import Normalize
-from videornn.preflight import load_training_data
-from videornn.train import train
-from videornn.trained import load_trained
+from videornn.training import train as job
+from videornn.training.preflight import load_training_data
+from videornn.training.train import train
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CLOCK = ("clips_per_second", "data_wait", "mfu", "memory_gb")  # what differs from run to run
@@ -50,7 +50,7 @@ def test_a_precision_that_is_slow_here_is_compared_with_float32(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rates = {torch.float32: 1e15, torch.float16: 2e13}  # products of fp16 crawl on CPUs, convolutions do not
-    monkeypatch.setattr("videornn.train.matrix_rate", lambda device, dtype: rates[dtype])
+    monkeypatch.setattr("videornn.training.train.matrix_rate", lambda device, dtype: rates[dtype])
     train(load_config(CONFIG, [*tiny_settings, "train.precision=fp16", "data.val=null"]), tmp_path)
     assert all(0 < json.loads(line)["mfu"] < 1 for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     said = "matrix products in fp16 take 50 times as long here as those in float32: train.precision=fp32 may be faster"

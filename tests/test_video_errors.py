@@ -19,14 +19,14 @@ from videornn.data.loader import build_loader, build_test_loader, view_spec
 from videornn.data.prepare.prepare import prepare_videos
 from videornn.data.prepare.reencode import Encoding
 from videornn.data.prepare.verify import inspect_video
-from videornn.data.sliding import plan_windows, read_clips
 from videornn.data.transforms import TrainTransform
 from videornn.data.video.decoders import open_video, read_frames
 from videornn.data.video.errors import errors_of_video
 from videornn.data.video.pyav import PyAVVideo
 from videornn.errors import DecodeError, UserError
 from videornn.explain.job import load_clip
-from videornn.predict import load_predictor
+from videornn.inference.predictor import load_predictor
+from videornn.inference.sliding import plan_windows, read_clips
 
 VIEWS = view_spec(SMALL, config.TestConfig(num_clips=2, num_crops=1, crop_size=16, short_side=16))
 FAULTS = {

@@ -11,8 +11,8 @@ from videornn.data.annotations.find import counted
 from videornn.data.annotations.load import load_videos
 from videornn.data.video.decoders import open_video
 from videornn.errors import UserError
-from videornn.predict import find_videos
-from videornn.preflight import load_training_data, remarks
+from videornn.inference.predictor import find_videos
+from videornn.training.preflight import load_training_data, remarks
 
 
 def _touch(folder: Path, *names: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.video import r2plus1d_18, r3d_18
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
 from videornn.models.nonlocal_block import DisentangledNonLocal, NonLocal

@@ -19,9 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.config import config_to_yaml, load_config
-from videornn.kept_scores import MAGIC
+from videornn.evaluation.unfinished import MAGIC
 
 QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
 SECONDS = 100  # that nothing here takes, however busy the machine is, unless it hangs
@@ -214,7 +214,7 @@ READS += [
 @pytest.fixture(scope="module")
 def tested_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run after its test."""
-    from videornn.evaluate import evaluate
+    from videornn.evaluation.evaluate import evaluate
 
     run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("tested") / "run"))
     evaluate(run / "checkpoints/best.pt", [], None, lambda done, total: None)

@@ -13,11 +13,11 @@ from benchmark_convolutions import convolutions_of, forms_of
 from torch import Tensor, nn
 
 from gpu_sections.scope import Row, Scope, relative_error
-from videornn.doctor import MAX_ERROR
 from videornn.models import ATTENTION_KINDS
 from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.resnet3d import Conv3d
 from videornn.models.softmax_attention import softmax_attention
+from videornn.tools.doctor import MAX_ERROR
 
 MAX_ATTENTION_ERROR = 0.02  # of output and gradients of bf16 attention
 MULTIGRID = [(frames, size) for frames in (2, 4, 8) for size in (112, 158, 224)]

@@ -16,7 +16,7 @@ import torch
 
 from gpu_sections.scope import Row, Scope
 from videornn.data.synthetic.make import make_synthetic
-from videornn.evaluate import evaluate
+from videornn.evaluation.evaluate import evaluate
 from videornn.models.forward import Normalize, predict_logits
 
 ROOT = Path(__file__).parents[2]

@@ -42,7 +42,7 @@ class Network:
     def load(self) -> dict[str, Any]:
         """Load the network; returns how many classes it knows, and the endings of names of videos."""
         from videornn.data.annotations.find import VIDEO_SUFFIXES
-        from videornn.predict import load_predictor
+        from videornn.inference.predictor import load_predictor
 
         with suppress(OSError):  # if memory runs out, Linux ends this process rather than another one of the user's
             Path("/proc/self/oom_score_adj").write_text("1000")
@@ -63,7 +63,7 @@ class Network:
 
     def timeline(self, video: str, part: int) -> dict[str, Any]:
         """Go on with the timeline for PART_SECONDS, from the beginning if part is 0; returns what is known so far."""
-        from videornn.timeline import THRESHOLD, find_segments, half_window
+        from videornn.inference.timeline import THRESHOLD, find_segments, half_window
 
         if part == 0:
             self.windows, self.seen = iter(self.predictor.windows(video, window=self.window)), []

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videornn.checkpoints.trained import Trained
 from videornn.data.annotations.labels import class_key
 from videornn.data.dataset import ViewSpec
 from videornn.data.loader import view_spec
@@ -29,7 +30,6 @@ from videornn.explain.map_words import block_captions, block_heat_maps, grad_cam
 from videornn.models.nonlocal_block import AttentionBlock
 from videornn.models.resnet3d import STAGES
 from videornn.system.files import make_folder, short_enough, write_text
-from videornn.trained import Trained
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from videornn.data.synthetic.context_shapes import ASKED, CUE, DISTRACTOR, OTHER
+from videornn.evaluation.paired import NUM_DRAWS
 from videornn.explain.attention_maps import has_split, places_of_keys
 from videornn.explain.attention_numbers import effective_keys
 from videornn.explain.clip_places import Places, Query
 from videornn.models.nonlocal_block import AttentionBlock, Axes, MapRows, NonLocal, PairwiseNonLocal, UnaryNonLocal
-from videornn.paired import NUM_DRAWS
 
 _PARTNERS = {CUE: ASKED, ASKED: CUE, OTHER: DISTRACTOR, DISTRACTOR: OTHER}
 # of every embedded set: how much of the maps of which objects falls on which

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from videornn.checkpoints.trained import Trained, load_trained
 from videornn.errors import UserError
 from videornn.explain import explain
 from videornn.report.examples import Group, prediction_line
 from videornn.report.markup import Markup, data_uri, plural, scroll, section, tag
 from videornn.report.pictures import to_webp
 from videornn.report.run_results import Prediction, RunResults
-from videornn.trained import Trained, load_trained
 
 MAX_BYTES = 2_000_000  # of all pictures together
 MAX_WIDTH = 1400

@@ -29,7 +29,7 @@ def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     Raises:
         NoFile: there is none.
         UserError: it is a folder, a pipe or a device, or larger than its kind can be.
-        OSError: it may not be read, as cli.py says in one sentence.
+        OSError: it may not be read, as the command line says in one sentence.
     """
     try:
         status = os.stat(path)  # first, for opening a pipe waits for its writer

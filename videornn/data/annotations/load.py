@@ -43,7 +43,7 @@ def load_videos(
     """The videos of a list file or of a folder; how it is written is recognised.
 
     A file may have `path label` lines (label: an id, or the name of a class; path: of a video or a folder of frames), in any
-    of the spellings of plain_lists.py, or be an official list of Kinetics, UCF101 or Something-Something v2. A folder may
+    of the spellings of plain.py, or be an official list of Kinetics, UCF101 or Something-Something v2. A folder may
     have a folder per class, or hold the official lists of UCF101 or HMDB51. Videos of official lists are looked for by name
     anywhere under root; those that are not there are left out and counted.
 

@@ -1,4 +1,4 @@
-"""Readers of the lists and folders in which data sets come; each gives a VideoTable, and annotations.py picks the reader.
+"""Readers of the lists and folders in which data sets come; each gives a VideoTable, and load.py picks the reader.
 
 Rows go straight into packed arrays, so that a list of 650,000 videos needs no more memory than its table.
 """

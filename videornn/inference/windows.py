@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videornn.checkpoints.trained import Trained
 from videornn.data.dataset import ViewSpec
-from videornn.data.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
 from videornn.data.video.stream import is_live, is_pipe, listing_seconds
 from videornn.errors import DecodeError
+from videornn.inference.sliding import Reading, StreamInfo, WindowPlan, plan_windows, read_clips
+from videornn.inference.timeline import Window
 from videornn.models.forward import average_views
 from videornn.system.urls import without_secrets
 from videornn.system.workers import GeneratorWorker, WorkerLost
-from videornn.timeline import Window
-from videornn.trained import Trained
 
 SLOWEST = 10  # times as long as what is shown, a hang is taken for one
 

@@ -57,7 +57,7 @@ def infer(
 
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:
-            start_server("videornn.data.sliding")  # which takes as long as the imports here
+            start_server("videornn.inference.sliding")  # which takes as long as the imports here
         from videornn.data.video.stream import is_live
         from videornn.system.urls import without_secrets
 
@@ -68,10 +68,11 @@ def infer(
                 raise UserError(f"{option} {value} is for sliding windows: give --window S too, the seconds of a window")
         make_folder(out)
         make_folder(overlay, "--overlay")
-        from videornn.infer import Job, Screen, Wanted
-        from videornn.predict import find_videos, load_predictor
-        from videornn.predictions import ResultFiles
-        from videornn.timeline import THRESHOLD
+        from videornn.cli.infer_job import Job, Wanted
+        from videornn.cli.infer_screen import Screen
+        from videornn.inference.output import ResultFiles
+        from videornn.inference.predictor import find_videos, load_predictor
+        from videornn.inference.timeline import THRESHOLD
 
         predictor = load_predictor(checkpoint, topk=topk)
         files = find_videos(paths)

@@ -18,9 +18,9 @@ from torch import Tensor
 from videornn.data.annotations.find import stem
 from videornn.data.video.stream import STDIN
 from videornn.errors import UserError
+from videornn.inference.timeline import Segment, Window, plot_timeline
 from videornn.system.files import replacing, short_enough, write_table, write_text
 from videornn.system.urls import URL, without_secrets
-from videornn.timeline import Segment, Window, plot_timeline
 
 SAVE_SECONDS = 30.0  # between two savings of the results so far
 Ranking = list[tuple[str, float]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from videornn.data.dataset import BadVideo, TooManyBad
 from videornn.distributed import ranks
-from videornn.results import write_bad_videos
+from videornn.evaluation.results import write_bad_videos
 
 
 class BadShare:

@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from videornn.checkpoint import load_network
+from videornn.checkpoints.checkpoint import load_network
 from videornn.config import Config, config_from_dict, load_config, override_config
 from videornn.models import build_model
 from videornn.models.flops import flops_by_module

@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from videornn.background import Background
-from videornn.checkpoint import archived, load_model
+from videornn.checkpoints.checkpoint import archived, load_model
+from videornn.checkpoints.run_folder import save_best, save_last
 from videornn.config import Config, TrainConfig
 from videornn.data.dataset import BadVideo
 from videornn.data.loader import base_shape
 from videornn.data.mixing import Mixing
 from videornn.data.plan import BatchPlan
 from videornn.distributed import ranks
-from videornn.manifest import describe_start
-from videornn.meter import Meter
 from videornn.models.forward import Normalize
-from videornn.multigrid import multigrid_phases, norm_clips
-from videornn.nonfinite import NonfiniteGuard
-from videornn.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, warmed_up
-from videornn.precise_bn import statistics_of_all_ranks
-from videornn.preflight import TrainingData, empty_classes
-from videornn.resume import describe_data
-from videornn.run_folder import save_best, save_last
 from videornn.system.urls import text_without_secrets
+from videornn.training.background import Background
+from videornn.training.manifest import describe_start
+from videornn.training.meter import Meter
+from videornn.training.multigrid import multigrid_phases, norm_clips
+from videornn.training.nonfinite import NonfiniteGuard
+from videornn.training.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, warmed_up
+from videornn.training.precise_bn import statistics_of_all_ranks
+from videornn.training.preflight import TrainingData, empty_classes
+from videornn.training.resume import describe_data
 
 
 @dataclass

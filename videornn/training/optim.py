@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from videornn.lamb import Lamb
+from videornn.training.lamb import Lamb
 
 PARTS = ("head", "res5", "res4", "res3", "res2", "stem")  # of a ResNet3d, from the last to the first
 FUSED_ON = ("cpu", "cuda")  # where torch 2.6 and later have one kernel for a whole step of SGD and of AdamW

@@ -12,7 +12,7 @@ import torch
 
 from videornn.data.shared_batch import Batch
 from videornn.distributed import ranks
-from videornn.engine import StepResult
+from videornn.training.step import StepResult
 
 
 @dataclass(frozen=True)

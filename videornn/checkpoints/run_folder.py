@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from videornn.checkpoint import content_bytes, damage, load_checkpoint, save_checkpoint
+from videornn.checkpoints.checkpoint import content_bytes, damage, load_checkpoint, save_checkpoint
 from videornn.errors import UserError
 from videornn.system.files import replacing, sync_folder, telling_if_full
 

@@ -14,10 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videornn import metrics
-from videornn.attention_watch import AttentionWatch
-from videornn.bad_share import BadShare
-from videornn.compiling import compiled, graphs_of
+from videornn.checkpoints.run_folder import has_checkpoint, load_newest
 from videornn.config import Config, config_to_yaml
 from videornn.data.dataset import sample_seed
 from videornn.data.loader import ClipLoader, build_loader, build_test_loader, plain_plan, view_spec
@@ -28,30 +25,33 @@ from videornn.distributed import ranks
 from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals
 from videornn.distributed.watch import RankWatch
-from videornn.ema import decay_at, ema_updates, start_ema
-from videornn.engine import build_scaler, train_step
 from videornn.errors import UserError
-from videornn.evaluate import score_all
-from videornn.logger import RunLogger
-from videornn.manifest import append_manifest
+from videornn.evaluation import metrics
+from videornn.evaluation.evaluate import score_all
 from videornn.models import build_model
 from videornn.models.flops import training_flops
 from videornn.models.forward import AUTOCAST, Normalize
 from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.models.public_input import input_remark
 from videornn.models.weights import load_weights
-from videornn.nonfinite import NonfiniteGuard
-from videornn.optim import class_weights, set_lr
-from videornn.precise_bn import statistics_of_all_ranks, update_batch_norm
-from videornn.preflight import TrainingData, check_batch_norm, cudnn_remarks, load_training_data, remarks
-from videornn.resume import check_resumable, check_same_data, describe_run
-from videornn.run import Run, headline, manifest_entry, training_optimizer, training_plan
-from videornn.run_folder import has_checkpoint, load_newest
 from videornn.system.console import say
 from videornn.system.device import matrix_rate, peak_memory, pick_device, tuned
 from videornn.system.files import write_text
 from videornn.system.lock import run_lock
 from videornn.system.memory import is_lack_of_memory
+from videornn.training.attention_watch import AttentionWatch
+from videornn.training.bad_share import BadShare
+from videornn.training.compiling import compiled, graphs_of
+from videornn.training.ema import decay_at, ema_updates, start_ema
+from videornn.training.logger import RunLogger
+from videornn.training.manifest import append_manifest
+from videornn.training.nonfinite import NonfiniteGuard
+from videornn.training.optim import class_weights, set_lr
+from videornn.training.precise_bn import statistics_of_all_ranks, update_batch_norm
+from videornn.training.preflight import TrainingData, check_batch_norm, cudnn_remarks, load_training_data, remarks
+from videornn.training.resume import check_resumable, check_same_data, describe_run
+from videornn.training.run import Run, headline, manifest_entry, training_optimizer, training_plan
+from videornn.training.step import build_scaler, train_step
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
 SLOW_PRECISION = 1.5  # times as slow as float32 that is worth one

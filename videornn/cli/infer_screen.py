@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from videornn.predictions import Ranking
+from videornn.inference.output import Ranking
+from videornn.inference.timeline import Segment, Window, time_text
 from videornn.system.console import SafeConsole, printable, say
-from videornn.timeline import Segment, Window, time_text
 
 BAR_WIDTH = 20  # characters
 TIMES_WIDTH = 21

@@ -16,7 +16,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from videornn.data.video.decoders import open_video
 from videornn.data.video.pictures import MAX_FRAME_PIXELS
 from videornn.data.video.write import redraw_movie
-from videornn.timeline import NONE_COLOR, Segment, Window, class_colors, time_text, window_edges
+from videornn.inference.timeline import NONE_COLOR, Segment, Window, class_colors, time_text, window_edges
 
 SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text can be read, or a side gets LONGEST_SIDE
 LONGEST_SIDE = 4096

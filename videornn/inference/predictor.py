@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from videornn.checkpoints.trained import Trained, load_trained
 from videornn.data.annotations.find import counted, is_frame, scan_videos
 from videornn.data.annotations.load import VideoTable, load_videos
 from videornn.data.annotations.packed_paths import PathPacker
@@ -20,12 +21,11 @@ from videornn.data.loader import build_test_loader, view_spec
 from videornn.data.shared_batch import to_device
 from videornn.data.video.stream import is_live
 from videornn.errors import UserError
+from videornn.inference.output import Ranking
+from videornn.inference.windows import Windows
 from videornn.models.forward import average_views
-from videornn.predictions import Ranking
 from videornn.system.console import complain
 from videornn.system.workers import GeneratorWorker
-from videornn.trained import Trained, load_trained
-from videornn.windows import Windows
 
 LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from videornn.checkpoint import save_checkpoint
+from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.config import Config, config_from_dict, override_config
 from videornn.data.annotations.load import load_labels
 from videornn.errors import UserError

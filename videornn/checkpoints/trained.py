@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from videornn.checkpoint import load_model, load_network
+from videornn.checkpoints.checkpoint import load_model, load_network
 from videornn.config import Config, config_from_dict, override_config
 from videornn.errors import UserError
 from videornn.models import build_model

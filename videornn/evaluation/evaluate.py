@@ -14,6 +14,8 @@ import av
 import torch
 from torch import Tensor, nn
 
+from videornn.checkpoints.run_folder import results_folder
+from videornn.checkpoints.trained import Trained, load_trained
 from videornn.data.annotations.load import VideoTable, check_labels
 from videornn.data.annotations.on_ranks import check_list, load_list
 from videornn.data.dataset import BadVideo, ViewSpec
@@ -25,16 +27,14 @@ from videornn.distributed.ranks import StopVote
 from videornn.distributed.signals import Interrupted, caught_signals
 from videornn.distributed.watch import RankWatch
 from videornn.errors import UserError
-from videornn.kept_scores import KeptScores
+from videornn.evaluation.results import write_bad_videos, write_results
+from videornn.evaluation.scores import Scores
+from videornn.evaluation.unfinished import KeptScores
 from videornn.models.forward import Normalize, Precision, predict_logits
-from videornn.results import write_bad_videos, write_results
-from videornn.run_folder import results_folder
-from videornn.scores import Scores
 from videornn.system.console import say
 from videornn.system.device import tuned
 from videornn.system.lock import run_lock
 from videornn.system.memory import is_lack_of_memory
-from videornn.trained import Trained, load_trained
 
 
 @dataclass(frozen=True)

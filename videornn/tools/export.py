@@ -23,12 +23,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from videornn.checkpoint import content_bytes
+from videornn.checkpoints.checkpoint import content_bytes
+from videornn.checkpoints.trained import Trained, load_trained
 from videornn.errors import UserError
-from videornn.manifest import package_versions
 from videornn.models.forward import predict_logits
 from videornn.system.files import check_output_file, replacing, telling_if_full
-from videornn.trained import Trained, load_trained
+from videornn.training.manifest import package_versions
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}

@@ -71,7 +71,7 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Look at this installation, line by line as each is found; takes some seconds."""
-    yield Finding("videornn", f"{_version('videornn') or 'not installed'}, in {Path(__file__).parent}")
+    yield Finding("videornn", f"{_version('videornn') or 'not installed'}, in {Path(__file__).parents[1]}")
     yield Finding("Python", f"{platform.python_version()} on {platform.platform()}")
     packages, modules = _packages()
     yield packages

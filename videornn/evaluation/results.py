@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from videornn import metrics
 from videornn.config import Config, override_config
 from videornn.data.dataset import BadVideo
 from videornn.errors import UserError
-from videornn.scores import Scores, ensemble, load_scores, save_scores
+from videornn.evaluation import metrics
+from videornn.evaluation.scores import Scores, ensemble, load_scores, save_scores
 from videornn.system.files import make_folder, replacing, write_table, write_text
 
 
@@ -65,7 +65,7 @@ def describe(result: dict[str, Any]) -> list[str]:
 
 def write_results(out: Path, scores: Scores) -> dict[str, Any]:
     """Write the files of a test into a folder, each of them whole or not at all; gives the content of metrics.json."""
-    from videornn.plots import plot_confusion, plot_reliability  # matplotlib takes a second to import
+    from videornn.evaluation.plots import plot_confusion, plot_reliability  # matplotlib takes a second to import
 
     video_scores, names = scores.video_scores, scores.class_names
     result, confusion = summarize(scores), metrics.confusion_matrix(video_scores, scores.labels)

@@ -19,7 +19,7 @@ from videornn.system.files import write_text
 from videornn.system.text_files import read_json
 from videornn.system.workers import num_cores
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = ("videornn", "torch", "torchvision", "pytorchvideo", "av", "numpy", "decord", "torchcodec")
 MAX_BYTES = 1 << 26  # of a manifest; an entry has some kB
 GIT_SECONDS = 10

@@ -21,8 +21,8 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from videornn.cli_data import Overrides, data_app
-from videornn.cli_infer import infer
+from videornn.cli.data import Overrides, data_app
+from videornn.cli.infer import infer
 from videornn.distributed.signals import Interrupted
 from videornn.distributed.store import several_ranks
 from videornn.errors import RankFailure, Remark, UserError
@@ -53,7 +53,7 @@ def train(
     from videornn.config import load_config
 
     settings = load_config(config, overrides)  # before torch is imported, which takes seconds
-    from videornn.train import train as run
+    from videornn.training.train import train as run
 
     out = out or Path("runs") / config.stem
     try:
@@ -79,7 +79,7 @@ def test(
     ] = None,
 ) -> None:
     """Evaluate a checkpoint over several views of every video; stopped or killed, the same command goes on."""
-    from videornn.results import describe, rescore
+    from videornn.evaluation.results import describe, rescore
 
     if scores:
         words = [source, *(more or [])]
@@ -91,7 +91,7 @@ def test(
         return
     if source.endswith(".npz"):
         raise UserError(f"{source} is named like the scores of a test: give --scores to take those")
-    from videornn.evaluate import evaluate
+    from videornn.evaluation.evaluate import evaluate
 
     try:
         with ProgressBar("test") as bar:
@@ -121,9 +121,9 @@ def explain(
     class_name: Annotated[Optional[str], typer.Option("--class", help="Of Grad-CAM; by default the predicted one.")] = None,
 ) -> None:
     """Draw what a network looks at: the maps of its attention blocks, and Grad-CAM."""
+    from videornn.checkpoints.trained import load_trained
     from videornn.explain import explain as run
     from videornn.explain import number_lines, parse_query
-    from videornn.trained import load_trained
 
     queries = [parse_query(text) for text in query or []]
     written = run(load_trained(checkpoint), video, out, queries, start=start, stage=stage, class_name=class_name)
@@ -157,7 +157,7 @@ def info(
     overrides: Overrides = None,
 ) -> None:
     """Print a network stage by stage, with sizes, parameters and FLOPs."""
-    from videornn.info import describe
+    from videornn.tools.info import describe
 
     SafeConsole().print(describe(source, overrides or []))
 
@@ -184,7 +184,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Keep what fits, be it ever so little.")] = False,
 ) -> None:
     """Make a checkpoint of public weights, for test, infer and model.init."""
-    from videornn.convert import convert as run
+    from videornn.tools.convert import convert as run
 
     say(*run(source, out, overrides, labels=labels, force=force).lines(), f"wrote {out}")
 
@@ -213,7 +213,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a network as one file that runs without videornn, and check that it computes the same."""
-    from videornn.export import export as run
+    from videornn.tools.export import export as run
 
     done = run(checkpoint, format, out)
     say(f"clips uint8 [B, {', '.join(map(str, done.clip_shape))}], RGB -> logits float32 [B, {done.num_classes}]")
@@ -226,7 +226,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, for a report.")] = False,
 ) -> None:
     """Look at this installation: versions, GPUs, decoders, memory, and what is wrong with them."""
-    from videornn.doctor import examine
+    from videornn.tools.doctor import examine
 
     findings = []
     for finding in examine():

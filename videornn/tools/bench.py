@@ -23,13 +23,13 @@ from videornn.data.prepare.reencode import Encoding
 from videornn.data.shared_batch import collate
 from videornn.data.video.base import Cut
 from videornn.data.video.decoders import open_video
-from videornn.engine import train_step
 from videornn.errors import DecodeError, UserError
 from videornn.models import build_model
 from videornn.models.forward import Normalize
-from videornn.run import training_optimizer
 from videornn.system.device import pick_device, wait_for
 from videornn.system.workers import num_cores
+from videornn.training.run import training_optimizer
+from videornn.training.step import train_step
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
 NUM_PREPARED = 4  # videos that are prepared to see what that gives

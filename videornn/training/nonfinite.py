@@ -9,8 +9,8 @@ from pathlib import Path
 from videornn.data.annotations.load import VideoTable
 from videornn.distributed import ranks
 from videornn.errors import UserError
-from videornn.meter import StepRecord
 from videornn.system.files import append_table
+from videornn.training.meter import StepRecord
 
 COLUMNS = ["step", "rank", "loss", "grad_norm", "path"]
 LONGEST_SCALE_SEARCH = 25  # steps in a row that fp16 may skip: its loss scale begins at 2^16 and halves each time

@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from videornn.cli.infer_screen import Screen
 from videornn.data.video.errors import errors_of_video
 from videornn.data.video.stream import is_live, is_pipe, listing_seconds
 from videornn.data.video.write import redraw_movie
 from videornn.errors import DecodeError
-from videornn.infer.screen import Screen
-from videornn.overlay import Overlay, redraw_whole
-from videornn.predict import Predictor
-from videornn.predictions import (
+from videornn.inference.output import (
     ResultFiles,
     WindowRows,
     output_names,
@@ -27,12 +25,14 @@ from videornn.predictions import (
     write_timeline,
     writing,
 )
+from videornn.inference.overlay import Overlay, redraw_whole
+from videornn.inference.predictor import Predictor
+from videornn.inference.timeline import Window, find_segments, half_window, smooth_scores
+from videornn.inference.windows import KeptWindows
 from videornn.system.console import ProgressBar, complain
 from videornn.system.files import replacing
 from videornn.system.urls import without_secrets
 from videornn.system.workers import GeneratorWorker, WorkerLost
-from videornn.timeline import Window, find_segments, half_window, smooth_scores
-from videornn.windows import KeptWindows
 
 MANY_VIDEOS = 10  # fewer need no progress bar
 PATIENCE_SECONDS = 10.0  # work that takes no longer has no lines of progress in a log

@@ -66,8 +66,8 @@ def bench(
     ] = None,
 ) -> None:
     """Say what a training clip costs, stage by stage, and whether this machine can feed the network."""
-    from videornn.bench import bench_loading
     from videornn.config import load_config
+    from videornn.tools.bench import bench_loading
 
     with ProgressBar("clips") as bar:
         report = bench_loading(

@@ -1,0 +1,1 @@
+"""Checkpoints, the run folder that holds them, and networks loaded from them."""
