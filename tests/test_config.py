@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from videornn.config import Config, config_from_dict, config_to_yaml, load_config, override_config
 from videornn.errors import UserError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 def _load(tmp_path: Path, text: str, overrides: tuple[str, ...] = ()) -> Config:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import CONFIG
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -39,7 +40,6 @@ from videornn.training.train import train
 pytestmark = pytest.mark.cuda
 
 GPU = torch.device("cuda", 0)
-CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CHANNELS_LAST = torch.channels_last_3d
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ERRORS = {"fp32": 1e-4, "bf16": 0.03, "fp16": 0.005}  # relative, of the norm

@@ -14,13 +14,13 @@ import gc
 import itertools
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ROOT
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
@@ -349,7 +349,7 @@ def test_the_loop_of_a_training_runs_on_the_gpu(
     settings = ["model.width=8", "model.num_classes=5", "data.num_frames=8", "data.crop_size=32", "data.mixup_alpha=0.8"]
     settings += ["train.epochs=2", "train.batch_size=8", "train.accumulate=2", "train.log_every=1", "train.val_every=1"]
     settings += ["train.precision=fp16", "train.nonfinite=skip", "train.ema_decay=0.9", "train.precise_bn=1"]
-    config = load_config(Path(__file__).parents[1] / "configs/quickstart.yaml", settings)
+    config = load_config(ROOT / "configs/quickstart.yaml", settings)
     with _disable_current_modes():
         model, labels = build_model(config.model), np.zeros(16, np.int64)
     model = model.to(GPU, memory_format=CHANNELS_LAST)

@@ -5,12 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from typer.main import get_command
 
 from videornn.cli.commands import app
 from videornn.config import Config, load_config
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 SETTING = re.compile(r"(?:model|data|train|test)\.[a-z_.0-9]+=|seed=|device=")

@@ -27,6 +27,7 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
+from helpers import CONFIG
 
 from videornn.checkpoints.trained import load_trained
 from videornn.config import load_config
@@ -40,7 +41,6 @@ from videornn.system.workers import imported_once
 from videornn.tools.info import describe
 from videornn.training.train import train
 
-CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 CPU = torch.device("cpu")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import ROOT
 
 from videornn.config import Config, DataConfig, load_config
 from videornn.data.transforms import train_transform
@@ -16,7 +17,7 @@ from videornn.training.optim import lr_at
 from videornn.training.run import training_optimizer
 from videornn.training.step import train_step
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
 # on schedules of their own, for one network
 SINGLE = {"slow_r50_8x8_in1k_mmaction2", "slow_r50_8x8_dnl_trained"}
@@ -137,7 +138,9 @@ def test_a_recipe_follows_its_published_one(path: Path) -> None:
     assert (section.weight_decay, section.norm_weight_decay, section.precise_bn) == (1e-4, 0.0, 200)
     assert (section.label_smoothing, section.clip_norm, section.ema_decay, section.layer_decay) == (0.0, None, None, 1.0)
     assert (data.short_side, data.crop_size, data.sampling_fps, data.hflip) == ((256, 320), 224, 30.0, 0.5)
-    assert train_transform(data, ()) == train_transform(DataConfig(), ())  # which tests/test_transforms.py holds to pixels
+    assert train_transform(data, ()) == train_transform(
+        DataConfig(), ()
+    )  # which tests/data/test_transforms.py holds to pixels
     assert (data.rand_augment, data.mixup_alpha, data.cutmix_alpha, config.model.dropout) == (0, 0, 0, 0.5)
     assert (test.num_clips, test.num_crops, test.short_side, test.crop_size) == (10, 3, 256, 256)
     if path.stem.endswith("_in1k"):

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from PIL import Image
 
 from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.config import config_to_yaml, load_config
 from videornn.evaluation.unfinished import MAGIC
 
-QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.yaml"
+QUICKSTART = ROOT / "configs/quickstart.yaml"
 SECONDS = 100  # that nothing here takes, however busy the machine is, unless it hangs
 MEMORY = 4 << 30  # bytes that nothing here takes, unless it reads all of a file that is far larger
 

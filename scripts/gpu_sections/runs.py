@@ -116,7 +116,7 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
 
 def cuda_tests(scope: Scope) -> Iterator[Row]:
     """pytest -m cuda: what failed, and how many passed."""
-    command = [sys.executable, "-m", "pytest", "tests/test_cuda.py", "tests/test_no_waiting.py", "-m", "cuda"]
+    command = [sys.executable, "-m", "pytest", "tests/test_cuda.py", "tests/training/test_no_waiting.py", "-m", "cuda"]
     command += ["-q", "-rA", "--no-header", "-p", "no:cacheprovider", "--tb=short", "--show-capture=stdout"]
     if find_spec("xdist") and scope.on_gpu:
         command += ["--numprocesses=4", "--dist=load"]
