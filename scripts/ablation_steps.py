@@ -18,7 +18,7 @@ from videornn.models import build_model
 from videornn.models.flops import forward_flops
 from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.system.device import pick_device, tuned, wait_for
-from videornn.training.run import training_optimizer
+from videornn.training.optim import build_optimizer
 from videornn.training.step import build_scaler, train_step
 
 
@@ -83,7 +83,7 @@ def _step(config: Config, device: torch.device) -> Callable[..., object]:
     model: nn.Module = build_model(config.model).to(device, memory_format=torch.channels_last_3d)
     model = set_batch_norm(model, "batch" if section.batch_norm == "sync" else section.batch_norm, section.bn_clips, device)
     freeze_parts(model, section.freeze)
-    optimizer = training_optimizer(section, model.train())
+    optimizer = build_optimizer(model.train(), section)
     scaler = build_scaler(device, section.precision, skip_nonfinite=section.nonfinite == "skip")
     called = torch.compile(model) if section.compile else model
     return lambda clips, labels: train_step(called, [(clips, labels)], optimizer, scaler=scaler, precision=section.precision)

@@ -35,7 +35,7 @@ from benchmark_attention import DTYPES, FIVE, KEY_POOL, peak_bytes
 from pytorchvideo.models import hub
 from torch import Tensor, nn
 
-from videornn.config import DataConfig
+from videornn.config import DataConfig, TrainConfig
 from videornn.data.annotations.load import load_videos
 from videornn.data.loader import build_loader, plain_plan
 from videornn.data.shared_batch import to_device
@@ -49,7 +49,7 @@ from videornn.training.step import build_scaler, train_step
 FRAMES, NUM_CLASSES = 8, 400
 STEPS_A_TURN = 8  # end to end, so that the loader has to keep up
 PEERS = {"slow": hub.slow_r50, "i3d": hub.i3d_r50, "c2d": hub.c2d_r50}
-SGD = {"name": "sgd", "lr": 0.01, "momentum": 0.9, "betas": (0.9, 0.999), "weight_decay": 1e-4}
+SGD = TrainConfig(lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
 
 def our_step(model: nn.Module, bare: nn.Module, *, precision: str) -> Callable[[Tensor, Tensor], object]:
     """One step of `videornn train` on normalised clips and labels; model is bare, or bare compiled."""
-    optimizer = build_optimizer(bare, **SGD, norm_weight_decay=0.0, layer_decay=1.0)
+    optimizer = build_optimizer(bare, SGD)
     scaler = build_scaler(next(bare.parameters()).device, precision, skip_nonfinite=False)
     return lambda clips, labels: train_step(model, [(clips, labels)], optimizer, scaler=scaler, precision=precision)
 

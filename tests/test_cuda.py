@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videornn import load_predictor
 from videornn.checkpoints.trained import load_trained
-from videornn.config import load_config
+from videornn.config import TrainConfig, load_config
 from videornn.data.shared_batch import Batch, to_device
 from videornn.errors import UserError
 from videornn.evaluation.evaluate import evaluate
@@ -168,8 +168,7 @@ def _outcome(device: torch.device, precision: str, norm: str = "batch", **option
         model = model.double()
     model = set_batch_norm(model, "batch" if norm == "sub" else norm, 2 if norm == "sub" else None, device)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    steps = {"lr": 0.1, "momentum": 0.0, "betas": (0.9, 0.999), "weight_decay": 0.0, "norm_weight_decay": 0.0}
-    optimizer = build_optimizer(model, name="sgd", layer_decay=1.0, **steps)
+    optimizer = build_optimizer(model, TrainConfig(lr=0.1, momentum=0.0, weight_decay=0.0))
     clips = _random(8, 3, 8, 64, 64).to(device, next(model.parameters()).dtype)
     clips, labels = clips.contiguous(memory_format=CHANNELS_LAST), torch.arange(8, device=device) % 5
     autocast = "fp32" if precision == "fp64" else precision

@@ -13,8 +13,7 @@ from videornn.config import Config, DataConfig, load_config
 from videornn.data.transforms import train_transform
 from videornn.models import build_model
 from videornn.models.nonlocal_block import DisentangledNonLocal, NonLocal
-from videornn.training.optim import lr_at
-from videornn.training.run import training_optimizer
+from videornn.training.optim import build_optimizer, lr_at
 from videornn.training.step import train_step
 
 CONFIGS = ROOT / "configs"
@@ -52,8 +51,7 @@ def _header(path: Path) -> str:
 
 
 def _learning_rates(config: Config, epochs: list[float]) -> list[float]:
-    keys = ("lr", "epochs", "schedule", "end_lr", "step_epochs", "step_factor", "power", "warmup_epochs", "warmup_start")
-    return [lr_at(epoch, **{key: getattr(config.train, key) for key in keys}) for epoch in epochs]
+    return [lr_at(config.train, epoch, config.train.epochs) for epoch in epochs]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -63,7 +61,7 @@ def test_every_recipe_builds_and_takes_a_step(path: Path) -> None:
     torch.set_num_threads(1)  # so small a step only waits for a second thread
     torch.manual_seed(0)
     model, section = build_model(config.model), config.train
-    optimizer = training_optimizer(section, model)
+    optimizer = build_optimizer(model, section)
     ends = [model.stem[0].conv.weight, model.head.weight]
     before = [weight.detach().clone() for weight in ends]
     clips, labels = torch.randn(2, 3, config.data.num_frames, 32, 32), torch.tensor([1, 4])

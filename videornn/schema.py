@@ -204,8 +204,8 @@ class TrainConfig(Section):
     """Clips of one optimizer step, over all ranks together."""
     accumulate: Count = 1
     """Parts that a rank's share of a batch goes through the network in, one after the other; their gradients add up."""
-    optimizer: Literal["sgd", "adamw", "lamb"] = "sgd"
-    """Optimizer: SGD with Nesterov momentum, AdamW, or LAMB for very large batches."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer: SGD with Nesterov momentum, or AdamW."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Peak learning rate, for lr_batch_size."""
     lr_batch_size: Count | None = None
@@ -227,9 +227,9 @@ class TrainConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Nesterov momentum of SGD."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of the mean and the mean square of the gradient (adamw, lamb)."""
+    """Decay rates of the mean and the mean square of the gradient (adamw)."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Weight decay of convolutions and the classifier (L2 for sgd, decoupled for adamw and lamb)."""
+    """Weight decay of convolutions and the classifier (L2 for sgd, decoupled for adamw)."""
     norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay of normalisation weights and of biases."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0

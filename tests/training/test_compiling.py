@@ -13,6 +13,7 @@ from commands import CommandOnRanks
 from helpers import CONFIG
 from torch import Tensor, nn
 
+from videornn.config import MultigridConfig, TrainConfig
 from videornn.data.plan import BatchPlan, BatchShape
 from videornn.errors import UserError
 from videornn.models.norms import set_batch_norm
@@ -54,7 +55,9 @@ def test_every_shape_has_a_graph_of_its_own_and_one_too_many_is_a_sentence(graph
 
 @pytest.mark.slow
 def test_a_network_of_ours_is_compiled_for_all_shapes_of_multigrid(graphs: list[torch.Size]) -> None:
-    phases = multigrid_phases(BatchShape(1, 7, 32), epochs=30, step_epochs=(10, 20), long_cycle=True, short_cycle=True)
+    cycles = MultigridConfig(long_cycle=True, short_cycle=True)
+    section = TrainConfig(epochs=30, schedule="step", step_epochs=(10, 20), multigrid=cycles)
+    phases = multigrid_phases(BatchShape(1, 7, 32), section)
     shapes = BatchPlan(40, phases).shapes
     train = SimpleNamespace(accumulate=1, compile=True)
     model = set_batch_norm(ResNet3d("slow", 10, num_classes=5, width=8), "batch", 1, CPU)

@@ -11,29 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from videornn.config import TrainConfig
 from videornn.models.nonlocal_block import DisentangledNonLocal
 from videornn.models.resnet3d import ResNet3d
 from videornn.training.ema import decay_at, ema_updates, start_ema
-from videornn.training.lamb import Lamb
-from videornn.training.optim import build_optimizer, class_weights, load_optimizer_, lr_at, scaled_lr, set_lr
+from videornn.training.optim import build_optimizer, class_weights, load_optimizer_, lr_at, peak_lr, set_lr
 
-SCHEDULE = {
-    "schedule": "cosine",
-    "end_lr": 0.0,
-    "step_epochs": (),
-    "step_factor": 0.1,
-    "power": 1.0,
-    "warmup_epochs": 0.0,
-    "warmup_start": 0.1,
-}
-SETTINGS = {
-    "lr": 0.2,
-    "momentum": 0.9,
-    "betas": (0.9, 0.99),
-    "weight_decay": 0.1,
-    "norm_weight_decay": 0.0,
-    "layer_decay": 1.0,
-}
+SETTINGS = {"lr": 0.2, "betas": (0.9, 0.99), "weight_decay": 0.1}
 
 
 class NoHostSync(TorchDispatchMode):
@@ -55,6 +39,10 @@ def _network(depth: int = 18) -> ResNet3d:
     return network.to(memory_format=torch.channels_last_3d)
 
 
+def _optimizer(model: nn.Module, name: str, **settings: float) -> torch.optim.Optimizer:
+    return build_optimizer(model, TrainConfig(optimizer=name, **SETTINGS | settings))
+
+
 def _backward(network: nn.Module, seed: int = 0) -> None:
     clips = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(seed))
     network(clips.contiguous(memory_format=torch.channels_last_3d)).square().mean().backward()
@@ -64,11 +52,11 @@ def _group_of(optimizer: torch.optim.Optimizer) -> dict[int, dict]:
     return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_convolutions_decay_norms_biases_and_gates_do_not_and_frozen_parameters_are_left_out(name: str) -> None:
     network = _network()
     network.stem.requires_grad_(False)
-    optimizer = build_optimizer(network, name=name, **SETTINGS | {"norm_weight_decay": 0.01})
+    optimizer = _optimizer(network, name, norm_weight_decay=0.01)
     groups = _group_of(optimizer)
     assert len(optimizer.param_groups) == 2
     for key, parameter in network.named_parameters():
@@ -82,14 +70,14 @@ def test_convolutions_decay_norms_biases_and_gates_do_not_and_frozen_parameters_
 
 def test_every_stage_learns_slower_than_the_next_by_the_layer_decay() -> None:
     network = _network()
-    optimizer = build_optimizer(network, name="adamw", **SETTINGS | {"layer_decay": 0.5})
+    optimizer = _optimizer(network, "adamw", layer_decay=0.5)
     set_lr(optimizer, 0.64)
     groups = _group_of(optimizer)
     expected = {"head": 0.64, "res5": 0.32, "res4": 0.16, "res3": 0.08, "res2": 0.04, "stem": 0.02}
     for key, parameter in network.named_parameters():
         assert groups[id(parameter)]["lr"] == pytest.approx(expected[key.split(".")[0]]), key
     assert len(optimizer.param_groups) == 12
-    plain = build_optimizer(nn.Sequential(nn.Linear(2, 2)), name="adamw", **SETTINGS | {"layer_decay": 0.5})
+    plain = _optimizer(nn.Sequential(nn.Linear(2, 2)), "adamw", layer_decay=0.5)
     assert all(group["lr_scale"] == 1 for group in plain.param_groups)
 
 
@@ -98,7 +86,7 @@ def test_sgd_and_adamw_of_the_fused_kernels_follow_their_formulas_in_float64() -
     for name in ("sgd", "adamw"):
         layer = nn.Linear(3, 5, bias=False).double()
         x = layer.weight.detach().clone()
-        optimizer = build_optimizer(layer, name=name, **SETTINGS)
+        optimizer = _optimizer(layer, name)
         assert optimizer.param_groups[0]["fused"]
         mean, square = torch.zeros_like(x), torch.zeros_like(x)
         for step, gradient in enumerate(gradients, 1):
@@ -116,50 +104,14 @@ def test_sgd_and_adamw_of_the_fused_kernels_follow_their_formulas_in_float64() -
         torch.testing.assert_close(layer.weight.detach(), x, rtol=1e-10, atol=1e-12)
 
 
-def test_lamb_equals_a_loop_over_single_numbers_written_from_the_algorithm() -> None:
-    generator = torch.Generator().manual_seed(2)
-    layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
-    nn.init.zeros_(layers[1].weight)  # as the last of a residual block: must be able to leave zero
-    expected = [parameter.detach().flatten().tolist() for parameter in layers.parameters()]
-    optimizer = build_optimizer(layers, name="lamb", **SETTINGS)
-    means, squares = ([[0.0] * len(x) for x in expected] for _ in range(2))
-    for step in range(1, 5):
-        for index, parameter in enumerate(layers.parameters()):
-            parameter.grad = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
-            x, mean, square = expected[index], means[index], squares[index]
-            decay, update = 0.1 if parameter.ndim > 1 else 0.0, []
-            for k, gradient in enumerate(parameter.grad.flatten().tolist()):
-                mean[k] = 0.9 * mean[k] + (1 - 0.9) * gradient
-                square[k] = 0.99 * square[k] + (1 - 0.99) * gradient**2
-                update.append(mean[k] / (1 - 0.9**step) / (math.sqrt(square[k] / (1 - 0.99**step)) + 1e-6) + decay * x[k])
-            length, change = math.hypot(*x), math.hypot(*update)
-            ratio = length / change if decay and length > 0 else 1.0
-            expected[index] = [value - 0.2 * ratio * delta for value, delta in zip(x, update, strict=True)]
-        optimizer.step()
-    for parameter, x in zip(layers.parameters(), expected, strict=True):
-        assert parameter.detach().flatten().tolist() == pytest.approx(x, rel=1e-10)
-
-
-def test_lamb_counts_the_steps_of_each_parameter_and_leaves_those_without_a_gradient() -> None:
-    first, second = (nn.Parameter(torch.ones(2)) for _ in range(2))
-    optimizer = Lamb([first, second], lr=0.1)
-    for gradients in ((1.0, None), (1.0, 1.0)):
-        for parameter, gradient in zip((first, second), gradients, strict=True):
-            parameter.grad = None if gradient is None else torch.full((2,), gradient)
-        optimizer.step()
-    # with bias correction a constant gradient of 1 moves a parameter by lr at every one of its own steps
-    torch.testing.assert_close(first.detach(), torch.full((2,), 0.8))
-    torch.testing.assert_close(second.detach(), torch.full((2,), 0.9))
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_state_goes_through_a_file_and_on_to_the_same_weights_whatever_its_order_in_memory(name: str) -> None:
     """The third goes on one number at a time, which no order in memory can confuse."""
     generator = torch.Generator().manual_seed(4)
     first = nn.ModuleDict({"stem": nn.Conv3d(4, 6, 3), "head": nn.Linear(6, 2)}).to(memory_format=torch.channels_last_3d)
     gradients = [[torch.randn(p.shape, generator=generator) for p in first.parameters()] for _ in range(2)]
     models = [first, copy.deepcopy(first), copy.deepcopy(first)]
-    optimizers = [build_optimizer(model, name=name, **SETTINGS | {"layer_decay": 0.7}) for model in models]
+    optimizers = [_optimizer(model, name, layer_decay=0.7) for model in models]
     _step(first, optimizers[0], gradients[0])
     default_order = copy.deepcopy(optimizers[0].state_dict())
     for values in default_order["state"].values():
@@ -171,9 +123,8 @@ def test_state_goes_through_a_file_and_on_to_the_same_weights_whatever_its_order
         file.seek(0)
         load_optimizer_(optimizer, torch.load(file, weights_only=True))
         assert [group["lr_scale"] for group in optimizer.param_groups] == pytest.approx([0.7**5, 0.7**5, 1, 1])
-    if name != "lamb":
-        for group in optimizers[2].param_groups:
-            group["fused"], group["foreach"] = False, False
+    for group in optimizers[2].param_groups:
+        group["fused"], group["foreach"] = False, False
     for model, optimizer in zip(models, optimizers, strict=True):
         _step(model, optimizer, gradients[1])
     for straight, resumed, plain in zip(*(model.parameters() for model in models), strict=True):
@@ -196,10 +147,10 @@ def test_gradients_lie_in_memory_as_their_parameters_do_as_fused_kernels_need() 
         assert parameter.grad.stride() == parameter.stride(), key
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_neither_a_step_nor_the_moving_average_reads_from_the_device(name: str) -> None:
     network = _network()
-    optimizer = build_optimizer(network, name=name, **SETTINGS)
+    optimizer = _optimizer(network, name)
     ema = start_ema(network)
     _backward(network)
     with NoHostSync():
@@ -211,7 +162,8 @@ def test_neither_a_step_nor_the_moving_average_reads_from_the_device(name: str) 
 
 
 def _rates(moments: list[float], **settings: object) -> list[float]:
-    return [lr_at(moment, **SCHEDULE | settings) for moment in moments]
+    section = TrainConfig(**{"warmup_epochs": 0.0, **settings})
+    return [lr_at(section, moment, section.epochs) for moment in moments]
 
 
 def test_the_slowfast_schedule_has_its_published_numbers() -> None:
@@ -244,9 +196,17 @@ def test_polynomial_and_cosine_fall_to_their_end_rate() -> None:
     assert _rates([0, 2.5, 10], lr=2.0, epochs=10, end_lr=0.1) == pytest.approx([2.0, 0.2 + 0.9 * (1 + math.sqrt(0.5)), 0.2])
 
 
+def test_a_longer_run_stretches_the_schedule_and_its_steps() -> None:
+    section = TrainConfig(epochs=10, lr=1.0, schedule="step", step_epochs=(2.0, 5.0), warmup_epochs=0.0)
+    assert [lr_at(section, epoch, 15) for epoch in (2.9, 3, 7.4, 7.5)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert lr_at(TrainConfig(epochs=10, lr=1.0, warmup_epochs=0.0), 7.5, 15) == pytest.approx(0.5)
+
+
 def test_the_learning_rate_follows_the_batch() -> None:
-    assert scaled_lr(0.1, batch_size=1024, lr_batch_size=64) == pytest.approx(1.6)
-    assert scaled_lr(0.1, batch_size=1024, lr_batch_size=None) == 0.1
+    assert peak_lr(TrainConfig(lr=0.1, batch_size=1024, lr_batch_size=64)) == pytest.approx(1.6)
+    assert peak_lr(TrainConfig(lr=0.1, batch_size=1024)) == 0.1
+    recipe = {"lr": 0.1, "batch_size": 1024, "lr_batch_size": 64, "warmup_epochs": 5.0, "warmup_start": 0.0}
+    assert _rates([2.5], **recipe) == pytest.approx([0.5 * 1.6 * 0.5 * (1 + math.cos(math.pi * 0.05))])
 
 
 @pytest.mark.parametrize(("mode", "power"), [("sqrt", 0.5), ("balanced", 1.0)])

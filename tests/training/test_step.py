@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from videornn.config import TrainConfig
 from videornn.system.memory import is_lack_of_memory
 from videornn.training.optim import build_optimizer
 from videornn.training.step import build_scaler, classification_loss, train_step
@@ -27,16 +28,7 @@ def _batch(num_clips: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
-    return build_optimizer(
-        model,
-        name="sgd",
-        lr=lr,
-        momentum=0.9,
-        betas=(0.9, 0.999),
-        weight_decay=0.0,
-        norm_weight_decay=0.0,
-        layer_decay=1.0,
-    )
+    return build_optimizer(model, TrainConfig(lr=lr, weight_decay=0.0))
 
 
 def _copies(model: nn.Module) -> list[torch.Tensor]:

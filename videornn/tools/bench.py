@@ -28,7 +28,7 @@ from videornn.models import build_model
 from videornn.models.forward import Normalize
 from videornn.system.device import pick_device, wait_for
 from videornn.system.workers import num_cores
-from videornn.training.run import training_optimizer
+from videornn.training.optim import build_optimizer
 from videornn.training.step import train_step
 
 CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
@@ -311,7 +311,7 @@ def _model_rate(config: Config, num_classes: int, device: torch.device) -> float
     num_classes = config.model.num_classes or num_classes
     model = build_model(config.model.model_copy(update={"num_classes": num_classes}))
     model = model.to(device, memory_format=torch.channels_last_3d).train()
-    optimizer = training_optimizer(section, model)
+    optimizer = build_optimizer(model, section)
     batch_size = min(section.batch_size, CPU_BATCH) if device.type == "cpu" else section.batch_size
     shape = (batch_size, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)
     normalize = Normalize(config.data.mean, config.data.std, device)

@@ -9,40 +9,35 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from videornn.data.plan import BatchShape, Phase
 from videornn.errors import UserError
+
+if TYPE_CHECKING:
+    from videornn.schema import TrainConfig
 
 # frames and crop size of the long cycle's shapes, and crop sizes of the short cycle before its last, relative to the base
 LONG_CYCLE = ((0.25, 0.5**0.5), (0.5, 0.5**0.5), (0.5, 1.0), (1.0, 1.0))
 SHORT_CYCLE = (0.5, 0.5**0.5)
 
 
-def multigrid_phases(
-    base: BatchShape,
-    *,
-    epochs: int,
-    step_epochs: tuple[float, ...] = (),
-    step_factor: float = 0.1,
-    long_cycle: bool,
-    short_cycle: bool,
-    epoch_factor: float = 1.5,
-) -> tuple[Phase, ...]:
-    """What a run of base-shaped batches becomes; with neither cycle it stays as it is.
+def multigrid_phases(base: BatchShape, section: TrainConfig) -> tuple[Phase, ...]:
+    """Plan what a run of base-shaped batches becomes; with neither cycle it stays as it is.
 
     Batches are whole multiples of the base batch, so whatever divides that one divides them all. With the long cycle the
     phases have the learning rate too (lr_factor): step_factor^k in stage k, times the multiple of the base batch. With the
     short cycle alone lr_factor is 1: the schedule of the run goes on, its epochs and step_epochs times epoch_factor.
 
     Args:
-        epochs: length of the run without multigrid.
-        step_epochs: epochs after which that run's learning rate falls by step_factor.
-        epoch_factor: epochs of the run as a multiple of epochs.
+        section: the train section of a config, whose epochs and steps are those of the run without multigrid.
 
     Raises:
         UserError: the long cycle has no steps to follow, or clips too short for it; no epoch is left.
     """
-    if not long_cycle:
+    epochs, step_epochs, short_cycle = section.epochs, section.step_epochs, section.multigrid.short_cycle
+    epoch_factor = section.multigrid.epoch_factor
+    if not section.multigrid.long_cycle:
         num_epochs = int(epochs * Fraction(epoch_factor)) if short_cycle else epochs
         return _of_some_epochs([Phase(num_epochs, _shapes(base, base, short_cycle))], epoch_factor)
     _check_long_cycle(base, epochs, step_epochs)
@@ -62,12 +57,12 @@ def multigrid_phases(
     for number, end in enumerate(ends[:-1]):
         stage, place = divmod(number, len(cycles))
         batch_factor = bases[place].num_videos // base.num_videos
-        phases.append(Phase(end - start, cycles[place], batch_factor * step_factor**stage))
+        phases.append(Phase(end - start, cycles[place], batch_factor * section.step_factor**stage))
         start = end
     # fine-tuning: at the learning rate reached, and from half of it on at the next
     middle = (start + ends[-1]) // 2
     phases.append(Phase(middle - start, cycles[-1], phases[-1].lr_factor))
-    phases.append(Phase(ends[-1] - middle, cycles[-1], step_factor ** len(step_epochs)))
+    phases.append(Phase(ends[-1] - middle, cycles[-1], section.step_factor ** len(step_epochs)))
     return _of_some_epochs(phases, epoch_factor)
 
 

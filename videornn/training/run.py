@@ -14,7 +14,7 @@ from torch import nn
 
 from videornn.checkpoints.checkpoint import archived, load_model
 from videornn.checkpoints.run_folder import save_best, save_last
-from videornn.config import Config, TrainConfig
+from videornn.config import Config
 from videornn.data.dataset import BadVideo
 from videornn.data.loader import base_shape
 from videornn.data.mixing import Mixing
@@ -27,7 +27,7 @@ from videornn.training.manifest import describe_start
 from videornn.training.meter import Meter
 from videornn.training.multigrid import multigrid_phases, norm_clips
 from videornn.training.nonfinite import NonfiniteGuard
-from videornn.training.optim import build_optimizer, load_optimizer_, lr_at, scaled_lr, warmed_up
+from videornn.training.optim import load_optimizer_, lr_at, peak_lr, warmed_up
 from videornn.training.precise_bn import statistics_of_all_ranks
 from videornn.training.preflight import TrainingData, empty_classes
 from videornn.training.resume import describe_data
@@ -70,35 +70,12 @@ class Run:
         return self.config.train.batch_size // (ranks.num_ranks() * self.config.train.accumulate)
 
     @property
-    def peak_lr(self) -> float:
-        """Learning rate of this batch size that the schedule starts from."""
-        section = self.config.train
-        return scaled_lr(section.lr, batch_size=section.batch_size, lr_batch_size=section.lr_batch_size)
-
-    @property
     def lr(self) -> float:
         """Learning rate of the next step, before the factors of layers."""
         section, epoch = self.config.train, self.plan.epoch_at(self.step)
         if section.multigrid.long_cycle:  # whose phases have the steps of the schedule in them
-            return warmed_up(
-                epoch,
-                lambda epoch: self.peak_lr * self.plan.phase_at(epoch).lr_factor,
-                start=section.warmup_start * self.peak_lr,
-                warmup_epochs=section.warmup_epochs,
-            )
-        stretch = self.plan.num_epochs / section.epochs  # of multigrid's short cycle
-        return lr_at(
-            epoch,
-            lr=self.peak_lr,
-            epochs=self.plan.num_epochs,
-            schedule=section.schedule,
-            end_lr=section.end_lr,
-            step_epochs=[step * stretch for step in section.step_epochs],
-            step_factor=section.step_factor,
-            power=section.power,
-            warmup_epochs=section.warmup_epochs,
-            warmup_start=section.warmup_start,
-        )
+            return warmed_up(section, epoch, lambda epoch: peak_lr(section) * self.plan.phase_at(epoch).lr_factor)
+        return lr_at(section, epoch, self.plan.num_epochs)
 
     @cached_property
     def data_fingerprint(self) -> dict[str, Any]:
@@ -195,34 +172,12 @@ def training_plan(config: Config, num_videos: int, num_ranks: int) -> tuple[Batc
     """
     section = config.train
     base, multigrid = base_shape(config.data, section.batch_size), section.multigrid
-    phases = multigrid_phases(
-        base,
-        epochs=section.epochs,
-        step_epochs=section.step_epochs,
-        step_factor=section.step_factor,
-        long_cycle=multigrid.long_cycle,
-        short_cycle=multigrid.short_cycle,
-        epoch_factor=multigrid.epoch_factor,
-    )
+    phases = multigrid_phases(base, section)
     bn_clips = section.bn_clips
     if bn_clips is None and section.batch_norm == "batch" and (multigrid.long_cycle or multigrid.short_cycle):
         per_video = config.data.clips_per_video
         bn_clips = norm_clips(base, clips_per_video=per_video, accumulate=section.accumulate, num_ranks=num_ranks)
     return BatchPlan(num_videos, phases), bn_clips
-
-
-def training_optimizer(section: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that the train section of a config asks for."""
-    return build_optimizer(
-        model,
-        name=section.optimizer,
-        lr=section.lr,
-        momentum=section.momentum,
-        betas=section.betas,
-        weight_decay=section.weight_decay,
-        norm_weight_decay=section.norm_weight_decay,
-        layer_decay=section.layer_decay,
-    )
 
 
 def headline(run: Run) -> str:
@@ -238,7 +193,7 @@ def headline(run: Run) -> str:
         f"{model.name} r{model.depth}{attention} ({parameters:.2f} M parameters) on {run.device} x "
         f"{ranks.num_ranks()}, {section.precision}; {len(run.data.train)} training videos of {model.num_classes} "
         f"classes, {val}; {run.plan.num_epochs} epochs, {run.plan.num_steps} steps of {section.batch_size} clips{at_once}, "
-        f"{section.optimizer} lr {run.peak_lr:g}{given}{start}"
+        f"{section.optimizer} lr {peak_lr(section):g}{given}{start}"
     )
 
 
@@ -256,7 +211,7 @@ def manifest_entry(run: Run, checkpoint: Path | None) -> dict[str, Any]:
         "accumulate": section.accumulate,
         "lr_given": section.lr,
         "lr_batch_size": section.lr_batch_size,
-        "lr": run.peak_lr,
+        "lr": peak_lr(section),
         "epochs": run.plan.num_epochs,
         "steps": run.plan.num_steps,
     }

@@ -46,11 +46,11 @@ from videornn.training.ema import decay_at, ema_updates, start_ema
 from videornn.training.logger import RunLogger
 from videornn.training.manifest import append_manifest
 from videornn.training.nonfinite import NonfiniteGuard
-from videornn.training.optim import class_weights, set_lr
+from videornn.training.optim import build_optimizer, class_weights, set_lr
 from videornn.training.precise_bn import statistics_of_all_ranks, update_batch_norm
 from videornn.training.preflight import TrainingData, check_batch_norm, cudnn_remarks, load_training_data, remarks
 from videornn.training.resume import check_resumable, check_same_data, describe_run
-from videornn.training.run import Run, headline, manifest_entry, training_optimizer, training_plan
+from videornn.training.run import Run, headline, manifest_entry, training_plan
 from videornn.training.step import build_scaler, train_step
 
 LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
@@ -153,7 +153,7 @@ def _new_run(config: Config, out: Path, data: TrainingData, device: torch.device
         device=device,
         model=model,
         ema=None if section.ema_decay is None else start_ema(model),
-        optimizer=training_optimizer(section, model),
+        optimizer=build_optimizer(model, section),
         scaler=build_scaler(device, section.precision, skip_nonfinite=section.nonfinite == "skip"),
         guard=guard,
         mixing=batch_mixing(config.data, config.model.num_classes),
