@@ -37,6 +37,20 @@ AttentionKind = Literal[
     "gc",
     "dnl",
 ]
+Axes = Literal["spacetime", "space", "time"]
+Gate = Literal["norm", "scalar"]
+Scale = Literal["paper", "learnt"]
+Inflation = Literal["average", "centre"]
+Sampling = Literal["clip", "segments"]
+ShortVideos = Literal["repeat_last", "loop"]
+FrameOrder = Literal["time", "shuffled", "single"]
+ClassSampling = Literal["natural", "sqrt", "balanced"]
+Crop = Literal["scale_jitter", "resized"]
+Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
+ClassWeights = Literal["none", "sqrt", "balanced"]
+Precision = Literal["fp32", "bf16", "fp16"]
+BatchNormKind = Literal["batch", "sync", "frozen"]
+Average = Literal["scores", "logits"]
 Blocks = Annotated[tuple[int, ...] | Literal["all"], BeforeValidator(_blocks)]
 
 
@@ -56,11 +70,11 @@ class AttentionConfig(Section):
     """After which residual blocks (0-based, or all) of which stages a block stands."""
     key_pool: tuple[Count, Count, Count] | None = (1, 2, 2)
     """Max-pooling (t, h, w) of keys, values and the unary map; null keeps every position (as SNL and GCNet do)."""
-    axes: Literal["spacetime", "space", "time"] = "spacetime"
+    axes: Axes = "spacetime"
     """Positions that see each other: all, those of the same frame, or those of the same place in all frames."""
-    gate: Literal["norm", "scalar"] = "norm"
+    gate: Gate = "norm"
     """What starts at zero: the gain of the block's last norm, or a scalar on the pairwise half (the public 2D code)."""
-    scale: Literal["paper", "learnt"] = "paper"
+    scale: Scale = "paper"
     """Of the pairwise logits of nl, pairwise and dnl: the papers' own; or learnt, for queries and keys of one embedding."""
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Temperature of the pairwise softmax; null: 0.05 for dnl and pairwise, 1 for the others and a learnt scale."""
@@ -87,7 +101,7 @@ class ModelConfig(Section):
     """Activation checkpointing: keep only the input of each residual block for the backward pass; slower, less memory."""
     init: str | None = None
     """Weights to start from (not a resume): of videornn, torchvision, PyTorchVideo, SlowFast, caffe2 or MMAction2."""
-    inflation: Literal["average", "centre"] = "average"
+    inflation: Inflation = "average"
     """How init makes 3D kernels of 2D ones: repeated and divided by their length, or zero but for the middle frame."""
 
 
@@ -110,19 +124,19 @@ class DataConfig(Section):
     """Frames of a sampling_fps video from one sampled frame to the next (sampling: clip)."""
     sampling_fps: Annotated[float, Field(ge=0.01, le=10_000)] | None = 30.0
     """Frames per second that temporal_stride refers to; null: every video's own frames."""
-    sampling: Literal["clip", "segments"] = "clip"
+    sampling: Sampling = "clip"
     """clip (dense): num_frames at a fixed stride; segments (TSN): one frame from each of num_frames equal parts."""
-    short_videos: Literal["repeat_last", "loop"] = "repeat_last"
+    short_videos: ShortVideos = "repeat_last"
     """What a clip has past the end of a video that is too short for it: its last frame again, or the video again."""
     clips_per_video: Count = 1
     """Training clips cut from every opened video (repeated augmentation); train.batch_size counts clips."""
-    class_sampling: Literal["natural", "sqrt", "balanced"] = "natural"
+    class_sampling: ClassSampling = "natural"
     """Classes of an epoch: as in the list, as likely as the square root of their size, or all equally likely."""
-    frame_order: Literal["time", "shuffled", "single"] = "time"
+    frame_order: FrameOrder = "time"
     """time, or a control that takes motion away: shuffled order, or one frame repeated."""
     crop_size: Annotated[int, Field(ge=16)] = 224
     """Side of the square training crop, in pixels."""
-    crop: Literal["scale_jitter", "resized"] = "scale_jitter"
+    crop: Crop = "scale_jitter"
     """Random training crop: a square after scaling to short_side, or a box of crop_area and crop_aspect made square."""
     short_side: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (256, 320)
     """Range of the random short side that training videos are scaled to before the crop, in pixels (scale_jitter)."""
@@ -158,7 +172,7 @@ class DataConfig(Section):
         0.225,
     )
     """Standard deviation per RGB channel, for values in 0..1."""
-    decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
+    decoder: Decoder = "auto"
     """Video back end; auto takes the first of pyav, torchcodec and decord that works."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that a video may take to open, and to decode, before it counts as bad."""
@@ -238,15 +252,15 @@ class TrainConfig(Section):
     """Largest norm of the gradient; null does not clip."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes."""
-    class_weights: Literal["none", "sqrt", "balanced"] = "none"
+    class_weights: ClassWeights = "none"
     """Weight of a clip's loss: 1, or one over (the square root of) how many training videos its class has; mean 1."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of a moving average of the weights, which is then what is validated, tested and used; null: none."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Precision = "bf16"
     """Precision of convolutions and matrix products; bf16 and fp16 run under autocast, fp16 with loss scaling."""
     compile: bool = False
     """Compile the network with torch.compile: minutes for every shape of a batch, faster steps on GPUs."""
-    batch_norm: Literal["batch", "sync", "frozen"] = "batch"
+    batch_norm: BatchNormKind = "batch"
     """Statistics of batch norm: of a rank's clips, of all ranks', or as loaded, weights too (frozen; not in new blocks)."""
     bn_clips: Count | None = None
     """Clips that batch norm takes statistics of together (sub-batch norm); null: all of a rank's that go through at once."""
@@ -315,7 +329,7 @@ class TestConfig(Section):
     """Short side that test videos are scaled to, in pixels."""
     crop_size: Annotated[int, Field(ge=16)] = 256
     """Side of the square test crop, in pixels."""
-    average: Literal["scores", "logits"] = "scores"
+    average: Average = "scores"
     """What is averaged over the views of a video: softmax scores, or logits."""
     batch_size: Count = 16
     """Views that go through the network at once; fewer need less memory."""

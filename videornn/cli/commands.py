@@ -17,7 +17,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from textwrap import wrap
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -28,6 +28,7 @@ from videornn.distributed.store import several_ranks
 from videornn.errors import RankFailure, Remark, UserError
 from videornn.system.console import ProgressBar, SafeConsole, complain, fail, is_main, say
 from videornn.system.files import DISK_FULL
+from videornn.tools import ExportFormat
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key and its value; the name of a file may hold = too, after a folder
 
@@ -205,7 +206,7 @@ def report(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; nothing else is needed.")],
     format: Annotated[
-        Literal["onnx", "torch"],
+        ExportFormat,
         typer.Option(help="onnx: for onnxruntime, OpenVINO, TensorRT; torch: torch.export's program."),
     ],
     out: Annotated[

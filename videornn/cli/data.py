@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 from rich.table import Table
 
+from videornn.data.prepare import Variant
+from videornn.data.synthetic import TaskName
 from videornn.errors import UserError
 from videornn.system.console import ProgressBar, SafeConsole, complain, fail, say
 
@@ -24,12 +26,10 @@ MAX_BAD_LINES = 20  # bad videos named on the screen
 Source = Annotated[str, typer.Argument(help="A list of `path label` lines, or a folder with one folder per class.")]
 Root = Annotated[Optional[str], typer.Option(help="What list paths are relative to; by default the folder of the list.")]
 Labels = Annotated[Optional[str], typer.Option(help="Class names, one a line; by default labels.txt beside the list.")]
-Variant = Literal["disposable", "fastdecode", "dense"]
 Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
 MaxPixels = Annotated[
     int, typer.Option("--max-frame-pixels", min=1, help="Largest width x height of a frame, as data.max_frame_pixels.")
 ]
-SyntheticTask = Literal["motion", "context", "objects"]
 Workers = Annotated[Optional[int], typer.Option(help="Processes; by default one per core.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
 
@@ -41,7 +41,7 @@ def synthetic(
     num_val: Annotated[int, typer.Option(help="Validation videos per class.")] = 4,
     num_test: Annotated[int, typer.Option(help="Test videos per class.")] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same labels and masks.")] = 0,
-    task: Annotated[SyntheticTask, typer.Option(help="What tells the classes apart.")] = "motion",
+    task: Annotated[TaskName, typer.Option(help="What tells the classes apart.")] = "motion",
 ) -> None:
     """Make an embedded data set: classes that differ in motion alone, or in how things far apart go together."""
     from videornn.data.synthetic.make import make_synthetic

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch.utils.data import Sampler
 from videornn.data.dataset import ClipKey, sample_seed
 from videornn.data.plan import BatchPlan
 from videornn.errors import UserError
+from videornn.schema import ClassSampling
 
 
 class TrainBatches(Sampler[list[ClipKey]]):
@@ -33,7 +33,7 @@ class TrainBatches(Sampler[list[ClipKey]]):
         plan: BatchPlan,
         *,
         seed: int,
-        class_sampling: Literal["natural", "sqrt", "balanced"] = "natural",
+        class_sampling: ClassSampling = "natural",
         first_step: int = 0,
         accumulate: int = 1,
         rank: int = 0,

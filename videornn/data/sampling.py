@@ -6,11 +6,12 @@ import random
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
 
 import torch
 from pytorchvideo.data.clip_sampling import make_clip_sampler
 from torch import Tensor
+
+from videornn.schema import FrameOrder, Sampling, ShortVideos
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class ClipSpec:
     num_frames: int
     temporal_stride: int = 1
     sampling_fps: float | None = None
-    sampling: Literal["clip", "segments"] = "clip"
-    frame_order: Literal["time", "shuffled", "single"] = "time"
-    short_videos: Literal["repeat_last", "loop"] = "repeat_last"
+    sampling: Sampling = "clip"
+    frame_order: FrameOrder = "time"
+    short_videos: ShortVideos = "repeat_last"
 
     def frame_step(self, fps: Fraction) -> Fraction:
         """Source frames from one sampled frame to the next, for a video of that many frames per second."""

@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from videornn.data.rand_augment import rand_augment
+from videornn.schema import Crop
 
 if TYPE_CHECKING:
     from videornn.config import DataConfig
@@ -51,7 +52,7 @@ class TrainTransform:
     """
 
     crop_size: int
-    crop: Literal["scale_jitter", "resized"] = "scale_jitter"
+    crop: Crop = "scale_jitter"
     short_side: tuple[int, int] = (256, 320)
     area: tuple[float, float] = (0.08, 1.0)
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)

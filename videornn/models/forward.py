@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from videornn.schema import Average, Precision
+
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Average = Literal["scores", "logits"]
 VIDEOS_AT_ONCE = 512  # whose views are averaged together, so that a large test needs no second copy of its logits
 
 

@@ -11,7 +11,6 @@ position sees its own frame or its own place only, and B stands for all such gro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.max_pool import LeanMaxPool
 from videornn.models.recompute import recompute, without_autocast
 from videornn.models.softmax_attention import at_least_float32, softmax_attention
+from videornn.schema import Axes, Gate, Scale
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
@@ -28,10 +28,6 @@ ALL = slice(None)
 ALIGNMENT = 8  # rows of attention are a multiple of so many channels, or its fused kernels refuse them
 TINY = 1e-12  # a mean square that counts as nothing: whitened features of a clip that is the same everywhere are zero
 MapRows = Callable[[Tensor | slice], Tensor]  # which of the queries -> their rows [B, R, M] of the map
-
-Axes = Literal["spacetime", "space", "time"]
-Gate = Literal["norm", "scalar"]
-Scale = Literal["paper", "learnt"]
 
 
 class AttentionBlock(nn.Module):

@@ -6,7 +6,6 @@ Norms change their class in place and keep parameters, buffers and names, so che
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -19,8 +18,7 @@ from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.nonlocal_block import AttentionBlock
 from videornn.models.resnet3d import STAGES
 from videornn.models.softmax_attention import at_least_float32
-
-BatchNormKind = Literal["batch", "sync", "frozen"]
+from videornn.schema import BatchNormKind
 
 
 def set_batch_norm(model: nn.Module, kind: BatchNormKind, bn_clips: int | None, device: torch.device) -> nn.Module:

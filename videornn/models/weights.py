@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from videornn.models.foreign_names import (
 )
 from videornn.models.resnet3d import BASIC_DEPTHS, BOTTLENECK_DEPTHS, FAMILIES, STAGES, ResNet3d
 from videornn.models.tensor_files import read_content, tensors_of
+from videornn.schema import Inflation
 
 MIN_SHARE = 0.95
 
@@ -43,8 +44,6 @@ POOLING_NOTE = (
     "MMAction2 pools keys and values after their convolutions, videornn before: with key_pool the logits differ a little"
 )
 STRIDE_NOTE = "the I3D of MMAction2 also halves time in the stem and in the first pool, that of videornn does not"
-
-Inflation = Literal["average", "centre"]
 
 
 @dataclass(frozen=True)

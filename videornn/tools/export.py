@@ -18,7 +18,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +27,10 @@ from videornn.checkpoints.trained import Trained, load_trained
 from videornn.errors import UserError
 from videornn.models.forward import predict_logits
 from videornn.system.files import check_output_file, replacing, telling_if_full
+from videornn.tools import ExportFormat
 from videornn.training.manifest import package_versions
 
-Format = Literal["onnx", "torch"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4  # of a logit, absolute plus relative
 BATCH_SIZES = (1, 3)  # that are compared; neither is the one that the graph is recorded with
 RECORDED_BATCH = 2
@@ -58,7 +57,7 @@ class Exported:
     largest: float
 
 
-def export(checkpoint: Path, format: Format, out: Path | None = None) -> Exported:
+def export(checkpoint: Path, format: ExportFormat, out: Path | None = None) -> Exported:
     """Write a trained network for another runtime, if that computes the same logits.
 
     In float32 on the CPU, whatever train.precision and the device of the training were; the file runs on others as well.

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
 import torch
 from av.filter import Graph
 
+from videornn.data.prepare import Variant
 from videornn.data.prepare.verify import VideoFault, open_whole, whole_frames
 from videornn.data.video.clock import told_rate
 from videornn.data.video.containers import create_file, open_file
@@ -28,8 +28,6 @@ from videornn.data.video.pictures import MAX_FRAME_PIXELS, Turn, turn_of
 from videornn.data.video.pyav import PyAVVideo
 from videornn.errors import DecodeError, UserError
 from videornn.system.files import replacing
-
-Variant = Literal["disposable", "fastdecode", "dense"]
 
 MAX_B_FRAMES = 16  # x264's limit
 STRIDES_PER_GOP = 8

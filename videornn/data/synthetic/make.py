@@ -11,14 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from videornn.data.annotations.labels import format_labels
 from videornn.data.annotations.plain import format_list
-from videornn.data.synthetic import context_shapes, moving_shapes
+from videornn.data.synthetic import TaskName, context_shapes, moving_shapes
 from videornn.data.video.write import write_movie
 from videornn.errors import UserError
 from videornn.system.files import differing_parameters, make_folder, replacing, write_text
@@ -26,7 +25,6 @@ from videornn.system.workers import Lost, num_cores, run_parallel
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
-TaskName = Literal["motion", "context", "objects"]
 Frames = Iterator[tuple[np.ndarray, np.ndarray]]  # pictures and their masks
 
 

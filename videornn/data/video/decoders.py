@@ -14,7 +14,6 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
@@ -29,8 +28,7 @@ from videornn.data.video.frame_folder import FrameFolder
 from videornn.data.video.pictures import MAX_FRAME_PIXELS, UPRIGHT, Turn, bound_frames, turn_of
 from videornn.data.video.pyav import PyAVVideo
 from videornn.errors import DecodeError, Remark, UserError
-
-Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
+from videornn.schema import Decoder
 
 
 class DecordVideo(FrameVideo):
