@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from videornn.config import TrainConfig, load_config
 from videornn.data.dataset import BadVideo
 from videornn.data.loader import base_shape
-from videornn.data.mixing import Mixing
+from videornn.data.mixing import Mixing, batch_mixing
 from videornn.data.plan import BatchPlan, Phase
 from videornn.data.shared_batch import Batch, to_device
 from videornn.distributed.watch import RankWatch
@@ -41,6 +41,7 @@ from videornn.models.forward import Normalize, predict_logits
 from videornn.models.norms import freeze_parts, set_batch_norm
 from videornn.system.device import matrix_rate
 from videornn.training import train as training
+from videornn.training import validation
 from videornn.training.ema import decay_at, ema_updates, start_ema
 from videornn.training.meter import Meter
 from videornn.training.nonfinite import NonfiniteGuard
@@ -360,7 +361,7 @@ def test_the_loop_of_a_training_runs_on_the_gpu(
         optimizer=build_optimizer(model, section),
         scaler=build_scaler(GPU, section.precision, skip_nonfinite=True),
         guard=NonfiniteGuard(tmp_path / "nonfinite.csv", table, "skip", 1, fp16=True),
-        mixing=training.batch_mixing(config.data, 5),
+        mixing=batch_mixing(config.data, 5),
         normalize=_normalize(),
     )
     batches = [_batch(_clips()) for _ in range(2 * run.plan.num_steps)]
@@ -369,12 +370,12 @@ def test_the_loop_of_a_training_runs_on_the_gpu(
     lines: list[dict] = []
     logger = SimpleNamespace(say=print, check_place=lambda: None, advance=lambda step: None)
     logger.log = lambda kind, step, **numbers: lines.append(numbers)
-    monkeypatch.setattr(training, "build_loader", lambda *_, **__: iter(batches))
+    monkeypatch.setattr(validation, "build_loader", lambda *_, **__: iter(batches))
     speed = SimpleNamespace(numbers=lambda clips: {"mfu": 0, "memory_gb": 0}, slower=1.0)
-    monkeypatch.setattr(training, "_Speed", lambda run: speed)
+    monkeypatch.setattr(training, "SpeedWatch", lambda run: speed)
     monkeypatch.setattr(Run, "save", lambda self, **which: self.check_finite())
     with RankWatch(10.0) as watch:
-        training._loop(run, batches, None, logger, watch, [])
+        training.Trainer(run, batches, None, logger, watch, []).train()
     assert run.step == run.plan.num_steps == len(lines) == 4
     assert lines[-1]["loss"] == 1.0  # what every number read is here
 

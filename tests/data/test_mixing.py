@@ -164,12 +164,14 @@ def test_a_mixed_run_that_is_stopped_and_resumed_ends_bit_identical(
     job.train(config, tmp_path / "whole")
     assert "flips swap the labels of 4 classes, 0 are never flipped" in capsys.readouterr().out
 
+    take_step = job.Trainer.take_step
+
     def stop_in_step_1(*arguments: object, **options: object) -> object:
         signal.raise_signal(signal.SIGINT)
-        return train_step(*arguments, **options)
+        return take_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "train_step", stop_in_step_1)
+        patch.setattr(job.Trainer, "take_step", stop_in_step_1)
         with pytest.raises(job.Interrupted):
             job.train(config, tmp_path / "parts")
     assert load_checkpoint(tmp_path / "parts/checkpoints/last.pt")["step"] == 1

@@ -330,7 +330,7 @@ def _running_averages(rank: int) -> list[dict[str, Tensor]]:
     """After two steps of a training's parallel network, whose norm averages all batches: of all ranks, and this rank's."""
     model = nn.Sequential(nn.BatchNorm3d(3, momentum=None), nn.Conv3d(3, 2, 1))
     train = SimpleNamespace(accumulate=1, compile=False)
-    parallel = job._parallel(SimpleNamespace(model=model, device=CPU, config=SimpleNamespace(train=train)))
+    parallel = job.parallel_network(SimpleNamespace(model=model, device=CPU, config=SimpleNamespace(train=train)))
     for _ in range(2):
         parallel(_random(4, 3, 8, 9, 9, seed=rank) * (1 + rank) + 3 * rank).sum().backward()
     return [statistics_of_all_ranks(model), {name: buffer.clone() for name, buffer in model.named_buffers()}]

@@ -11,12 +11,13 @@ from helpers import CONFIG, ROOT
 from videornn.checkpoints.checkpoint import load_checkpoint
 from videornn.config import load_config
 from videornn.errors import UserError
-from videornn.training import train as job
+from videornn.training import validation
+from videornn.training.advice import what_is_lacking
 from videornn.training.logger import RunLogger
 from videornn.training.preflight import load_training_data
 from videornn.training.resume import check_resumable
+from videornn.training.run import new_run
 from videornn.training.step import build_scaler
-from videornn.training.train import _new_run, _what_is_lacking
 
 CPU = torch.device("cpu")
 # another value of every setting that a sentence of ours names, by what --resume makes of it
@@ -150,7 +151,7 @@ def test_the_loss_scaler_goes_on_where_it_is_the_same_one_and_else_begins_anew(
     saved["config"]["train"]["precision"] = before
     settings = [*tiny_settings, f"train.precision={now}", f"train.nonfinite={'skip' if skips_now else 'stop'}"]
     data, config = load_training_data(load_config(CONFIG, settings))
-    run = _new_run(config, tiny_run, data, CPU, load_init=False)
+    run = new_run(config, tiny_run, data, CPU, load_init=False)
     run.load(saved, path)
     assert run.scaler.get_scale() == scale and run.step == 4
 
@@ -176,8 +177,8 @@ def test_out_of_memory_advises_what_is_left(
     settings: list[str], ways: str, tiny_settings: list[str], tmp_path: Path
 ) -> None:
     data, config = load_training_data(load_config(CONFIG, [*tiny_settings, *settings]))
-    run = _new_run(config, tmp_path, data, CPU, load_init=False)
-    assert re.search(f"clips at once; {ways}", _what_is_lacking(run, MemoryError()))
+    run = new_run(config, tmp_path, data, CPU, load_init=False)
+    assert re.search(f"clips at once; {ways}", what_is_lacking(run, MemoryError()))
 
 
 def test_out_of_memory_in_a_validation_is_not_blamed_on_the_steps(
@@ -186,9 +187,9 @@ def test_out_of_memory_in_a_validation_is_not_blamed_on_the_steps(
     def no_memory(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(job, "score_all", no_memory)
+    monkeypatch.setattr(validation, "score_all", no_memory)
     for settings, advice in (["test.batch_size=6"], "test.batch_size=3"), (["test.batch_size=1"], "a lower test.crop_size"):
         data, config = load_training_data(load_config(CONFIG, [*tiny_settings, *settings]))
-        run = job._new_run(config, tmp_path, data, CPU, load_init=False)
+        run = new_run(config, tmp_path, data, CPU, load_init=False)
         with pytest.raises(UserError, match=rf"in the validation after step 0 with \d videos at once; {advice} needs less"):
-            job._validate(run, job._val_loader(run), RunLogger(None, num_steps=4), last=True)
+            validation.validate(run, validation.validation_loader(run), RunLogger(None, num_steps=4), last=True)

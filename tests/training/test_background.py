@@ -81,7 +81,7 @@ def train_writing(tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.
     """A run of 4 steps that calls a function before each and another before it writes; what it did, in its order."""
 
     def run(settings: list[str], before_step: Callable[[int], None], before_writing: Callable[[int], None]) -> list[str]:
-        events, take_step, save = [], job.train_step, run_folder.save_checkpoint
+        events, take_step, save = [], job.Trainer.take_step, run_folder.save_checkpoint
 
         def step(*arguments: object, **options: object) -> object:
             events.append("step")
@@ -93,7 +93,7 @@ def train_writing(tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.
             save(*arguments, **options)
             events.append("write")
 
-        monkeypatch.setattr(job, "train_step", step)
+        monkeypatch.setattr(job.Trainer, "take_step", step)
         monkeypatch.setattr(run_folder, "save_checkpoint", write)
         job.train(load_config(CONFIG, [*tiny_settings, "data.val=null", *settings]), tmp_path / "run")
         return events

@@ -61,7 +61,7 @@ def test_a_network_of_ours_is_compiled_for_all_shapes_of_multigrid(graphs: list[
     shapes = BatchPlan(40, phases).shapes
     train = SimpleNamespace(accumulate=1, compile=True)
     model = set_batch_norm(ResNet3d("slow", 10, num_classes=5, width=8), "batch", 1, CPU)
-    parallel = job._parallel(SimpleNamespace(model=model, device=CPU, config=SimpleNamespace(train=train)))
+    parallel = job.parallel_network(SimpleNamespace(model=model, device=CPU, config=SimpleNamespace(train=train)))
     with graphs_of(len(shapes)):
         for _ in range(2):
             for shape in shapes:

@@ -75,7 +75,7 @@ def test_out_of_memory_names_the_settings_that_need_less(
     def no_memory(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(job, "train_step", no_memory)
+    monkeypatch.setattr(job.Trainer, "take_step", no_memory)
     with pytest.raises(
         UserError, match=r"out of memory in step 1 with 8 clips at once; train\.accumulate=2 .*recompute_blocks"
     ):
@@ -94,14 +94,14 @@ def test_out_of_memory_names_the_settings_that_need_less(
 def test_a_run_folder_that_is_removed_ends_the_run_and_does_not_rise_again(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, step = tmp_path / "run", job.train_step
+    run, step = tmp_path / "run", job.Trainer.take_step
 
-    def train_step(*arguments: object, **options: object) -> object:
+    def take_step(*arguments: object, **options: object) -> object:
         if (run / "checkpoints/last.pt").exists():  # after the first epoch
             shutil.rmtree(run)
         return step(*arguments, **options)
 
-    monkeypatch.setattr(job, "train_step", train_step)
+    monkeypatch.setattr(job.Trainer, "take_step", take_step)
     with pytest.raises(UserError, match=r"run was removed, moved or replaced while this run was at work in it"):
         job.train(load_config(CONFIG, [*tiny_settings, "data.val=null", "train.log_every=100"]), run)
     assert not run.exists()

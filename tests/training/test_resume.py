@@ -22,6 +22,7 @@ from videornn.schema import TestConfig as Views
 from videornn.training import train as job
 from videornn.training.preflight import load_training_data
 from videornn.training.resume import check_same_data, describe_data, describe_run
+from videornn.training.run import new_run
 from videornn.training.train import train
 
 LAST = Path("run/checkpoints/last.pt")
@@ -223,7 +224,7 @@ def test_bad_videos_are_saved_once_by_their_place_in_the_set(
     for root in (motion_set, tmp_path / "moved"):
         settings = [setting.replace(str(motion_set), str(root)) for setting in tiny_settings]
         data, config = load_training_data(load_config(CONFIG, settings))
-        runs.append(job._new_run(config, tmp_path / "run", data, torch.device("cpu"), load_init=False))
+        runs.append(new_run(config, tmp_path / "run", data, torch.device("cpu"), load_init=False))
     first, moved = runs
     (tmp_path / "run").mkdir()
     path = first.data.train.path(3)

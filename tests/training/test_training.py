@@ -17,8 +17,10 @@ from videornn.config import load_config
 from videornn.errors import UserError
 from videornn.evaluation.evaluate import evaluate
 from videornn.models.forward import Normalize
+from videornn.training import speed_watch
 from videornn.training import train as job
 from videornn.training.preflight import load_training_data
+from videornn.training.run import new_run
 from videornn.training.train import train
 
 
@@ -42,7 +44,7 @@ def test_a_precision_that_is_slow_here_is_compared_with_float32(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rates = {torch.float32: 1e15, torch.float16: 2e13}  # products of fp16 crawl on CPUs, convolutions do not
-    monkeypatch.setattr("videornn.training.train.matrix_rate", lambda device, dtype: rates[dtype])
+    monkeypatch.setattr("videornn.training.speed_watch.matrix_rate", lambda device, dtype: rates[dtype])
     train(load_config(CONFIG, [*tiny_settings, "train.precision=fp16", "data.val=null"]), tmp_path)
     assert all(0 < json.loads(line)["mfu"] < 1 for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     said = "matrix products in fp16 take 50 times as long here as those in float32: train.precision=fp32 may be faster"
@@ -58,10 +60,10 @@ def test_a_rate_measured_while_the_machine_was_busy_is_measured_again(
         measured.append(rates[min(len(measured), 3)])
         return measured[-1]
 
-    monkeypatch.setattr(job, "matrix_rate", rate)
-    monkeypatch.setattr(job, "training_flops", lambda model, clip_size: 1e9)
+    monkeypatch.setattr(speed_watch, "matrix_rate", rate)
+    monkeypatch.setattr(speed_watch, "training_flops", lambda model, clip_size: 1e9)
     data, config = load_training_data(load_config(CONFIG, tiny_settings))
-    speed = job._Speed(job._new_run(config, tmp_path, data, torch.device("cpu"), load_init=False))
+    speed = speed_watch.SpeedWatch(new_run(config, tmp_path, data, torch.device("cpu"), load_init=False))
     assert measured == [1e9]
     assert [speed.numbers(2.0)["mfu"] for _ in range(20)] == [0.25] * 20  # and not 200 %
     assert measured == [1e9, 8e9, 4e9, 4e9, 4e9, 4e9]  # after 1, 2, 4, 8 and 16 lines
@@ -218,13 +220,13 @@ def test_a_checkpoint_whose_weights_are_not_of_its_network_is_refused(tiny_run: 
 def test_every_step_is_one_of_training_also_after_a_validation(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modes, real = [], job.train_step
+    modes, take_step = [], job.Trainer.take_step
 
-    def look(model: torch.nn.Module, *arguments, **options):
-        modes.append({module.training for module in model.modules()})
-        return real(model, *arguments, **options)
+    def look(trainer: job.Trainer, lr: float) -> torch.Tensor:
+        modes.append({module.training for module in trainer.parallel.modules()})
+        return take_step(trainer, lr)
 
-    monkeypatch.setattr(job, "train_step", look)
+    monkeypatch.setattr(job.Trainer, "take_step", look)
     train(load_config(CONFIG, [*tiny_settings, "train.val_every=1", "train.precise_bn=1"]), tmp_path / "run")
     assert modes == [{True}] * 4
 
@@ -244,9 +246,10 @@ def _first_mask(*, seed: int = 0, step: int = 0, rank: int = 0, monkeypatch: pyt
         bad={},
         step=step,
     )
-    watch, share = SimpleNamespace(at=lambda *_: None), SimpleNamespace(listed=nullcontext)
+    trainer = SimpleNamespace(run=run, watch=SimpleNamespace(at=lambda *_: None), share=SimpleNamespace(listed=nullcontext))
+    trainer.batches = iter([batch])
     with torch.random.fork_rng():
-        next(job._parts(run, watch, iter([batch]), job._Seen([]), share))
+        job.Trainer.load_part(trainer, 0)
         return (torch.nn.functional.dropout(torch.ones(64)) > 0).tolist()
 
 

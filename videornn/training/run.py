@@ -17,20 +17,27 @@ from videornn.checkpoints.run_folder import save_best, save_last
 from videornn.config import Config
 from videornn.data.dataset import BadVideo
 from videornn.data.loader import base_shape
-from videornn.data.mixing import Mixing
+from videornn.data.mixing import Mixing, batch_mixing
 from videornn.data.plan import BatchPlan
 from videornn.distributed import ranks
+from videornn.models import build_model
 from videornn.models.forward import Normalize
+from videornn.models.norms import freeze_parts, set_batch_norm
+from videornn.models.public_input import input_remark
+from videornn.models.weights import load_weights
+from videornn.system.console import say
 from videornn.system.urls import text_without_secrets
 from videornn.training.background import Background
+from videornn.training.ema import start_ema
 from videornn.training.manifest import describe_start
 from videornn.training.meter import Meter
 from videornn.training.multigrid import multigrid_phases, norm_clips
 from videornn.training.nonfinite import NonfiniteGuard
-from videornn.training.optim import load_optimizer_, lr_at, peak_lr, warmed_up
+from videornn.training.optim import build_optimizer, load_optimizer_, lr_at, peak_lr, warmed_up
 from videornn.training.precise_bn import statistics_of_all_ranks
-from videornn.training.preflight import TrainingData, empty_classes
+from videornn.training.preflight import TrainingData, check_batch_norm, empty_classes
 from videornn.training.resume import describe_data
+from videornn.training.step import build_scaler
 
 
 @dataclass
@@ -162,6 +169,44 @@ class Run:
     def check_finite(self) -> None:
         """Read the steps since the last time, and stop if one was not finite; waits for the device; collective."""
         self.guard.check(self.meter.read())
+
+
+def new_run(config: Config, out: Path, data: TrainingData, device: torch.device, *, load_init: bool) -> Run:
+    """The parts of a run at step 0, checked as far as that is possible without a video."""
+    section = config.train
+    plan, bn_clips = training_plan(config, len(data.train), ranks.num_ranks())
+    torch.manual_seed(config.seed)
+    model = build_model(config.model)
+    if config.model.init and load_init:
+        names = data.train.class_names
+        report = load_weights(model, config.model.init, inflation=config.model.inflation, class_names=names)
+        if ranks.rank() == 0:
+            remark = input_remark(config, report)
+            say(*report.lines(), *([f"  note: {remark}"] if remark else []))
+    parts = ranks.num_ranks() * section.accumulate
+    for shape in plan.shapes:
+        num_clips = shape.num_videos * config.data.clips_per_video // parts
+        check_batch_norm(model, (shape.num_frames, shape.crop_size, shape.crop_size), num_clips, bn_clips)
+    model = model.to(device, memory_format=torch.channels_last_3d)
+    model = set_batch_norm(model, section.batch_norm, bn_clips, device)
+    freeze_parts(model, section.freeze)
+    guard = NonfiniteGuard(
+        out / "nonfinite.csv", data.train, section.nonfinite, section.max_skipped, fp16=section.precision == "fp16"
+    )
+    return Run(
+        config=config,
+        out=out,
+        data=data,
+        plan=plan,
+        device=device,
+        model=model,
+        ema=None if section.ema_decay is None else start_ema(model),
+        optimizer=build_optimizer(model, section),
+        scaler=build_scaler(device, section.precision, skip_nonfinite=section.nonfinite == "skip"),
+        guard=guard,
+        mixing=batch_mixing(config.data, config.model.num_classes),
+        normalize=Normalize(config.data.mean, config.data.std, device),
+    )
 
 
 def training_plan(config: Config, num_videos: int, num_ranks: int) -> tuple[BatchPlan, int | None]:

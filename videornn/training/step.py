@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,57 +27,88 @@ class StepResult:
     grad_norm: Tensor
 
 
-def train_step(
-    model: nn.Module,
-    parts: Iterable[tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    *,
-    num_parts: int = 1,
-    scaler: torch.amp.GradScaler | None = None,
-    precision: Precision = "fp32",
-    label_smoothing: float = 0.0,
-    class_weights: Tensor | None = None,
-    clip_norm: float | None = None,
-) -> StepResult:
-    """Forward and backward of every part of a batch, then one update by the gradient of their mean loss.
+class TrainStep:
+    """Take training steps: backward for every part of a rank's batch, then one update by the gradient of their mean loss.
 
     Args:
-        parts: num_parts equal parts of a rank's clips and targets, one at a time: float [B, 3, T, H, W], normalised, on the
-            model's device; labels int64 [B], or float [B, K] shares of the classes of mixed clips.
+        num_parts: equal parts of a batch, one after the other.
         scaler: scales the loss against underflow (fp16), and leaves out an update whose gradient is not finite.
         class_weights: float [K], see classification_loss.
         clip_norm: largest norm of the gradient.
     """
-    may_skip = scaler is not None and scaler.is_enabled()
-    buffers = list(model.buffers()) if may_skip else []
-    before = [buffer.clone() for buffer in buffers]
-    losses, corrects = [], []
-    for number, (clips, targets) in enumerate(parts, start=1):
-        with _only_last_meets_other_ranks(model, number == num_parts):
-            with autocast(clips.device, precision):
-                logits = model(clips)
-            loss = classification_loss(logits.float(), targets, label_smoothing, class_weights) / num_parts
-            (scaler.scale(loss) if may_skip else loss).backward()
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        num_parts: int = 1,
+        scaler: torch.amp.GradScaler | None = None,
+        precision: Precision = "fp32",
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        clip_norm: float | None = None,
+    ) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._num_parts, self._precision, self._clip_norm = num_parts, precision, clip_norm
+        self._label_smoothing, self._class_weights = label_smoothing, class_weights
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._buffers = list(model.buffers()) if self._scaler else []
+        self._buffers_before: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._corrects: list[Tensor] = []
+
+    def backward(self, clips: Tensor, targets: Tensor) -> None:
+        """Add the gradient of one part of the batch.
+
+        Args:
+            clips: float [B, 3, T, H, W], normalised, on the model's device.
+            targets: labels int64 [B], or float [B, K] shares of the classes of mixed clips.
+        """
+        if not self._losses:
+            self._buffers_before = [buffer.clone() for buffer in self._buffers]
+        is_last = len(self._losses) == self._num_parts - 1
+        with _only_last_meets_other_ranks(self._model, is_last):
+            with autocast(clips.device, self._precision):
+                logits = self._model(clips)
+            loss = classification_loss(logits.float(), targets, self._label_smoothing, self._class_weights) / self._num_parts
+            (self._scaler.scale(loss) if self._scaler else loss).backward()
         labels = targets.argmax(1) if targets.ndim == 2 else targets
-        losses.append(loss.detach())
-        corrects.append((logits.detach().argmax(1) == labels).sum())
-    if may_skip:
-        scaler.unscale_(optimizer)
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    if clip_norm is None:
-        grad_norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    else:
-        grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    if may_skip:
-        scaler.step(optimizer)
-        scaler.update()
-        finite = grad_norm.isfinite()
-        for buffer, old in zip(buffers, before, strict=True):  # what is not finite would stay in running averages for ever
-            buffer.copy_(torch.where(finite, buffer, old))
-    else:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return StepResult(torch.stack(losses).sum(), torch.stack(corrects).sum(), grad_norm.detach())
+        self._losses.append(loss.detach())
+        self._corrects.append((logits.detach().argmax(1) == labels).sum())
+
+    def update(self) -> StepResult:
+        """Change the weights by the gradient of all parts, and forget it."""
+        if self._scaler:
+            self._scaler.unscale_(self._optimizer)
+        parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        if self._clip_norm is None:
+            grad_norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        else:
+            grad_norm = nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        if self._scaler:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            finite = grad_norm.isfinite()
+            # what is not finite would stay in running averages for ever
+            for buffer, old in zip(self._buffers, self._buffers_before, strict=True):
+                buffer.copy_(torch.where(finite, buffer, old))
+        else:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        result = StepResult(torch.stack(self._losses).sum(), torch.stack(self._corrects).sum(), grad_norm.detach())
+        self._losses, self._corrects = [], []
+        return result
+
+
+def train_step(
+    model: nn.Module, parts: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, **options: Any
+) -> StepResult:
+    """Take one step over the parts of a batch, clips and targets; for arguments and options see TrainStep."""
+    step = TrainStep(model, optimizer, **options)
+    for clips, targets in parts:
+        step.backward(clips, targets)
+    return step.update()
 
 
 def classification_loss(
