@@ -2,7 +2,7 @@
 
 python scripts/benchmark_scale.py [--videos 19761] [--classes 400] [--views 30] [--listed 650000] [--keep FOLDER]
 
-Every line is a process of its own: the end of `videornn test` once all views are scored, `videornn test --scores` of one
+Every line is a process of its own: the end of `videornn test` once all views are scored, `videornn scores` of one
 network and of two, the numbers of a validation in deterministic mode, `videornn report`, and the reading of a training list;
 first, for comparison, a start of Python that only imports. The last line is one JSON document: seconds and peak MB by stage.
 """
@@ -62,8 +62,8 @@ def measure(folder: Path, num_videos: int, num_classes: int, num_views: int, num
     stages = {
         "start": ["-c", START],
         "test, its end": ["-m", "videornn", "test", checkpoint, *overrides],
-        "test --scores": ["-m", "videornn", "test", "--scores", scores, "--out", folder / "again"],
-        "test --scores, two networks": ["-m", "videornn", "test", "--scores", scores, scores, "--out", folder / "two"],
+        "scores": ["-m", "videornn", "scores", scores, "--out", folder / "again"],
+        "scores, two networks": ["-m", "videornn", "scores", scores, scores, "--out", folder / "two"],
         "validation": ["-c", VALIDATION, num_videos, num_classes],
         "report": ["-m", "videornn", "report", run],
         "reading a training list": ["-c", READING, folder / "train.txt"],

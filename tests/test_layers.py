@@ -44,7 +44,7 @@ def _imports(path: Path) -> set[str]:
         if id(node) in guarded:
             continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("videornn"):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [f"{node.module}.{alias.name}" for alias in node.names if alias.name != "__version__"]
             found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("videornn")}

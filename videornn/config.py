@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from videornn.errors import UserError
 from videornn.schema import (
@@ -33,6 +34,7 @@ __all__ = [
     "MultigridConfig",
     "TestConfig",
     "TrainConfig",
+    "check_overrides",
     "config_from_dict",
     "config_to_yaml",
     "load_config",
@@ -76,6 +78,11 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 def override_config(config: Config, overrides: list[str]) -> Config:
     """A copy of the config with `section.key=value` strings applied; raises UserError like load_config."""
     return _validate(config.model_dump(mode="json"), overrides, {}, "config")
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Raise UserError for `section.key=value` strings that no config can take; commands do so before they import torch."""
+    _validate({}, overrides, {}, "config", partly=True)
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
@@ -169,7 +176,10 @@ def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[
     raise UserError(f"{source}{f':{line + 1}' if numbered else ''}: not valid YAML: {problem}")
 
 
-def _validate(values: dict, overrides: list[str], places: dict[str, str], source: str) -> Config:
+def _validate(
+    values: dict, overrides: list[str], places: dict[str, str], source: str, *, partly: bool = False
+) -> Config | None:
+    """The config of values and overrides; partly: without what settings demand of others, and None where these disagree."""
     try:
         values = json.loads(json.dumps(values, default=str))  # a deep copy, of plain JSON types
     except (TypeError, ValueError, RecursionError):  # keys of another type; a mapping in itself, or in too many
@@ -185,7 +195,11 @@ def _validate(values: dict, overrides: list[str], places: dict[str, str], source
         # JSON mode is as strict as Python mode but takes a list for a tuple, which is all that YAML has
         config = Config.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(_sentence(error, places, source)) from None
+        errors = error.errors(include_url=False)
+        errors = [error for error in errors if not (partly and _is_of_several(error))]
+        if not errors:
+            return None
+        raise UserError(_sentence(errors, places, source)) from None
     for key in FILES:
         section, _, name = key.partition(".")
         if key in places and is_url(getattr(getattr(config, section), name) or ""):
@@ -212,8 +226,14 @@ def _set_dotted(values: dict, key: str, value: Any, override: str) -> None:
     values[name] = value
 
 
-def _sentence(error: ValidationError, places: dict[str, str], source: str) -> str:
-    first, *others = error.errors(include_url=False)
+def _is_of_several(error: ErrorDetails) -> bool:
+    """Whether an error is about settings of a section that do not go together, each of which may be right."""
+    sections = {key.rpartition(".")[0] for key in _dotted_keys(Config)}
+    return error["type"] == "value_error" and ".".join(map(str, error["loc"])) in sections
+
+
+def _sentence(errors: list[ErrorDetails], places: dict[str, str], source: str) -> str:
+    first, *others = errors
     # pydantic adds the branch of a union or "[key]" to the place: keep the part that is a key of the file
     keys = [str(part) for part in first["loc"]]
     known = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in places), 0)

@@ -11,9 +11,41 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from videornn import load_predictor
+from videornn import __version__, load_predictor
 
 CONFIG = str(ROOT / "configs/quickstart.yaml")
+
+
+MISSPELT = "train.lrr=1"
+
+
+def test_a_wrong_setting_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("train: {lrr: 1}\n")
+    commands = [
+        *(["train", CONFIG, MISSPELT], ["info", CONFIG, MISSPELT], ["info", str(tmp_path / "wrong.yaml")]),
+        *(["test", "best.pt", MISSPELT], ["scores", "a.npz", MISSPELT], ["test", "--scores", "a.npz", MISSPELT]),
+        *(["config", CONFIG, MISSPELT], ["convert", "a.pth", "b.pt", MISSPELT], ["data", "bench", CONFIG, MISSPELT]),
+    ]
+    program = (
+        "import sys\nfrom videornn.cli import main\n"
+        f"for command in {commands!r}:\n"
+        "    sys.argv = ['videornn', *command]\n"
+        "    try: main()\n    except SystemExit as end: assert end.code == 2, command\n"
+        "    assert 'torch' not in sys.modules, command\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("unknown key 'train.lrr'; did you mean 'train.lr'?") == len(commands)
+
+
+def test_the_version_is_said(videornn) -> None:
+    assert videornn("--version")[:2] == (0, f"videornn {__version__}\n")
+
+
+def test_what_settings_of_a_checkpoint_demand_of_others_is_not_asked_before_it_is_read(videornn) -> None:
+    """A warm-up of 300 epochs is too long for the default run, but perhaps not for that of the checkpoint."""
+    code, _, err = videornn("test", "no.pt", "train.warmup_epochs=300")
+    assert code == 2 and "checkpoint no.pt does not exist" in err
 
 
 def test_help_starts_without_torch() -> None:
@@ -141,7 +173,7 @@ def test_info_and_config_describe_a_network(videornn, tiny_run: Path) -> None:
         (["test", "{bad}/names.txt"], "names.txt is not a checkpoint"),
         (["test", "{run}", "data.test={bad}/nolabel.txt"], "nolabel.txt:2"),
         (["test", "{run}", "model.depth=18"], "cannot be overridden"),
-        (["test", "a.npz", "b.npz"], "a.npz is named like the scores of a test: give --scores to take those"),
+        (["test", "a.npz", "b.npz"], "a.npz is named like the scores of a test: give `videornn scores` to take those"),
         (["test", "{run}", "data.test={bad}/other"], "class 'walk' is not among the 10 classes of the network (same_right"),
         (["infer", "{run}", "nowhere.mp4"], "nowhere.mp4: no such file"),
         (["infer", "{run}", "{bad}/folders"], "folders has no video"),

@@ -219,7 +219,7 @@ def test_the_command_line_rescores_and_averages_files(videornn, tmp_path: Path) 
     folder.mkdir()
     for number in (1, 2):
         save_scores(folder / f"{number}.npz", _scores(number))
-    code, out, _ = videornn("test", "--scores", folder / "1.npz")
+    code, out, _ = videornn("scores", folder / "1.npz")
     assert (
         code == 0
         and "clip  top-1" in out

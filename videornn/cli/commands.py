@@ -21,6 +21,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from videornn import __version__
 from videornn.cli.data import Overrides, data_app
 from videornn.cli.infer import infer
 from videornn.distributed.signals import Interrupted
@@ -34,6 +35,22 @@ SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key and its value; the name o
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"videornn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, test, run and explain video action recognition networks with disentangled non-local blocks."""
+
 
 WIDTH = 120  # of long lines
 # errors of the system that say enough by themselves, with the name of the file
@@ -67,32 +84,22 @@ def train(
 
 @app.command()
 def test(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="CHECKPOINT|SCORES...", help="RUN/checkpoints/best.pt or last.pt, or scores.npz."),
-    ],
+    source: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="RUN/checkpoints/best.pt or last.pt.")],
     more: Overrides = None,
-    scores: Annotated[
-        bool, typer.Option("--scores", help="Take scores.npz of tests, average several, and need no network.")
-    ] = False,
-    out: Annotated[
-        Optional[Path], typer.Option(help="Folder for the results; by default RUN/test or NAME_test, with --scores none.")
-    ] = None,
+    of_scores: Annotated[bool, typer.Option("--scores", help="As the command scores.", hidden=True)] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the results; by default RUN/test or NAME_test.")] = None,
 ) -> None:
     """Evaluate a checkpoint over several views of every video; stopped or killed, the same command goes on."""
-    from videornn.evaluation.results import describe, rescore
+    from videornn.config import check_overrides
 
-    if scores:
-        words = [source, *(more or [])]
-        settings = [word for word in words if SETTING.match(word)]
-        files = [word for word in words if word not in settings]
-        if is_main():
-            lines = describe(rescore(files, settings, out))
-            say(*lines, "nothing is written without --out" if out is None else f"results in {out}")
+    if of_scores:
+        scores([source, *(more or [])], out)
         return
     if source.endswith(".npz"):
-        raise UserError(f"{source} is named like the scores of a test: give --scores to take those")
+        raise UserError(f"{source} is named like the scores of a test: give `videornn scores` to take those")
+    check_overrides(more or [])  # before torch is imported, which takes seconds
     from videornn.evaluation.evaluate import evaluate
+    from videornn.evaluation.results import describe
 
     try:
         with ProgressBar("test") as bar:
@@ -101,6 +108,25 @@ def test(
         fail(f"{stop}; the same command goes on", stop.exit_code)
     if is_main():
         say(*describe(result), f"results in {folder}")
+
+
+@app.command()
+def scores(
+    files: Annotated[
+        list[str], typer.Argument(metavar="SCORES... [KEY=VALUE]...", help="scores.npz of tests, and settings to change.")
+    ],
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the results; by default nothing is written.")] = None,
+) -> None:
+    """Make the results of a test again from its scores, or of several networks averaged; needs no network."""
+    from videornn.config import check_overrides
+
+    settings = [word for word in files if SETTING.match(word)]
+    check_overrides(settings)
+    from videornn.evaluation.results import describe, rescore
+
+    if is_main():
+        lines = describe(rescore([word for word in files if word not in settings], settings, out))
+        say(*lines, "nothing is written without --out" if out is None else f"results in {out}")
 
 
 app.command()(infer)
@@ -158,6 +184,11 @@ def info(
     overrides: Overrides = None,
 ) -> None:
     """Print a network stage by stage, with sizes, parameters and FLOPs."""
+    from videornn.config import check_overrides, load_config
+
+    check_overrides(overrides or [])
+    if source.suffix not in (".pt", ".pth"):
+        load_config(source, overrides)
     from videornn.tools.info import describe
 
     SafeConsole().print(describe(source, overrides or []))
@@ -185,6 +216,9 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Keep what fits, be it ever so little.")] = False,
 ) -> None:
     """Make a checkpoint of public weights, for test, infer and model.init."""
+    from videornn.config import check_overrides
+
+    check_overrides(overrides or [])
     from videornn.tools.convert import convert as run
 
     say(*run(source, out, overrides, labels=labels, force=force).lines(), f"wrote {out}")

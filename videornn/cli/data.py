@@ -67,12 +67,12 @@ def bench(
 ) -> None:
     """Say what a training clip costs, stage by stage, and whether this machine can feed the network."""
     from videornn.config import load_config
+
+    settings = load_config(config, overrides)  # before torch is imported, which takes seconds
     from videornn.tools.bench import bench_loading
 
     with ProgressBar("clips") as bar:
-        report = bench_loading(
-            load_config(config, overrides), num_clips=num_clips, gpu_rate=gpu_clips_per_second, on_progress=bar.update
-        )
+        report = bench_loading(settings, num_clips=num_clips, gpu_rate=gpu_clips_per_second, on_progress=bar.update)
     feeding = None if gpu_clips_per_second is None else report.feeding()
     total = sum(report.stages.values())
     for stage, seconds in report.stages.items():
