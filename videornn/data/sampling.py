@@ -1,14 +1,14 @@
-"""Which frames a clip has: PyTorchVideo's clip samplers choose the start, integer arithmetic the frame indices."""
+"""Choose the frames of clips: clip samplers in the form of PyTorchVideo's say when, integer arithmetic which frames."""
 
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import torch
-from pytorchvideo.data.clip_sampling import make_clip_sampler
+from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler
 from torch import Tensor
 
 from videornn.schema import FrameOrder, Sampling, ShortVideos
@@ -53,6 +53,47 @@ class ClipSpec:
         return replace(
             self, num_frames=num_frames, temporal_stride=random.Random(seed).randint(self.temporal_stride, longest)
         )
+
+
+class SeededClipSampler(ClipSampler):
+    """Draw one clip from anywhere in a video, as PyTorchVideo's random sampler does, from a generator of its own.
+
+    Args:
+        clip_duration: seconds.
+        seed: of the generator; PyTorchVideo's draws from Python's global one.
+    """
+
+    def __init__(self, clip_duration: float | Fraction, seed: int) -> None:
+        super().__init__(clip_duration)
+        self._generator = random.Random(seed)
+
+    def __call__(self, last_clip_time: Any, video_duration: float | Fraction, annotation: dict[str, Any]) -> ClipInfo:
+        start = Fraction(self._generator.uniform(0, max(video_duration - self._clip_duration, 0)))
+        return ClipInfo(start, start + self._clip_duration, 0, 0, True)
+
+
+class MiddleClipSampler(ClipSampler):
+    """Take clips from the middles of equal parts of a video, where PyTorchVideo takes them from the beginnings.
+
+    Args:
+        clip_duration: seconds.
+        num_clips: parts, of which each gives a clip.
+    """
+
+    def __init__(self, clip_duration: float | Fraction, num_clips: int) -> None:
+        super().__init__(clip_duration)
+        self._num_clips = num_clips
+
+    def __call__(self, last_clip_time: Any, video_duration: float | Fraction, annotation: dict[str, Any]) -> ClipInfo:
+        number = self._current_clip_index
+        free = Fraction(max(video_duration - self._clip_duration, 0))
+        start = free * Fraction(2 * number + 1, 2 * self._num_clips)
+        self._current_clip_index = (number + 1) % self._num_clips
+        return ClipInfo(start, start + self._clip_duration, number, 0, self._current_clip_index == 0)
+
+    def reset(self) -> None:
+        """Begin with the first part of the next video."""
+        self._current_clip_index = 0
 
 
 def clip_indices(
@@ -100,27 +141,22 @@ def sample_random_clip(spec: ClipSpec, num_video_frames: int, fps: Fraction, see
         offsets = torch.rand(spec.num_frames, generator=generator, dtype=torch.float64)
         indices = segment_indices(num_video_frames, spec.num_frames, offsets)
     else:
-        sampler = make_clip_sampler("random", spec.duration_seconds(fps))
-        with _python_seed(seed):
-            clip = sampler(0, num_video_frames / fps, {})
+        clip = SeededClipSampler(spec.duration_seconds(fps), seed)(0, num_video_frames / fps, {})
         indices = _clip_from(spec, num_video_frames, fps, clip.clip_start_sec)
     return _reorder(indices, spec, generator)
 
 
 def uniform_clips(spec: ClipSpec, num_video_frames: int, fps: Fraction, num_clips: int) -> Tensor:
     """Frame indices int64 [num_clips, T] of test clips, each in the middle of one of num_clips equal parts."""
-    parts = [Fraction(2 * clip + 1, 2 * num_clips) for clip in range(num_clips)]
     if spec.sampling == "segments":
+        parts = [Fraction(2 * clip + 1, 2 * num_clips) for clip in range(num_clips)]
         clips = [
             segment_indices(num_video_frames, spec.num_frames, torch.full((spec.num_frames,), float(part))) for part in parts
         ]
     else:
-        # PyTorchVideo puts clip i of n at i / n of the free length: every other one of 2n gives the middles of n parts
-        sampler = make_clip_sampler("constant_clips_per_video", spec.duration_seconds(fps), 2 * num_clips)
-        starts = []
-        while len(starts) < 2 * num_clips:
-            starts.append(sampler(0, num_video_frames / fps, {}).clip_start_sec)
-        clips = [_clip_from(spec, num_video_frames, fps, start) for start in starts[1::2]]
+        sampler = MiddleClipSampler(spec.duration_seconds(fps), num_clips)
+        starts = [sampler(0, num_video_frames / fps, {}).clip_start_sec for _ in range(num_clips)]
+        clips = [_clip_from(spec, num_video_frames, fps, start) for start in starts]
     generator = torch.Generator().manual_seed(num_video_frames)
     return torch.stack([_reorder(clip, spec, generator) for clip in clips])
 
@@ -142,14 +178,3 @@ def _reorder(indices: Tensor, spec: ClipSpec, generator: torch.Generator) -> Ten
         choice = torch.randint(len(indices), (1,), generator=generator)
         return indices[choice].expand(len(indices)).clone()
     return indices
-
-
-@contextmanager
-def _python_seed(seed: int):
-    """PyTorchVideo's random sampler draws from Python's global generator: seed it, then put it back as it was."""
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,11 @@ class FrameVideo(Video):
     num_frames: int
     fps: Fraction
     times: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """Name of the file, which PyTorchVideo gives with its clips."""
+        return os.path.basename(self.path)
 
     @property
     def duration(self) -> float:
