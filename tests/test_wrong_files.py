@@ -123,6 +123,7 @@ MANIFEST |= {
 TABLE = {"other columns": text("a,b\n1,2\n"), "zero bytes": text("path,label\0\n")}
 PREDICTIONS = {"a word for a score": text("path,label,prediction,score\na,b,c,high\n"), **TABLE}
 PREDICTIONS |= {"nan for a score": text("path,label,prediction,score\na,b,c,nan\n")}
+COUNTS = {"a class without a row": text("label,a,b\na,1,2\n"), "no counts": text("label,a\na,-1\n"), **TABLE}
 SOUND = '{"kind": "train", "step": 1, "epoch": 1.0, "loss": 2.0}\n'  # of the last line, a kill may have left a part
 LINES = {
     "text for a step": text('{"kind": "train", "step": "1"}\n' + SOUND),
@@ -201,7 +202,7 @@ READS = [
     Read("report {run}", "{run}/manifest.json", MANIFEST, OPTIONAL),
     Read("report {run}", "{run}/test/metrics.json", METRICS, OPTIONAL),
     Read("report {run}", "{run}/test/predictions.csv", PREDICTIONS, OPTIONAL),
-    Read("report {run}", "{run}/test/per_class.csv", TABLE, OPTIONAL),
+    Read("report {run}", "{run}/test/confusion.csv", COUNTS, OPTIONAL),
     Read("report {run}", "{run}/test/bad_videos.csv", TABLE, OPTIONAL),
     Read("report {run}", "{run}/bad_videos.csv", TABLE, OPTIONAL),
 ]
@@ -270,7 +271,7 @@ def _replace(path: Path, put: Callable[[Path], object]) -> None:
 def test_whatever_lies_in_the_place_of_a_file_is_one_sentence(
     read: Read, tested_run: Path, lists: Path, tiny_settings: list[str], videornn, without_root_rights, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("videornn.report.write.examples_section", lambda *_: "")  # of videos, which are not the point here
+    monkeypatch.setattr("videornn.report.write.animate", lambda *_: {"why_not": ""})  # videos are not the point here
     monkeypatch.setattr("videornn.report.attention._explain_first", lambda *_: [])
     settings = [re.sub("=/.*/", "=SET/", setting) for setting in tiny_settings]
     config, failures = config_to_yaml(load_config(QUICKSTART, settings)), []

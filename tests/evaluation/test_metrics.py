@@ -96,3 +96,9 @@ def test_a_network_of_one_class_is_always_right_and_sure() -> None:
         *(100.0, 100.0, 100.0),
         *(0.0, 0.0),
     ]
+
+
+def test_the_most_frequent_mistakes_come_first_and_of_equal_ones_the_larger_share() -> None:
+    confusion = torch.tensor([[9, 2, 0], [2, 1, 3], [0, 1, 0]])
+    assert metrics.most_confused(confusion) == [(1, 2, 3), (1, 0, 2), (0, 1, 2), (2, 1, 1)]
+    assert metrics.most_confused(torch.eye(3).long()) == []

@@ -8,12 +8,14 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import DictLoader, UndefinedError
 from PIL import Image
 
 from videornn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -21,7 +23,7 @@ from videornn.report import write_report
 from videornn.report.attention import MAX_BYTES
 from videornn.report.charts import Series, _ticks, line_chart
 from videornn.report.examples import choose_examples
-from videornn.report.markup import tag
+from videornn.report.render import render, templates
 from videornn.report.run_results import Prediction, read_run
 
 HOSTILE = ("<script>alert('x')</script>", "say \"cheese\" & 'smile'", "größer</td>", "plain")
@@ -90,15 +92,25 @@ def write_test(run: Path, rows: list[tuple[str, str, str, float]], names: tuple[
         writer = csv.writer(file)
         writer.writerow(["path", "label", "prediction", "score", "correct"])
         writer.writerows([path, label, said, score, int(label == said)] for path, label, said, score in rows)
-    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["class", "num_videos", "top1"], *([name, 1, 0.0] for name in names)])
+    counts = Counter((label, said) for _, label, said, _ in rows)
+    with open(folder / "confusion.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["label", *names], *([a, *(counts[a, b] for b in names)] for a in names)])
 
 
-def test_text_is_escaped_and_markup_is_not() -> None:
-    assert tag("b", "<i>&\"'", tag("wbr"), None, class_="a\"b'<") == (
-        '<b class="a&quot;b&#x27;&lt;">&lt;i&gt;&amp;&quot;&#x27;<wbr></b>'
+def draw(title: str, series: list[Series], **options) -> str:
+    """The figure of a line chart."""
+    return str(templates().get_template("macros.html.j2").module.figure(line_chart(title, series, **options)))
+
+
+def test_text_is_escaped_and_markup_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = templates()
+    environment.loader = DictLoader({"a": """<b class="{{ a }}">{{ b }}{{ c | breakable }}</b>\n  <i>{{ d }}</i>"""})
+    monkeypatch.setattr("videornn.report.render.templates", lambda: environment)
+    assert render("a", a="a\"b'<", b="<i>&\"'{{ a }}", c="</b>", d="caf\udce9 \x00\x1b") == (
+        '<b class="a&#34;b&#39;&lt;">&lt;i&gt;&amp;&#34;&#39;{{ a }}&lt;/<wbr>b&gt;</b><i>caf\\udce9 \ufffd\ufffd</i>'
     )
-    assert tag("p", "caf\udce9 \x00\x1b") == "<p>caf\\udce9 \ufffd\ufffd</p>"
+    with pytest.raises(UndefinedError):
+        render("a", a="")
 
 
 def test_names_of_classes_and_paths_stay_text(run: Path) -> None:
@@ -216,9 +228,7 @@ def test_a_resumed_run_is_drawn_by_what_it_did_last(run: Path) -> None:
 
 
 def test_values_that_are_not_finite_break_the_line_and_are_marked() -> None:
-    figure = line_chart(
-        "loss", [Series("training", [0, 1, 2, 3, 4], [4, math.nan, 2, math.inf, 0])], x_name="epoch", top=4.0
-    )
+    figure = draw("loss", [Series("training", [0, 1, 2, 3, 4], [4, math.nan, 2, math.inf, 0])], x_name="epoch", top=4.0)
     # 296 wide from 50, 164 high from 12
     assert 'd="M50 12M198 94M346 176"' in figure
     assert figure.count('class="cross"') == 2 and "2 not finite" in figure
@@ -227,7 +237,7 @@ def test_values_that_are_not_finite_break_the_line_and_are_marked() -> None:
 def test_long_lines_are_averaged_with_their_spread() -> None:
     y = np.where(np.arange(4000) % 2, 0.0, 10.0)
     y[10:20] = math.nan
-    figure = line_chart("loss", [Series("training", list(range(4000)), y.tolist())], x_name="step", top=10.0)
+    figure = draw("loss", [Series("training", list(range(4000)), y.tolist())], x_name="step", top=10.0)
     heights = [float(pair.split()[1]) for pair in re.findall(r"[ML]([\d. ]+)", re.search(r'path d="([^"]+)"', figure)[1])]
     assert len(heights) == 399 and set(heights) == {94.0}  # the mean of 0 and 10, in the middle
     assert len(re.search(r'points="([^"]+)"', figure)[1].split()) == 2 * 399

@@ -60,6 +60,17 @@ def class_precisions(confusion: Tensor) -> Tensor:
     return 100 * confusion.diagonal() / confusion.sum(dim=0)
 
 
+def most_confused(confusion: Tensor) -> list[tuple[int, int, int]]:
+    """List label, prediction and count of every mistake that was made, the most frequent first.
+
+    Of mistakes as frequent as each other, the one that is the larger share of its class comes first.
+    """
+    labels, predictions = confusion.clone().fill_diagonal_(0).nonzero(as_tuple=True)
+    columns = (labels, predictions, confusion[labels, predictions], confusion.sum(dim=1)[labels])
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [row[:3] for row in sorted(rows, key=lambda row: (-row[2], row[3]))]
+
+
 def mean_class_accuracy(confusion: Tensor) -> float:
     """Mean of class_accuracies over the classes that have videos."""
     return torch.nanmean(class_accuracies(confusion)).item()

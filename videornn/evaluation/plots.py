@@ -10,6 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from videornn.evaluation.metrics import most_confused
 from videornn.system.lettering import fonts_for, plain
 
 if TYPE_CHECKING:
@@ -61,16 +62,12 @@ def _plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...])
 
 def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> None:
     """The pairs (label, prediction) that are confused most often, as bars."""
-    wrong = confusion.clone().fill_diagonal_(0)
-    counts, places = wrong.flatten().sort(descending=True, stable=True)
-    counts = counts[:MAX_PAIRS]
-    counts = counts[counts > 0].tolist()
-    pairs = [divmod(place, len(class_names)) for place in places[: len(counts)].tolist()]
-    totals = confusion.sum(dim=1)
+    pairs = most_confused(confusion)[:MAX_PAIRS]
+    counts = [count for *_, count in pairs]
     axes.barh(range(len(counts)), counts, color="tab:red", alpha=0.6)
-    for row, ((label, _), count) in enumerate(zip(pairs, counts, strict=True)):
-        axes.text(count, row, f" {count} of {int(totals[label])}", va="center", fontsize=8)
-    names = [f"{_shortened(class_names[label])} → {_shortened(class_names[other])}" for label, other in pairs]
+    for row, (label, _, count) in enumerate(pairs):
+        axes.text(count, row, f" {count} of {int(confusion[label].sum())}", va="center", fontsize=8)
+    names = [f"{_shortened(class_names[label])} → {_shortened(class_names[other])}" for label, other, _ in pairs]
     axes.set_yticks(range(len(counts)), names, fontsize=8)
     axes.set_ylim(MAX_PAIRS - 0.4, -0.6)
     axes.set_xlim(0, 1.18 * max(counts, default=1))

@@ -136,15 +136,14 @@ def _write_predictions(path: Path, scores: Scores, video_scores: Tensor) -> None
 
 def _write_per_class(path: Path, confusion: Tensor, names: tuple[str, ...]) -> None:
     """One row per class; top1 is its recall, nan without videos, and precision nan if it was never predicted."""
-    wrong = confusion.clone().fill_diagonal_(0)
-    most, times = wrong.argmax(dim=1).tolist(), wrong.amax(dim=1).tolist()
+    # of each class the first, which is its most frequent one, is the last to be written
+    worst = {label: (names[other], count) for label, other, count in reversed(metrics.most_confused(confusion))}
     columns = (
         names,
         confusion.sum(dim=1).tolist(),
         (f"{value:.2f}" for value in metrics.class_accuracies(confusion).tolist()),
         (f"{value:.2f}" for value in metrics.class_precisions(confusion).tolist()),
-        (names[other] if count else "" for other, count in zip(most, times, strict=True)),
-        times,
+        *zip(*(worst.get(label, ("", 0)) for label in range(len(names))), strict=True),
     )
     header = ["class", "num_videos", "top1", "precision", "taken_for", "times_taken_for"]
     write_table(path, header, zip(*columns, strict=True))

@@ -1,17 +1,21 @@
-"""Line charts as SVG that follows the page's colours, and bars that are HTML."""
+"""Line charts as numbers: where their lines and ticks lie; macros.html.j2 draws them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from videornn.report.markup import Markup, tag
+from videornn.report.render import px
 
 MAX_POINTS = 400  # of a line; more are averaged
 LOG_RATIO = 100  # a chart whose values span more than this has a logarithmic axis
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 34  # pixels around the lines, where ticks and names are
+
+Place = Callable[[float], float]  # of a value, in pixels
 
 
 @dataclass(frozen=True)
@@ -22,30 +26,6 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     role: str = "main"
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where the values of a chart lie in its picture, in pixels from the upper left."""
-
-    width: int
-    height: int
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    log: bool
-    left: int = 50
-    right: int = 14
-    top: int = 12
-    bottom: int = 34
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
-
-    def y(self, value: float) -> float:
-        low, high = (math.log10(end) if self.log else end for end in self.y_range)
-        share = ((math.log10(value) if self.log else value) - low) / (high - low)
-        return self.height - self.bottom - share * (self.height - self.top - self.bottom)
 
 
 def line_chart(
@@ -59,8 +39,8 @@ def line_chart(
     last: bool = True,
     marks: Sequence[float] = (),
     size: tuple[int, int] = (360, 210),
-) -> Markup:
-    """A figure of lines over one x; its caption is the key.
+) -> dict[str, Any]:
+    """Lay out lines over one x for a figure, whose caption is their key: places in pixels, ticks with their values.
 
     A value that is not finite breaks its line and is a cross at the upper edge.
 
@@ -71,106 +51,62 @@ def line_chart(
         marks: x of vertical lines, where a run was taken up again.
         size: width and height in pixels at which the text is as large as the page's.
     """
-    lines = [line for line in series if len(line.x)]
-    values = np.array([value for line in lines for value in line.y if math.isfinite(value)] or [0.0])
+    series = [line for line in series if len(line.x)]
+    values = np.array([value for line in series for value in line.y if math.isfinite(value)] or [0.0])
     log = log and bool(values.min() > 0 and values.max() > LOG_RATIO * values.min())
     y_ticks = _log_ticks(values.min(), values.max()) if log else _ticks(min(0.0, values.min()), top or values.max())
-    x_values = [value for line in lines for value in line.x]
-    x_range = (min(0.0, *x_values), max(*x_values, 1e-9)) if x_values else (0.0, 1.0)
-    frame = Frame(*size, x_range, (y_ticks[0], y_ticks[-1]), log)
-    num_odd = sum(not math.isfinite(value) for line in lines for value in line.y)
-    odd = f"{num_odd} not finite (\N{MULTIPLICATION SIGN})" if num_odd else None
-    picture = tag(
-        "svg",
-        _grid(frame, y_ticks, x_name),
-        [
-            tag("line", x1=_px(frame.x(x)), x2=_px(frame.x(x)), y1=frame.top, y2=size[1] - frame.bottom, class_="mark")
-            for x in marks
-        ],
-        [_line(frame, line) for line in lines],
-        viewBox=f"0 0 {size[0]} {size[1]}",
-        role="img",
-        aria_label=f"{title}, by {x_name}",
-    )
-    key = [
-        tag(
-            "span",
-            tag("i", class_=f"key {line.role}"),
-            f"{line.name} ",
-            tag("b", _number(line.y[-1]) + unit) if last else None,
-            class_="entry",
-        )
-        for line in lines
-    ]
-    note = ", ".join(filter(None, ["logarithmic" if log else "", f"in {unit.strip()}" if unit.strip() else ""]))
-    heading = tag("strong", title, tag("small", f" ({note})") if note else None)
-    caption = tag("figcaption", heading, key, tag("span", odd, class_="entry bad") if odd else None)
-    return tag("figure", caption, picture, class_="chart")
+    x_values = [value for line in series for value in line.x]
+    low, high = (min(0.0, *x_values), max(*x_values, 1e-9)) if x_values else (0.0, 1.0)
+    right, bottom = size[0] - RIGHT, size[1] - BOTTOM
+    x, y = _axis(low, high, LEFT, right), _axis(y_ticks[0], y_ticks[-1], bottom, TOP, log)
+    return {
+        "title": title,
+        "x_name": x_name,
+        "unit": unit,
+        "note": ", ".join(filter(None, ["logarithmic" if log else "", f"in {unit.strip()}" if unit.strip() else ""])),
+        "last": last,
+        "lines": [_line(line, x, y) for line in series],
+        "num_odd": sum(not math.isfinite(value) for line in series for value in line.y),
+        "marks": [x(value) for value in marks],
+        "x_ticks": [(value, x(value)) for value in _ticks(low, high) if low <= value <= high],
+        "y_ticks": [(value, y(value)) for value in y_ticks],
+        "size": size,
+        "edges": (LEFT, right, TOP, bottom),
+    }
 
 
-def bar(share: float, text: str, class_: str = "") -> Markup:
-    """A horizontal bar of a share 0..1 of its place, and what it says after it."""
-    filled = tag("i", style=f"width:{100 * min(max(share, 0.0), 1.0):.1f}%")
-    return tag(
-        "span", tag("span", filled, class_="track"), tag("span", text, class_="value"), class_=f"bar {class_}".strip()
-    )
+def _axis(low: float, high: float, start: float, end: float, log: bool = False) -> Place:
+    """The place of each value, of which low is at start and high at end."""
+    scale = math.log10 if log else float
+    return lambda value: start + (scale(value) - scale(low)) / (scale(high) - scale(low)) * (end - start)
 
 
-def _grid(frame: Frame, y_ticks: list[float], x_name: str) -> list[Markup]:
-    right, bottom = frame.width - frame.right, frame.height - frame.bottom
-    parts = []
-    for value in y_ticks:
-        y = _px(frame.y(value))
-        parts.append(tag("line", x1=frame.left, x2=right, y1=y, y2=y, class_="grid"))
-        parts.append(tag("text", _number(value), x=frame.left - 7, y=y, dy="0.35em", text_anchor="end"))
-    x_ticks = [value for value in _ticks(*frame.x_range) if frame.x_range[0] <= value <= frame.x_range[1]]
-    for value in x_ticks:
-        parts.append(tag("text", _number(value), x=_px(frame.x(value)), y=bottom + 16, text_anchor="middle"))
-    middle = (frame.left + right) / 2
-    return [*parts, tag("text", x_name, x=middle, y=frame.height - 3, text_anchor="middle", class_="axis")]
-
-
-def _line(frame: Frame, line: Series) -> Markup:
+def _line(series: Series, to_x: Place, to_y: Place) -> dict[str, Any]:
     """A series: its line, dots if there are few, crosses for what is not finite, the spread if it is averaged."""
-    x, y = np.array(line.x, np.float64), np.array(line.y, np.float64)
-    finite = np.isfinite(y)
-    crosses = [_cross(frame.x(place), frame.top + 4) for place in _thinned(x[~finite])]
-    parts: list[Markup] = []
+    x, y = np.array(series.x, np.float64), np.array(series.y, np.float64)
+    odd, spread = x[~np.isfinite(y)], ""
     if len(x) > MAX_POINTS:
         x, low, y, high = _averaged(x, y)
-        there = np.isfinite(y)
-        outline = [*zip(x[there], high[there], strict=True), *reversed(list(zip(x[there], low[there], strict=True)))]
-        parts.append(tag("polygon", points=" ".join(f"{_px(frame.x(a))},{_px(frame.y(b))}" for a, b in outline)))
-    path, pen = [], "M"
-    for place, value in zip(x, y, strict=True):
-        if math.isfinite(value):
-            path.append(f"{pen}{_px(frame.x(place))} {_px(frame.y(value))}")
-        pen = "L" if math.isfinite(value) else "M"
-    if path:
-        parts.append(tag("path", d="".join(path)))
-    if len(x) <= 40:
-        parts += [_dot(frame, line.name, a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
-    return tag("g", parts, crosses, class_=f"line {line.role}")
-
-
-def _dot(frame: Frame, name: str, x: float, y: float) -> Markup:
-    said = tag("title", f"{name} {_number(y)} at {_number(x)}")
-    return tag("circle", said, cx=_px(frame.x(x)), cy=_px(frame.y(y)), r=2.6)
-
-
-def _cross(x: float, y: float) -> Markup:
-    return tag("path", d=f"M{_px(x - 3)} {_px(y - 3)}l6 6m0 -6l-6 6", class_="cross")
-
-
-def _thinned(places: np.ndarray) -> np.ndarray:
-    return places[:: max(len(places) // 50, 1)]
+        outline = [*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)]
+        spread = " ".join(f"{px(to_x(a))},{px(to_y(b))}" for a, b in outline if math.isfinite(b))
+    path, pen = "", "M"
+    for a, b in zip(x, y, strict=True):
+        if math.isfinite(b):
+            path += f"{pen}{px(to_x(a))} {px(to_y(b))}"
+        pen = "L" if math.isfinite(b) else "M"
+    return {
+        "series": series,
+        "path": path,
+        "spread": spread,
+        "dots": [(to_x(a), to_y(b), a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b) and len(x) <= 40],
+        "crosses": [(to_x(a), TOP + 4) for a in odd[:: max(len(odd) // 50, 1)]],
+    }
 
 
 def _averaged(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean x and least, mean and largest finite y of MAX_POINTS equal parts; NaN for a part without a finite value."""
-    parts = np.array_split(np.arange(len(x)), MAX_POINTS)
     rows = []
-    for part in parts:
+    for part in np.array_split(np.arange(len(x)), MAX_POINTS):
         values = y[part][np.isfinite(y[part])]
         numbers = (values.min(), values.mean(), values.max()) if len(values) else (math.nan,) * 3
         rows.append((x[part].mean(), *numbers))
@@ -192,16 +128,3 @@ def _log_ticks(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     step = max(math.ceil((last - first) / 5), 1)
     return [10.0**exponent for exponent in range(first, last + step, step)]
-
-
-def _number(value: float) -> str:
-    """A number as people write it, three digits or so."""
-    if not math.isfinite(value):
-        return {"nan": "NaN", "inf": "\N{INFINITY}", "-inf": "\N{MINUS SIGN}\N{INFINITY}"}[str(float(value))]
-    if abs(value) >= 1000 and abs(value) < 1e6:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def _px(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from torch import Tensor
 from videornn.config import DataConfig
 from videornn.data.video.decoders import open_video
 from videornn.errors import DecodeError
-from videornn.report.markup import Markup, data_uri, path_text, percent, section, tag
-from videornn.report.pictures import to_webp
-from videornn.report.run_results import Prediction, RunResults
+from videornn.report.render import to_webp
+from videornn.report.run_results import Prediction
 
 NUM_SHOWN = 6  # videos of a group
-NUM_FRAMES = 12  # of an animation; style.py counts on it
+NUM_FRAMES = 12  # of an animation; style.css counts on it
 FRAME_BOX = (176, 132)  # what its frames fit into: width, height in pixels
 MAX_STRIP_BYTES = 25_000
 
@@ -34,7 +33,7 @@ class Group:
 
 
 def choose_examples(predictions: list[Prediction]) -> list[Group]:
-    """Up to NUM_SHOWN predictions of each kind; none is there twice.
+    """Choose up to NUM_SHOWN predictions of each kind; none is there twice.
 
     The surest right ones are of different classes, for in an easy class they would all look alike.
     """
@@ -54,57 +53,25 @@ def choose_examples(predictions: list[Prediction]) -> list[Group]:
     ]
 
 
-def examples_section(run: RunResults, groups: list[Group], say: Callable[[str], None]) -> Markup:
-    """The chosen videos as animations with label, prediction, score and path."""
-    videos = [video for group in groups for video in group.videos]
-    folder = _common_folder([video.path for video in videos])
-    say(f"thumbnails of {len(videos)} videos")
-    parts = []
-    for group in groups:
-        cards = [_card(video, folder, run.config.data) for video in group.videos]
-        shown = tag("ul", cards, class_="cards") if cards else None
-        hint = tag("p", group.hint if cards else "There is none.", class_="hint")
-        parts.append(tag("div", tag("h3", group.title), hint, shown, class_="group"))
-    pause = tag("label", tag("input", type="checkbox", id="still"), " hold the animations")
-    below = tag("p", "Paths are below ", tag("code", path_text(folder)), ".", class_="hint") if folder else None
-    return section("examples", "Videos worth a look", tag("p", pause, class_="pause"), parts, below)
-
-
-def prediction_line(video: Prediction) -> Markup:
-    """The predicted class and its score, and the label where it is another."""
-    score = f" {percent(100 * video.score, 0)}"
-    if video.right:
-        return tag("span", tag("b", video.label), score, class_="said right")
-    truth = f"is {video.label}"
-    if video.label_score is not None:
-        truth += f" {percent(100 * video.label_score, 0)}"
-    return tag("span", tag("b", video.prediction), score, tag("span", truth, class_="truth"), class_="said wrong")
-
-
-def _card(video: Prediction, folder: str, data: DataConfig) -> Markup:
-    shown = os.path.relpath(video.path, folder) if folder else video.path
-    path = tag("span", path_text(shown), class_="path", title=video.path)
-    return tag("li", _animation(video, data), prediction_line(video), path, class_="card")
-
-
-def _animation(video: Prediction, data: DataConfig) -> Markup:
-    """The video's frames side by side in one picture, of which the style sheet shows one after the other."""
+def animate(path: str, data: DataConfig) -> dict[str, Any]:
+    """Draw a video as frames side by side, with the size of one and how long they are shown, or say why there are none."""
     try:
-        frames, seconds = _read_evenly(video.path, data)
+        frames, seconds = _read_evenly(path, data)
     except DecodeError as error:
-        reason = str(error).removeprefix(f"{video.path}: ")
-        return tag("span", tag("span", "no picture: ", reason), class_="screen gone")
-    strip, (width, height) = _strip(frames)
+        return {"why_not": str(error).removeprefix(f"{path}: ")}
+    height, width = frames.shape[1:3]
     fit = "wide" if width * FRAME_BOX[1] >= height * FRAME_BOX[0] else "tall"
-    picture = tag(
-        "img",
-        src=data_uri(strip, "webp"),
-        alt=f"{NUM_FRAMES} frames of a video of {video.label}",
-        style=f"animation-duration:{min(max(seconds, 1.5), 4.0):.1f}s",
-        width=NUM_FRAMES * width,
-        height=height,
-    )
-    return tag("span", tag("span", picture, class_=f"clip {fit}", style=f"aspect-ratio:{width}/{height}"), class_="screen")
+    shown = {"num_frames": NUM_FRAMES, "seconds": min(max(seconds, 1.5), 4.0), "fit": fit}
+    return shown | {"webp": _strip(frames), "width": width, "height": height}
+
+
+def common_folder(groups: list[Group]) -> str:
+    """Find the folder that all videos are in; empty if there is none but the root."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(video.path) for group in groups for video in group.videos])
+    except ValueError:  # none, or some relative and some not
+        return ""
+    return "" if folder == os.path.sep else folder
 
 
 def _read_evenly(path: str, data: DataConfig) -> tuple[Tensor, float]:
@@ -112,16 +79,6 @@ def _read_evenly(path: str, data: DataConfig) -> tuple[Tensor, float]:
     with open_video(path, timeout=data.timeout, max_pixels=data.max_frame_pixels) as video:
         indices = ((torch.arange(NUM_FRAMES) + 0.5) * video.num_frames / NUM_FRAMES).long()
         return video.cuts_at(video.on_screen(indices)[None], [_small])[0], video.duration
-
-
-def _strip(frames: Tensor) -> tuple[bytes, tuple[int, int]]:
-    """Frames side by side as WebP of MAX_STRIP_BYTES or little more, and width and height of one."""
-    strip = Image.fromarray(np.concatenate(frames.numpy(), axis=1))
-    for quality in (75, 50, 25):
-        content = to_webp(strip, quality=quality)
-        if len(content) <= MAX_STRIP_BYTES:
-            break
-    return content, (frames.shape[2], frames.shape[1])
 
 
 def _small(frame: Tensor) -> Tensor:
@@ -132,10 +89,11 @@ def _small(frame: Tensor) -> Tensor:
     return torch.from_numpy(np.array(Image.fromarray(frame.numpy()).resize(size, Image.Resampling.LANCZOS)))
 
 
-def _common_folder(paths: list[str]) -> str:
-    """The folder that all paths are in; empty if there is none but the root."""
-    try:
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    except ValueError:  # none, or some relative and some not
-        return ""
-    return "" if folder == os.path.sep else folder
+def _strip(frames: Tensor) -> bytes:
+    """Frames side by side as WebP of MAX_STRIP_BYTES or little more."""
+    strip = Image.fromarray(np.concatenate(frames.numpy(), axis=1))
+    for quality in (75, 50, 25):
+        content = to_webp(strip, quality=quality)
+        if len(content) <= MAX_STRIP_BYTES:
+            break
+    return content

@@ -5,92 +5,43 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
-import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
 from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on only
 
 from videornn.config import Config, load_config
 from videornn.errors import UserError
-from videornn.system.text_files import json_lines, read_json, read_rows
+from videornn.system.text_files import json_lines, read_cells, read_json, read_rows
 
 LARGEST = 1e100  # of the numbers of a run; with larger ones pictures of them cannot be reckoned
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+ListOf: Any = list  # of kinds that are made below, which checkers of types do not follow
 
 
-class Sheet(TypedDict, total=False):
-    """A JSON object of a run folder: what the page tells of it is of its type, and may be missing; the rest is as it is."""
-
-    __pydantic_config__ = ConfigDict(strict=True, extra="allow")
-
-
-class Numbers(Sheet, total=False):
-    """metrics.json of a test; percentages may be NaN."""
-
-    video_top1: float
-    video_top5: float
-    clip_top1: float
-    mean_class_top1: float
-    ece: float
-    num_videos: Count
-    num_scored: Count
-    num_missing: Count
-    num_clips: Count
-    num_crops: Count
-    step: Count
+def _sheet(**kinds: object) -> Any:
+    """A JSON object, of which what the page tells is of these kinds, or missing; the rest is as it is."""
+    return TypedDict("Sheet", kinds, total=False)  # type: ignore[misc,operator]
 
 
-class Code(Sheet, total=False):
-    commit: str | None
-    dirty: bool | None
-
-
-class Gpu(Sheet, total=False):
-    name: str
-
-
-class Machine(Sheet, total=False):
-    cpu: str
-    cores: Count
-    gpus: list[Gpu]
-
-
-class Training(Sheet, total=False):
-    ranks: Count
-    device: str
-    precision: str
-    batch_size: Count
-    seed: Count
-
-
-class ListCounts(Sheet, total=False):
-    used: Count
-    missing: Count
-
-
-class Data(Sheet, total=False):
-    train: ListCounts
-    val: ListCounts
-    test: ListCounts
-
-
-class Begun(Sheet, total=False):
-    step: Count
-
-
-class Start(Sheet, total=False):
-    """An entry of manifest.json."""
-
-    time: str
-    command: list[str]
-    code: Code
-    versions: dict[str, str | None]
-    machine: Machine
-    training: Training
-    data: Data
-    start: Begun
+LIST = _sheet(used=Count, missing=Count)
+START = _sheet(  # an entry of manifest.json
+    time=str,
+    command=list[str],
+    code=_sheet(commit=Optional[str], dirty=Optional[bool]),
+    versions=dict[str, Optional[str]],
+    machine=_sheet(cpu=str, cores=Count, gpus=ListOf[_sheet(name=str)]),
+    training=_sheet(ranks=Count, device=str, precision=str, batch_size=Count, seed=Count),
+    data=_sheet(train=LIST, val=LIST, test=LIST),
+    start=_sheet(step=Count),
+)
+NUMBERS = _sheet(  # metrics.json of a test; percentages may be NaN
+    **dict.fromkeys(("video_top1", "video_top5", "clip_top1", "mean_class_top1", "ece"), float),
+    **dict.fromkeys(("num_videos", "num_scored", "num_missing", "num_clips", "num_crops", "step"), Count),
+)
 
 
 @dataclass(frozen=True)
@@ -105,58 +56,46 @@ class Prediction:
 
     @property
     def right(self) -> bool:
-        """Whether the best class is the label."""
+        """Tell whether the best class is the label."""
         return self.prediction == self.label
 
 
 @dataclass(frozen=True)
 class TestResults:
-    """The test folder: metrics.json, predictions.csv, class names by id, bad_videos.csv, a picture if it is there."""
+    """The test folder; class names and counts int64 [K, K] (rows: labels) are those of confusion.csv."""
 
-    numbers: Numbers
+    numbers: dict[str, Any]
     predictions: list[Prediction]
     class_names: tuple[str, ...]
+    confusion: Tensor
     bad: list[dict[str, str]]
     reliability: Path | None
-
-    def confusion(self) -> np.ndarray:
-        """Counts int64 [K, K] of the predictions: rows are labels, columns are predictions."""
-        ids = {name: index for index, name in enumerate(self.class_names)}
-        counts = np.zeros((len(ids), len(ids)), np.int64)
-        for video in self.predictions:
-            counts[ids[video.label], ids[video.prediction]] += 1
-        return counts
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run folder.
-
-    starts: the entries of manifest.json; train, val: the records of metrics.jsonl of these kinds, steps ascending;
-    bad: the rows of bad_videos.csv.
-    """
+    """A run folder: entries of manifest.json, records of metrics.jsonl by their steps, rows of bad_videos.csv, the test."""
 
     folder: Path
     config: Config
-    starts: list[Start]
+    starts: list[dict[str, Any]]
     train: list[dict[str, float]]
     val: list[dict[str, float]]
     bad: list[dict[str, str]]
     test: TestResults | None
 
-    @property
-    def name(self) -> str:
-        """The name of the folder."""
-        return self.folder.resolve().name
+    def list_counts(self, split: str) -> dict[str, int]:
+        """Tell what the last start noted of a list: how many of its videos are used and missing."""
+        return dict(self.starts[-1].get("data", {}).get(split, {}) if self.starts else {})
 
     @property
     def best_val(self) -> dict[str, float] | None:
-        """The record of the best validation; of several, the last, as best.pt is."""
+        """Find the record of the best validation; of several, the last, as best.pt is."""
         return max(reversed(self.val), key=lambda record: record.get("top1", -1.0), default=None)
 
 
 def read_run(run: Path) -> RunResults:
-    """Everything of a run folder but its checkpoints and pictures.
+    """Read everything of a run folder but its checkpoints and pictures.
 
     Raises:
         UserError: this is no run folder (and which one may be meant), nothing is logged yet, or a file of it is damaged.
@@ -166,7 +105,7 @@ def read_run(run: Path) -> RunResults:
     train, val = ([record for record in records if record["kind"] == kind] for kind in ("train", "val"))
     if not train and not val:
         raise UserError(f"{run / 'metrics.jsonl'} has no numbers yet; a report needs at least one logged step of training")
-    starts = _read_json(run / "manifest.json", list[Start]) if (run / "manifest.json").exists() else []
+    starts = _read_json(run / "manifest.json", ListOf[START]) if (run / "manifest.json").exists() else []
     return RunResults(
         folder=run,
         config=load_config(run / "config.yaml"),
@@ -214,9 +153,9 @@ def _finite(value: float) -> bool:
 
 
 def _read_test(folder: Path) -> TestResults | None:
-    if not (folder / "metrics.json").exists() or not (folder / "predictions.csv").exists():
-        return None
     path = folder / "predictions.csv"
+    if not all((folder / name).exists() for name in ("metrics.json", path.name, "confusion.csv")):
+        return None
     # a video that could not be scored may have a row without a prediction
     rows = [row for row in read_rows(path, ("path", "label", "prediction", "score")) if row["prediction"]]
     predictions = [
@@ -229,17 +168,26 @@ def _read_test(folder: Path) -> TestResults | None:
         )
         for row in rows
     ]
-    classes = folder / "per_class.csv"
-    names = [row["class"] for row in read_rows(classes, ("class",)) if row["class"]] if classes.exists() else []
-    met = sorted({name for video in predictions for name in (video.label, video.prediction)} - set(names))
+    names, confusion = _read_confusion(folder / "confusion.csv")
     picture = folder / "reliability.png"
     return TestResults(
-        numbers=_read_json(folder / "metrics.json", Numbers),
+        numbers=_read_json(folder / "metrics.json", NUMBERS),
         predictions=predictions,
-        class_names=tuple(dict.fromkeys([*names, *met])),
+        class_names=names,
+        confusion=confusion,
         bad=_read_bad(folder),
         reliability=picture if picture.exists() else None,
     )
+
+
+def _read_confusion(path: Path) -> tuple[tuple[str, ...], Tensor]:
+    """Class names and counts of a table that has a row and a column for each class."""
+    (_, *names), *rows = [row for row in read_cells(path) if row] or [[""]]
+    cells = [cell for _, *row in rows for cell in row]
+    square = bool(names) and [row[0] for row in rows] == names and all(len(row) == 1 + len(names) for row in rows)
+    if not square or not all(cell.isdecimal() and len(cell) < 16 for cell in cells):
+        raise UserError(f"{path} is damaged (it is no table of counts by label and prediction); run `videornn test` again")
+    return tuple(names), torch.tensor(list(map(int, cells))).view(len(names), len(names))
 
 
 def _score(path: Path, text: str) -> float:
@@ -261,7 +209,9 @@ def _read_json(path: Path, kind: Any) -> Any:
     """The content of a file, of a kind as above."""
     way_out = "move it away to get a report without it"
     try:
-        return TypeAdapter(kind).validate_python(read_json(path))
+        content = read_json(path)
+        TypeAdapter(kind).validate_python(content, strict=True)
+        return content
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "its content"

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from videornn.config import Config, config_to_yaml
 from videornn.errors import UserError
-from videornn.report.attention import attention_section
-from videornn.report.data_summary import data_section
-from videornn.report.examples import choose_examples, examples_section
-from videornn.report.markup import Markup, join, tag
-from videornn.report.overview import head
+from videornn.report.attention import look
+from videornn.report.data_summary import summarize_data
+from videornn.report.examples import animate, choose_examples, common_folder
+from videornn.report.overview import differences, start_line, what_was_trained
+from videornn.report.render import render
 from videornn.report.run_results import RunResults, read_run
-from videornn.report.settings import settings_section
-from videornn.report.style import STYLE
-from videornn.report.testing import testing_section
-from videornn.report.training import training_section
+from videornn.report.testing import count_test
+from videornn.report.training import curves
 from videornn.system.files import check_output_file, write_text
-
-# nothing may be fetched and no script may run, whatever a class or a file is called
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-CONTENTS = {
-    "test": "Test",
-    "examples": "Videos",
-    "attention": "Attention",
-    "training": "Training",
-    "data": "Data",
-    "settings": "Settings",
-}
 
 
 def write_report(run: Path, out: Path | None, say: Callable[[str], None] = lambda line: None) -> Path:
@@ -56,26 +45,27 @@ def write_report(run: Path, out: Path | None, say: Callable[[str], None] = lambd
 
 
 def _page(run: RunResults, say: Callable[[str], None]) -> str:
-    groups = choose_examples(run.test.predictions if run.test else [])
-    looks = [examples_section(run, groups, say), attention_section(run, groups, say)] if run.test else []
-    contents = [
-        tag("a", name, href=f"#{anchor}")
-        for anchor, name in CONTENTS.items()
-        if run.test or anchor not in ("examples", "attention")
-    ]
-    made = f"Made by videornn on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC."
-    body = tag(
-        "body",
-        head(run),
-        tag("nav", contents, aria_label="Contents"),
-        tag("main", testing_section(run), looks, training_section(run), data_section(run, say), settings_section(run)),
-        tag("footer", tag("p", made)),
+    """The page; what page.html.j2 says of the run itself it takes from RunResults."""
+    test, groups = run.test, choose_examples(run.test.predictions if run.test else [])
+    shown = [video.path for group in groups for video in group.videos]
+    if test:
+        say(f"thumbnails of {len(shown)} videos")
+    return render(
+        "page.html.j2",
+        name=run.folder.resolve().name,
+        run=run,
+        test=test,
+        what=what_was_trained(run),
+        starts=[start_line(start) for start in run.starts],
+        command=shlex.join(run.starts[-1]["command"]) if run.starts and "command" in run.starts[-1] else None,
+        tested=count_test(test) if test else None,
+        groups=groups,
+        folder=common_folder(groups),
+        animations={path: animate(path, run.config.data) for path in shown},
+        attention=look(run, groups, say) if test else None,
+        curves=curves(run),
+        data=summarize_data(run, say),
+        settings=list(differences(run.config, Config())),
+        config=config_to_yaml(run.config),
+        time=datetime.now(timezone.utc),
     )
-    meta = [
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{run.name}: videornn report"),
-        tag("style", Markup(STYLE)),
-    ]
-    return join([Markup("<!DOCTYPE html>\n"), tag("html", tag("head", meta), body, lang="en"), "\n"])

@@ -126,13 +126,24 @@ def read_rows(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]
         UserError: as read_text, and where it is no such table.
         OSError: as read_bytes.
     """
+    rows = read_cells(path)
+    header = next(rows, [])
+    if lacking := [name for name in columns if name not in header]:
+        raise UserError(f"{path} is no table with a column {lacking[0]!r}")
+    return [dict.fromkeys(header, "") | dict(zip(header, row, strict=False)) for row in rows if row]
+
+
+def read_cells(path: str | Path) -> Iterator[list[str]]:
+    """Yield the texts of each row of a CSV file, its header too; an empty line is an empty row.
+
+    Raises:
+        UserError: as read_text, and where it is no CSV.
+        OSError: as read_bytes.
+    """
     reader = csv.reader(StringIO(read_text(path, errors="surrogateescape"), newline=""))
     try:
-        header = [text_of_cell(cell) for cell in next(reader, [])]
-        if lacking := [name for name in columns if name not in header]:
-            raise UserError(f"{path} is no table with a column {lacking[0]!r}")
-        rows = (map(text_of_cell, row) for row in reader if row)
-        return [dict.fromkeys(header, "") | dict(zip(header, row, strict=False)) for row in rows]
+        for row in reader:
+            yield [text_of_cell(cell) for cell in row]
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: this is no CSV ({error})") from None
 
