@@ -312,7 +312,7 @@ def _run() -> int:
         if not full and (error.filename is None or error.errno not in OUT_OF_REACH):
             raise
         name = "what it writes" if error.filename is None else os.fsdecode(error.filename)
-        complain(f"{name}: {error.strerror.lower()}{'; make room, then give the same command again' if full else ''}")
+        complain(f"{name}: {str(error.strerror).lower()}{'; make room, then give the same command again' if full else ''}")
         return 2
     except RankFailure as error:
         complain(str(error), topic=RankFailure.topic)

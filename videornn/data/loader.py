@@ -390,7 +390,7 @@ def _refused_locks(num_workers: int) -> str:
         # at least as many as the queues of a DataLoader have, which does not clear up after it could not make all of them
         _ = [multiprocessing.Lock() for _ in range(8 + 3 * num_workers if num_workers else 0)]
     except OSError as error:
-        return error.strerror.lower()
+        return str(error.strerror).lower()
     return ""
 
 

@@ -36,7 +36,7 @@ class FrameFolder(FrameVideo):
         try:
             seen = [name for name in os.listdir(path) if not is_hidden(name)]
         except OSError as error:
-            raise DecodeError(f"{path}: cannot be opened ({error.strerror.lower()})") from error
+            raise DecodeError(f"{path}: cannot be opened ({str(error.strerror).lower()})") from error
         names = [name for name in seen if Path(name).suffix.lower() in FRAME_SUFFIXES]
         if not names:
             raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(FRAME_SUFFIXES))})")

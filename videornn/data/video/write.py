@@ -70,7 +70,7 @@ def redraw_movie(
         try:
             yield from _redraw(source, path, draw, max_pixels, crf, with_sound=False)
         except av.FFmpegError as error:  # then it was not for the sound
-            raise DecodeError(f"{source}: cannot be written as MP4 ({error.strerror.lower()})") from error
+            raise DecodeError(f"{source}: cannot be written as MP4 ({str(error.strerror).lower()})") from error
 
 
 def _redraw(
