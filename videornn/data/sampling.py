@@ -117,7 +117,7 @@ def uniform_clips(spec: ClipSpec, num_video_frames: int, fps: Fraction, num_clip
     else:
         # PyTorchVideo puts clip i of n at i / n of the free length: every other one of 2n gives the middles of n parts
         sampler = make_clip_sampler("constant_clips_per_video", spec.duration_seconds(fps), 2 * num_clips)
-        starts = []
+        starts: list[Fraction] = []
         while len(starts) < 2 * num_clips:
             starts.append(sampler(0, num_video_frames / fps, {}).clip_start_sec)
         clips = [_clip_from(spec, num_video_frames, fps, start) for start in starts[1::2]]
