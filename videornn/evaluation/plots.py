@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from videornn.system.lettering import fonts_for, plain
@@ -62,9 +63,8 @@ def _plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...])
 def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> None:
     """The pairs (label, prediction) that are confused most often, as bars."""
     wrong = confusion.clone().fill_diagonal_(0)
-    counts, places = wrong.flatten().sort(descending=True, stable=True)
-    counts = counts[:MAX_PAIRS]
-    counts = counts[counts > 0].tolist()
+    sizes, places = wrong.flatten().sort(descending=True, stable=True)
+    counts = [count for count in sizes[:MAX_PAIRS].tolist() if count > 0]
     pairs = [divmod(place, len(class_names)) for place in places[: len(counts)].tolist()]
     totals = confusion.sum(dim=1)
     axes.barh(range(len(counts)), counts, color="tab:red", alpha=0.6)
@@ -74,7 +74,9 @@ def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> 
     axes.set_yticks(range(len(counts)), names, fontsize=8)
     axes.set_ylim(MAX_PAIRS - 0.4, -0.6)
     axes.set_xlim(0, 1.18 * max(counts, default=1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(integer=True)
     axes.set_title("most often confused: label → prediction" if counts else "nothing is confused", fontsize=10)
     axes.set_xlabel("videos")
     axes.spines[["top", "right"]].set_visible(False)
