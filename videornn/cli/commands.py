@@ -318,5 +318,6 @@ def _run() -> int:
         complain(str(error), topic=RankFailure.topic)
         return RankFailure.exit_code
     except SystemExit as stop:  # what typer ends with, also when all is well
+        assert not isinstance(stop.code, str)
         return stop.code or 0
     return 0
