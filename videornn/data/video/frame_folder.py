@@ -56,7 +56,8 @@ class FrameFolder(FrameVideo):
                 raise DecodeError(f"{file}: {fault[1]}")
             try:
                 with Image.open(file) as image:
-                    check_frame_size(file, *image.size, self._max_pixels)
+                    width, height = image.size
+                    check_frame_size(file, width, height, self._max_pixels)
                     picture = to_rgb(image)
             except TooLarge:
                 raise
