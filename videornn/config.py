@@ -82,7 +82,7 @@ def override_config(config: Config, overrides: list[str]) -> Config:
 
 def check_overrides(overrides: list[str]) -> None:
     """Raise UserError for `section.key=value` strings that no config can take; commands do so before they import torch."""
-    _validate({}, overrides, {}, "config", partly=True)
+    _check({}, overrides, {}, "config", partly=True)
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
@@ -176,9 +176,14 @@ def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[
     raise UserError(f"{source}{f':{line + 1}' if numbered else ''}: not valid YAML: {problem}")
 
 
-def _validate(
-    values: dict, overrides: list[str], places: dict[str, str], source: str, *, partly: bool = False
-) -> Config | None:
+def _validate(values: object, overrides: list[str], places: dict[str, str], source: str) -> Config:
+    """The config of values and overrides."""
+    config = _check(values, overrides, places, source, partly=False)
+    assert config is not None
+    return config
+
+
+def _check(values: object, overrides: list[str], places: dict[str, str], source: str, *, partly: bool) -> Config | None:
     """The config of values and overrides; partly: without what settings demand of others, and None where these disagree."""
     try:
         values = json.loads(json.dumps(values, default=str))  # a deep copy, of plain JSON types
@@ -264,9 +269,9 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        is_class = get_origin(field.annotation) is None and isinstance(field.annotation, type)
-        if is_class and issubclass(field.annotation, BaseModel):
-            keys += _dotted_keys(field.annotation, f"{prefix}{name}.")
+        kind = field.annotation
+        if get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _dotted_keys(kind, f"{prefix}{name}.")
     return keys
 
 

@@ -51,6 +51,7 @@ ClassWeights = Literal["none", "sqrt", "balanced"]
 Precision = Literal["fp32", "bf16", "fp16"]
 BatchNormKind = Literal["batch", "sync", "frozen"]
 Average = Literal["scores", "logits"]
+StageName = Literal["res2", "res3", "res4", "res5"]
 Blocks = Annotated[tuple[int, ...] | Literal["all"], BeforeValidator(_blocks)]
 
 
@@ -63,7 +64,7 @@ class Section(BaseModel):
 class AttentionConfig(Section):
     kind: AttentionKind = "none"
     """Attention block: non-local (nl: embedded Gaussian), its two halves, global context, disentangled non-local."""
-    places: dict[Literal["res2", "res3", "res4", "res5"], Blocks] = {
+    places: dict[StageName, Blocks] = {
         "res3": (1, 3),
         "res4": (1, 3, 5),
     }

@@ -29,7 +29,7 @@ SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
 SEAL_LENGTH = len(SEAL) + 64
 ARCHIVE_END = b"PK\5\6"  # starts the last 22 bytes of a zip archive without a comment; the comment's length ends them
 # what all that use a network take from its checkpoint; keys, or entries, are text
-NETWORK_PARTS = {"model": dict, "config": dict, "class_names": list, "step": int}
+NETWORK_PARTS: dict[str, type] = {"model": dict, "config": dict, "class_names": list, "step": int}
 
 
 def archived(content: dict[str, Any]) -> memoryview:
@@ -103,7 +103,9 @@ def load_network(path: str | Path) -> dict[str, Any]:
     content = load_checkpoint(path)
     for name, kind in NETWORK_PARTS.items():
         part = content.get(name)
-        if not isinstance(part, kind) or (kind is not int and not all(isinstance(entry, str) for entry in part)):
+        if not isinstance(part, kind) or (
+            isinstance(part, dict | list) and not all(isinstance(entry, str) for entry in part)
+        ):
             what = "is missing" if part is None else f"is no {kind.__name__} as it was written"
             raise UserError(f"{path} is no checkpoint of a network: its {name} {what}; `videornn train` writes such")
     return content

@@ -80,5 +80,5 @@ def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> 
         model = build_model(config.model)
     load_model(model, content, checkpoint)
     device = pick_device(config.device)
-    model = model.to(device, memory_format=torch.channels_last_3d).eval()
+    model = model.to(device).to(memory_format=torch.channels_last_3d).eval()
     return Trained(config, model, class_names, content["step"], Normalize(config.data.mean, config.data.std, device))

@@ -312,11 +312,12 @@ def _run() -> int:
         if not full and (error.filename is None or error.errno not in OUT_OF_REACH):
             raise
         name = "what it writes" if error.filename is None else os.fsdecode(error.filename)
-        complain(f"{name}: {error.strerror.lower()}{'; make room, then give the same command again' if full else ''}")
+        complain(f"{name}: {str(error.strerror).lower()}{'; make room, then give the same command again' if full else ''}")
         return 2
     except RankFailure as error:
         complain(str(error), topic=RankFailure.topic)
         return RankFailure.exit_code
     except SystemExit as stop:  # what typer ends with, also when all is well
+        assert not isinstance(stop.code, str)
         return stop.code or 0
     return 0

@@ -48,8 +48,15 @@ def synthetic(
 
     with ProgressBar("videos") as bar:
         try:
-            counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
-            make_synthetic(out, **counts, seed=seed, task=task, progress=bar.update)
+            make_synthetic(
+                out,
+                num_train=num_train,
+                num_val=num_val,
+                num_test=num_test,
+                seed=seed,
+                task=task,
+                progress=bar.update,
+            )
         except ValueError as error:
             raise UserError(str(error)) from error
     say(f"the data set is in {out}: lists train.txt, val.txt, test.txt, class names labels.txt, masks beside the videos")

@@ -168,6 +168,7 @@ class Job:
     ) -> None:
         """Write the overlay of a file; redraw(file, path of the movie, *how) tells which share of it is done."""
         source = self._files[number]
+        assert self._options.overlay is not None
         path = self._options.overlay / f"{self._names[number]}_overlay.mp4"
         data = self._predictor.trained.config.data
         self._worker.timeout_seconds = data.timeout + listing_seconds(source)
@@ -223,7 +224,7 @@ def _progress(num_files: int, *, shown: bool) -> Iterator[Callable[[int, float],
     start = time.monotonic()
 
     def update(number: int, share: float) -> None:
-        if shown and (sys.stderr.isatty() or time.monotonic() - start > PATIENCE_SECONDS):
+        if bar is not None and (sys.stderr.isatty() or time.monotonic() - start > PATIENCE_SECONDS):
             bar.update(int(100 * (number + min(share, 1.0)) / num_files), 100)
 
     with ProgressBar("percent") if shown else nullcontext() as bar:

@@ -74,7 +74,7 @@ class ClipKey(NamedTuple):
     """A training clip: its video in an epoch, which has had it draw times before, and its shape (frames, pixels)."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of this name
     draw: int
     num_frames: int
     crop_size: int
@@ -119,8 +119,15 @@ class VideoReader:
 
     def cuts(self, index: int, choose: Callable[[FrameVideo], Tensor], cuts: Sequence[Cut]) -> Tensor:
         """Cuts of the frames of one video, as read_frames gives them; raises DecodeError."""
-        path, limits = self.table.path(index), {"timeout": self.timeout, "max_pixels": self.max_pixels}
-        return read_frames(path, choose, cuts, decoder=self.decoder, on_refusal=self._refusals.append, **limits)
+        return read_frames(
+            self.table.path(index),
+            choose,
+            cuts,
+            decoder=self.decoder,
+            timeout=self.timeout,
+            max_pixels=self.max_pixels,
+            on_refusal=self._refusals.append,
+        )
 
     def taken_refusals(self) -> tuple[str, ...]:
         """What read_frames has said since the last time of videos that the back end asked for does not read."""

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
@@ -81,6 +81,8 @@ class ClipLoader:
 
     def __len__(self) -> int:
         """Batches of a pass; only for TestBatches."""
+        if not isinstance(self.batches, Sized):
+            raise TypeError("batches of a training have no end")
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -197,7 +199,7 @@ class ClipLoader:
         """How workers died, by process. A death can show before the system tells of it."""
         end = time.monotonic() + DEATH_SECONDS
         while True:
-            codes = {worker.pid: worker.exitcode for worker in self._workers if not worker.is_alive()}
+            codes = {worker.pid: worker.exitcode for worker in self._workers if worker.pid and not worker.is_alive()}
             if codes or time.monotonic() > end:
                 return {pid: "died" if code is None else f"died ({exit_reason(code)})" for pid, code in codes.items()}
             time.sleep(0.05)
@@ -362,7 +364,7 @@ def _start_method() -> str:
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
-def _check_pinning(iterator: Iterator[Batch]) -> None:
+def _check_pinning(iterator: Iterator[Batch] | None) -> None:
     """Raises RuntimeError if the thread that pins batches (with a GPU) has ended: torch would wait for it for ever."""
     thread = getattr(iterator, "_pin_memory_thread", None)
     if thread is not None and not thread.is_alive():
@@ -390,7 +392,7 @@ def _refused_locks(num_workers: int) -> str:
         # at least as many as the queues of a DataLoader have, which does not clear up after it could not make all of them
         _ = [multiprocessing.Lock() for _ in range(8 + 3 * num_workers if num_workers else 0)]
     except OSError as error:
-        return error.strerror.lower()
+        return str(error.strerror).lower()
     return ""
 
 

@@ -84,7 +84,9 @@ class TrainTransform:
 
         def cut(frame: Tensor) -> Tensor:
             nonlocal box
-            box = box or draw_box(*frame.shape[:2], generator)
+            if box is None:
+                height, width, _ = frame.shape
+                box = draw_box(height, width, generator)
             return _crop(frame[None], box, self.crop_size)[0].permute(1, 2, 0)
 
         return cut
@@ -146,6 +148,7 @@ class TrainTransform:
 
 def train_transform(section: DataConfig, class_names: tuple[str, ...]) -> TrainTransform:
     """The transform that the data section of a config asks for; class_names is empty where they are not known."""
+    red, green, blue = section.mean
     return TrainTransform(
         crop_size=section.crop_size,
         crop=section.crop,
@@ -159,7 +162,7 @@ def train_transform(section: DataConfig, class_names: tuple[str, ...]) -> TrainT
         rand_augment=section.rand_augment,
         rand_augment_magnitude=section.rand_augment_magnitude,
         erasing=section.erasing,
-        fill=tuple(round(255 * value) for value in section.mean),
+        fill=(round(255 * red), round(255 * green), round(255 * blue)),
     )
 
 

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videornn.errors import UserError
 from videornn.system.workers import Lost, Worker
+
+if TYPE_CHECKING:
+    from videornn.inference.windows import Window
 
 TIMELINE_SECONDS = 600.0  # for all of a timeline: others wait
 PART_SECONDS = 1.0  # of work, from one look at a timeline that grows to the next
@@ -29,6 +32,7 @@ class Network:
     All methods raise UserError. Imports are inside, since torch takes seconds and the other side does without it.
     """
 
+    windows: Iterator[Window] | None  # of the timeline in progress
     step_seconds = 300.0  # for loading, for the classes of a video, for its attention, for a part of its timeline
 
     def __init__(self, checkpoint: str, window: float | None = None) -> None:
@@ -68,6 +72,7 @@ class Network:
         if part == 0:
             self.windows, self.seen = iter(self.predictor.windows(video, window=self.window)), []
         end = time.monotonic() + PART_SECONDS
+        assert self.windows is not None  # nobody asks for more than all
         for window in self.windows:
             self.seen.append(window)
             if time.monotonic() > end:
@@ -196,6 +201,7 @@ class Analyst:
     def _ask(self, *step: object) -> Any:
         """Have the worker do a step; raises UserError, also if it crashes or hangs, which ends it."""
         try:
+            assert self._worker is not None
             answer = self._worker.ask(step)
         except MemoryError as error:
             raise UserError("the frames of this video do not fit into memory: make them smaller") from error

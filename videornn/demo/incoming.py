@@ -31,7 +31,7 @@ class Incoming(io.RawIOBase):
         """It is there to be read."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io gives no other buffers
         """What has come, as soon as something has."""
         if self._header_bytes is not None and self._header_bytes <= 0:
             raise ConnectionError("the header is too long")

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: what a killed process leaves stays
+if sys.platform == "win32":  # what a killed process leaves stays
     fcntl = None
+else:
+    import fcntl
 
 PREFIX = "videornn-demo-"
 

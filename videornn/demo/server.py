@@ -56,6 +56,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+Request = socket.socket | tuple[bytes, socket.socket]
+
 
 class Refusal(UserError):
     """A request that is not answered, with the HTTP status that says so."""
@@ -95,7 +97,7 @@ class Demo(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where the page is."""
-        host, port = self.server_address[:2]
+        host, port = str(self.server_address[0]), self.server_address[1]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     @property
@@ -125,13 +127,13 @@ class Demo(ThreadingHTTPServer):
         finally:
             self._give_back(self._arriving, client)
 
-    def verify_request(self, request: object, client_address: tuple) -> bool:
+    def verify_request(self, request: Request, client_address: tuple) -> bool:
         """Whether a connection is taken: who holds many, be it for slow headers, does not keep others from the page."""
         with self._lock:
             total = sum(self._connections.values())
         return total < MAX_ALL_CONNECTIONS and self._take(self._connections, client_of(client_address), MAX_CONNECTIONS)
 
-    def process_request_thread(self, request: object, client_address: tuple) -> None:
+    def process_request_thread(self, request: Request, client_address: tuple) -> None:
         """Answer a connection that was taken, in a thread of its own."""
         try:
             super().process_request_thread(request, client_address)
@@ -162,7 +164,7 @@ class Demo(ThreadingHTTPServer):
         self.analyst.stop()
         self._folder.remove()
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Request, client_address: object) -> None:
         """Print what went wrong, unless it is only that the browser is gone, or this server about to be."""
         if not self._closing and not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)

@@ -56,10 +56,12 @@ def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Itera
         backend, patience = "gloo", timeout_seconds
         _use_all_cores()
     try:
-        known = {}
+        timeout = timedelta(seconds=patience)
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            known = {"store": meet(patience), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-        dist.init_process_group(backend, timeout=timedelta(seconds=patience), **known)
+            number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            dist.init_process_group(backend, timeout=timeout, store=meet(patience), rank=number, world_size=count)
+        else:
+            dist.init_process_group(backend, timeout=timeout)
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise
@@ -155,12 +157,13 @@ def data_parallel(model: nn.Module, device: torch.device, *, static_graph: bool)
     sync_buffers = "forward_sync_buffers"
     if sync_buffers not in inspect.signature(DistributedDataParallel).parameters:
         sync_buffers = "broadcast_buffers"
+    own_buffers: dict[str, Any] = {sync_buffers: False}
     parallel = DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         static_graph=static_graph,
-        **{sync_buffers: False},
+        **own_buffers,
     )
     for buffer, value in zip(model.buffers(), own, strict=True):
         buffer.copy_(value)

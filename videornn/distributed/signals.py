@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 # SIGUSR1 is what SLURM is usually told to send ahead of a preemption; Windows has none
@@ -81,7 +82,9 @@ def sigterm_delayed(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def handled_by(handler: Callable[[int, object], None], numbers: Sequence[int]) -> Iterator[dict[int, Any]]:
+def handled_by(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Sequence[int]
+) -> Iterator[dict[int, Any]]:
     """Within it signals have this handler; yields those that they had, which they get back.
 
     Python lets the main thread alone set handlers. In another one, as in a server or a notebook's, signals are none of a

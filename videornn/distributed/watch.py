@@ -151,7 +151,7 @@ class RankWatch:
             failure = self._failure()
             self._end("")
             raise failure from error
-        self._end("" if error is None else f"{kind.__name__}: {error}", isinstance(error, UserError))
+        self._end("" if error is None else f"{type(error).__name__}: {error}", isinstance(error, UserError))
 
     def _failure(self) -> UserError | RankFailure:
         """Why a collective failed. A rank that died is noticed by its silence, which takes a few seconds."""
@@ -163,7 +163,7 @@ class RankWatch:
             if ended or silent_ranks(seen, now, self._silence) or now > deadline:
                 break
             time.sleep(self._report_seconds / 10)
-        by_user = [report.ended.partition(": ")[2] for report in ended if report.by_user]
+        by_user = [report.ended.partition(": ")[2] for report in ended if report.ended and report.by_user]
         return UserError(*by_user[0].splitlines()) if by_user else RankFailure(self._sentence(now))
 
     def _sentence(self, now: float, seconds: float | None = None) -> str:

@@ -273,7 +273,7 @@ def _fingerprint(job: TestJob) -> dict[str, Any]:
         weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         weights.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     for values in table.fingerprint().values():
-        videos.update(values.numpy())
+        videos.update(values.numpy().data)
     return {
         "weights": weights.hexdigest(),
         "network": config.model.model_dump(mode="json"),

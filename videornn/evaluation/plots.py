@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from videornn.evaluation.metrics import most_confused
@@ -71,7 +72,9 @@ def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> 
     axes.set_yticks(range(len(counts)), names, fontsize=8)
     axes.set_ylim(MAX_PAIRS - 0.4, -0.6)
     axes.set_xlim(0, 1.18 * max(counts, default=1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(integer=True)
     axes.set_title("most often confused: label → prediction" if counts else "nothing is confused", fontsize=10)
     axes.set_xlabel("videos")
     axes.spines[["top", "right"]].set_visible(False)

@@ -23,9 +23,9 @@ def summarize(scores: Scores) -> dict[str, Any]:
 
     An ensemble has no clips of its own, and so no clip accuracies.
     """
-    numbers = metrics.summarize(scores.logits, scores.labels, scores.average)
     num_there = len(scores.labels) + len(scores.bad)
-    numbers |= {
+    numbers: dict[str, Any] = {
+        **metrics.summarize(scores.logits, scores.labels, scores.average),
         "num_videos": num_there,
         "num_scored": len(scores.labels),
         "num_bad": len(scores.bad),
@@ -107,6 +107,7 @@ def rescore(files: list[str], overrides: list[str], out: Path | None) -> dict[st
             scores = ensemble([scores], [file], average)
         parts.append(scores)
         del scores
+    assert average is not None  # that of the first file at least
     scores = replace(parts[0], average=average) if len(parts) == 1 else ensemble(parts, files, average)
     return summarize(scores) if out is None else write_results(out, scores)
 

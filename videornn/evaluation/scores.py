@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Scores:
 
 def save_scores(path: Path, scores: Scores) -> None:
     """Write scores.npz, whole or not at all; the same scores are the same bytes. Raises UserError if the disk is full."""
-    arrays = {
+    arrays: dict[str, Any] = {
         "format": np.array(FORMAT),
         "logits": scores.logits.numpy(),
         "labels": scores.labels.numpy(),
@@ -141,7 +141,7 @@ def ensemble(parts: Sequence[Scores], names: Sequence[str], average: Average) ->
     Raises:
         UserError: other videos, labels or classes.
     """
-    first, total = parts[0], 0.0
+    first, total = parts[0], torch.zeros((), dtype=torch.float64)
     for part, name in zip(parts, names, strict=True):
         classes = _class_order(first, part, names[0], name)
         videos = _video_order(first, part, names[0], name)
@@ -167,11 +167,12 @@ def ensemble(parts: Sequence[Scores], names: Sequence[str], average: Average) ->
 def _class_order(first: Scores, other: Scores, first_name: str, other_name: str) -> list[int]:
     """For every class of the first its id in the other."""
     there, here = ClassIds(other.class_names), ClassIds(first.class_names)
-    ids = [there.get(name) for name in first.class_names]
-    lacking = [name for name, index in zip(first.class_names, ids, strict=True) if index is None]
+    known = [there.get(name) for name in first.class_names]
+    lacking = [name for name, index in zip(first.class_names, known, strict=True) if index is None]
     extra = [name for name in other.class_names if here.get(name) is None]
     if lacking or extra:
         raise UserError(_difference("classes", lacking, extra, first_name, other_name))
+    ids = [index for index in known if index is not None]
     if len(set(ids)) < len(ids):
         raise UserError(f"{other_name}: which of its classes are those of {first_name} is not clear from their names")
     return ids

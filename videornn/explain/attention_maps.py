@@ -6,6 +6,7 @@ All maps are in multiples of an even spread: 1 is what each place would get if a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +55,11 @@ def observe(model: nn.Module, clip: Tensor) -> Observed:
     """Run a clip, float [1, 3, T, H, W], through a ResNet3d in eval mode."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     places: dict[str, Places] = {}
+    frames, height, width = clip.shape[2:]
 
     def locate(stage: str, grid: tuple[int, ...]) -> None:
         halved = stage != "res2" and not isinstance(model.temporal_pool, nn.Identity)
-        places[stage] = grid_places(tuple(clip.shape[2:]), grid, temporal_pool=halved)
+        places[stage] = grid_places((frames, height, width), grid, temporal_pool=halved)
 
     hooks = [
         block.register_forward_hook(lambda _, inputs, output, name=name: seen.__setitem__(name, (inputs[0], output)))
@@ -102,7 +104,7 @@ def places_of_keys(block: AttentionBlock, places: Places) -> Places:
     return places if isinstance(block.key_pool, nn.Identity) else places.pooled(block.key_pool.kernel_size)
 
 
-def has_split(block: AttentionBlock) -> bool:
+def has_split(block: AttentionBlock) -> TypeGuard[NonLocal]:
     """Whether the block's one softmax is of a sum of a pairwise and a unary term: NL, also Gaussian or with its own mask."""
     return isinstance(block, NonLocal) and not isinstance(block, PairwiseNonLocal)
 

@@ -77,7 +77,7 @@ def map_numbers(
     Query dependence is mean_i (1/2) sum_j |w_ij - m_j|, the mean total variation distance from the mean map.
     """
     order = torch.randperm(num_queries, generator=torch.Generator().manual_seed(0))[:max_queries].to(device)
-    totals, effective, distance = 0.0, 0.0, 0.0
+    totals = effective = distance = torch.zeros((), device=device)
     for shares in _chunks(map_rows, order):
         totals = totals + shares.sum(dim=1)
         effective = effective + effective_keys(shares).sum(dim=1)

@@ -57,14 +57,14 @@ class Places:
         y, x = (float(self.rows[cell[1]]) + 0.5) / self.size[1], (float(self.columns[cell[2]]) + 0.5) / self.size[2]
         return Query(self.frame(cell[0]), min(y, 1 - 1e-6), min(x, 1 - 1e-6))
 
-    def pooled(self, kernel: tuple[int, int, int]) -> Places:
+    def pooled(self, kernel: tuple[int, ...]) -> Places:
         """Those of the grid after pooling with this kernel and stride, without padding."""
         axes = (self.frames, self.rows, self.columns)
         frames, rows, columns = (axis.unfold(0, k, k).mean(1) for axis, k in zip(axes, kernel, strict=True))
         return Places(frames, rows, columns, self.size)
 
 
-def grid_places(size: tuple[int, int, int], grid: tuple[int, int, int], *, temporal_pool: bool = False) -> Places:
+def grid_places(size: tuple[int, int, int], grid: tuple[int, ...], *, temporal_pool: bool = False) -> Places:
     """The places of a grid that strided layers made of a clip of size (T, H, W).
 
     temporal_pool: one of them was a max-pool over pairs of frames, which is not padded.

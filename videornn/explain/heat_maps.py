@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -181,7 +182,7 @@ def _movie_frames(scene: Scene) -> Iterator[np.ndarray]:
         for query, mark in marks:
             for artist in mark:  # faint where the point is not in this frame, but will be or was
                 artist.set_alpha(1.0 if query.frame == frame else 0.25)
-                artist.axes.draw_artist(artist)
+                figure.draw_artist(artist)
         figure.draw_artist(clock)
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -254,7 +255,7 @@ def _mark(axes: Axes, query: Query, number: int, size: tuple[int, int]) -> list[
     """A query point on a picture of this height and width."""
     # at an edge it moves in a little, or it would seem to belong to the next picture
     x, y = (min(max(at, 0.05), 0.95) * length - 0.5 for at, length in ((query.x, size[1]), (query.y, size[0])))
-    options = {"color": "white", "weight": "bold", "path_effects": OUTLINE, "clip_on": False}
+    options: dict[str, Any] = {"color": "white", "weight": "bold", "path_effects": OUTLINE, "clip_on": False}
     plus = axes.text(x, y, "+", fontsize=17, ha="center", va="center_baseline", **options)
     away = (-9 if query.x > 0.8 else 9, -9 if query.y < 0.2 else 8)
     digit = axes.annotate(
@@ -263,7 +264,7 @@ def _mark(axes: Axes, query: Query, number: int, size: tuple[int, int]) -> list[
     return [plus, digit]
 
 
-def _corner(axes: Axes, **options: object) -> Text:
+def _corner(axes: Axes, **options: Any) -> Text:
     """Text to be, in the lower left corner of a picture."""
     return axes.text(
         0.03, 0.03, "", fontsize=7.5, color="white", va="bottom", path_effects=OUTLINE, transform=axes.transAxes, **options
@@ -296,7 +297,7 @@ def _picture_axes(figure: Figure, x: float, y: float, width: float, height: floa
     return axes
 
 
-def _write(figure: Figure, x: float, y: float, text: str, size: float, **options: object) -> Text:
+def _write(figure: Figure, x: float, y: float, text: str, size: float, **options: Any) -> Text:
     """Text whose upper left corner lies at x, y in inches from the left and from the top."""
     width, height = figure.get_size_inches()
     options = {"fontsize": size, "va": "top", "linespacing": 1.25, "parse_math": False, **options}

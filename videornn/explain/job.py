@@ -93,9 +93,9 @@ def explain(
     trained.check_finite(seen.logits, f"{video}: ")
     scores = seen.logits.softmax(dim=0).cpu()
     predicted = int(scores.argmax())
-    best = {"class": trained.class_names[predicted], "score": round(float(scores[predicted]), 6)}
+    best, sure = trained.class_names[predicted], round(float(scores[predicted]), 6)
     stem = short_enough(Path(video).stem)
-    title = f"{name or Path(video).name}: this clip is recognised as {best['class']} ({100 * best['score']:.0f} %)"
+    title = f"{name or Path(video).name}: this clip is recognised as {best} ({100 * sure:.0f} %)"
     written, records = [], []
     try:
         for place, block in attention_blocks(trained.model).items():
@@ -108,19 +108,19 @@ def explain(
             records.append({"name": short, "kind": trained.config.model.attention.kind, **numbers})
         stage = stage or default_stage({name: places.grid for name, places in seen.places.items()})
         label = predicted if label is None else label
-        asked = {"class": trained.class_names[label], "score": round(float(scores[label]), 6)}
+        asked, score = trained.class_names[label], round(float(scores[label]), 6)
         cam = grad_cam(trained.model, inputs, stage, label)
-        text, heat = f"what speaks for {asked['class']!r}", over_even(cam.flatten()).reshape(cam.shape)
+        text, heat = f"what speaks for {asked!r}", over_even(cam.flatten()).reshape(cam.shape)
         heat_map = HeatMap(f"Grad-CAM of {stage}", text, heat, seen.places[stage])
-        captions = grad_cam_captions(asked["class"], asked["score"], stage, cam)
+        captions = grad_cam_captions(asked, score, stage, cam)
         scene = Scene(f"{title}; Grad-CAM of {stage}", captions, clip.frames, clip.seconds, [heat_map])
         written += _draw(out / f"{stem}_grad_cam", scene, movies)
         content = {
             "video": str(video),
             "frame_seconds": [round(second, 4) for second in clip.seconds],
-            "prediction": best,
+            "prediction": {"class": best, "score": sure},
             "blocks": records,
-            "grad_cam": {"stage": stage, **asked, "grid": list(cam.shape)},
+            "grad_cam": {"stage": stage, "class": asked, "score": score, "grid": list(cam.shape)},
             "meaning": MEANING,
         }
         written.append(out / f"{stem}_numbers.json")
@@ -151,9 +151,11 @@ def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
         where[:] = opened.times[indices[0].numpy()].tolist(), indices[0].tolist(), opened.num_frames
         return indices
 
-    limits = {"timeout": data.timeout, "max_pixels": data.max_frame_pixels}
     with memory_of_video(video):
-        views = spec.views(read_frames(video, choose, [spec.cut], decoder=data.decoder, **limits))
+        crops = read_frames(
+            video, choose, [spec.cut], decoder=data.decoder, timeout=data.timeout, max_pixels=data.max_frame_pixels
+        )
+        views = spec.views(crops)
     return Clip(views, *where)
 
 

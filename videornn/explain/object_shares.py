@@ -8,7 +8,7 @@ often as there is of the object in its place.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from videornn.evaluation.paired import NUM_DRAWS
 from videornn.explain.attention_maps import has_split, places_of_keys
 from videornn.explain.attention_numbers import effective_keys
 from videornn.explain.clip_places import Places, Query
-from videornn.models.nonlocal_block import AttentionBlock, Axes, MapRows, NonLocal, PairwiseNonLocal, UnaryNonLocal
+from videornn.models.nonlocal_block import AttentionBlock, Axes, NonLocal, PairwiseNonLocal, UnaryNonLocal
 
+RowsOfMap = Callable[[Tensor], Tensor]  # numbers of queries [R] -> their rows [groups, R, M]
 _PARTNERS = {CUE: ASKED, ASKED: CUE, OTHER: DISTRACTOR, DISTRACTOR: OTHER}
 # of every embedded set: how much of the maps of which objects falls on which
 RELATIONS: dict[str, dict[str, dict[int, Iterable[int]]]] = {
@@ -42,11 +43,13 @@ def has_shares(block: AttentionBlock) -> bool:
     return isinstance(block, (NonLocal, UnaryNonLocal))
 
 
-def maps_of(block: AttentionBlock, x: Tensor) -> dict[str, MapRows]:
+def maps_of(block: AttentionBlock, x: Tensor) -> dict[str, RowsOfMap]:
     """The maps of a block for its input [1, C, T, H, W], from which rows [groups, R, M] can be had; each row sums to 1."""
     pooled = block.key_pool(x)
     rows, unary = block.map_rows(x, pooled), block.unary_weights(x, pooled)
-    maps = {} if rows is None else {"pairwise" if isinstance(block, PairwiseNonLocal) else "attention": rows}
+    maps: dict[str, RowsOfMap] = {}
+    if rows is not None:
+        maps["pairwise" if isinstance(block, PairwiseNonLocal) else "attention"] = rows
     if unary is not None:
         maps["unary"] = lambda rows: unary.unsqueeze(1).expand(-1, len(rows), -1)
     if has_split(block):
@@ -71,7 +74,7 @@ def block_shares(block: AttentionBlock, x: Tensor, places: Places, masks: Tensor
     }
 
 
-def map_shares(rows: MapRows, axes: Axes, queries: Tensor, keys: Tensor, places: Places, key_places: Places) -> Tensor:
+def map_shares(rows: RowsOfMap, axes: Axes, queries: Tensor, keys: Tensor, places: Places, key_places: Places) -> Tensor:
     """What the maps of L objects give, float [2, L, L + 3]: of the map, and of an even one over what its queries reach.
 
     Columns: the share of the weight on every object; on outlines; on the object itself at other moments than the query's;
@@ -112,7 +115,7 @@ def numbers_of(shares: Tensor, task: str) -> dict[str, tuple[float, float]]:
     """
     every = range(1, shares.shape[1] + 1)
     last = len(every)
-    columns = {
+    columns: dict[str, Mapping[int, Iterable[int]]] = {
         "own_object": {label: (label,) for label in every},
         "own_object_other_moments": dict.fromkeys(every, (last + 2,)),
         **RELATIONS[task],

@@ -113,7 +113,7 @@ def write_timeline(
 ) -> None:
     """FOLDER/NAME_timeline.csv and .png."""
     with writing("--out", folder):
-        rows = [row.values() for row in segment_rows(segments)]
+        rows = [list(row.values()) for row in segment_rows(segments)]
         write_table(folder / f"{name}_timeline.csv", ["start", "end", "label", "score"], rows)
         with replacing(folder / f"{name}_timeline.png") as temporary:
             plot_timeline(temporary, windows, segments, class_names, title)

@@ -63,11 +63,11 @@ class Overlay:
         self._edges = window_edges(windows)
         self._duration = windows[-1].end
         self._colors = class_colors(segments, class_names)
-        self._size: tuple[int, int] | None = None  # (width, height) of what is written
+        self._size = (0, 0)  # (width, height) of what is written, from the first picture on
         self._panel: tuple[tuple[int, int], Image.Image] | None = None
 
     def __call__(self, picture: np.ndarray, seconds: float) -> np.ndarray:
-        if self._size is None:
+        if self._size == (0, 0):
             self._size = shown_size(picture.shape[1], picture.shape[0])
             self._unit = max(13, round(min(self._size) / 21))  # height of text
             self._bar = self._time_bar()
@@ -137,7 +137,7 @@ def shown_size(width: int, height: int) -> tuple[int, int]:
     longest = max(width, height)
     factor = max(min(math.ceil(SMALLEST_SIDE / min(width, height)), LONGEST_SIDE // longest), 1)
     scale = min(factor, MAX_SIDE / longest)
-    return tuple(2 * max(math.ceil(side * scale / 2), 1) for side in (width, height))
+    return 2 * max(math.ceil(width * scale / 2), 1), 2 * max(math.ceil(height * scale / 2), 1)
 
 
 @lru_cache

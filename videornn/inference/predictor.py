@@ -64,8 +64,10 @@ class Predictor:
     def scores(self, path: str | Path) -> Tensor:
         """Scores of a video, averaged over its views, float32 [K] on the CPU; raises DecodeError."""
         data = self.trained.config.data
-        limits = {"timeout": data.timeout, "max_pixels": data.max_frame_pixels}
-        return self.trained.scores(load_views(str(path), self._view_spec, decoder=data.decoder, **limits))
+        views = load_views(
+            str(path), self._view_spec, decoder=data.decoder, timeout=data.timeout, max_pixels=data.max_frame_pixels
+        )
+        return self.trained.scores(views)
 
     def predict_many(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
         """The scores of many videos, in their order, as they come; a video that cannot be decoded has a reason instead.
@@ -126,7 +128,7 @@ def find_videos(paths: list[str]) -> list[str]:
         if is_live(path):
             files = [path]
         elif os.path.isdir(path):
-            others = Counter()
+            others = Counter[str]()
             files = sorted(str(Path(path, name)) for name in scan_videos(path, others))
             if not files and any(map(is_frame, os.listdir(path))):
                 files = [path]

@@ -19,7 +19,7 @@ from videornn.data.dataset import ViewSpec
 from videornn.data.sampling import clip_indices, in_order
 from videornn.data.video.errors import errors_of_video
 from videornn.data.video.pictures import MAX_FRAME_PIXELS
-from videornn.data.video.stream import VideoStream
+from videornn.data.video.stream import TimedFrame, VideoStream
 from videornn.errors import UserError
 from videornn.system.urls import without_secrets
 
@@ -198,7 +198,7 @@ def sliding_clips(stream: VideoStream, plan: WindowPlan) -> Iterator[tuple[int, 
     pictures: deque[Tensor] = deque(maxlen=num_frames)  # [3, 1, S, S], of the last points of the grid
     order = in_order(torch.arange(num_frames), view.clip)
     point = number = 0
-    shown = None
+    shown: TimedFrame | None = None
 
     def wanted(start: float, end: float) -> bool:
         place = max(point, int(start / float(plan.step)) - 1)
@@ -206,7 +206,7 @@ def sliding_clips(stream: VideoStream, plan: WindowPlan) -> Iterator[tuple[int, 
             place += 1
         return plan.seconds(place) < end
 
-    def fill(until: float) -> Iterator[tuple[int, Tensor]]:
+    def fill(shown: TimedFrame, until: float) -> Iterator[tuple[int, Tensor]]:
         """The clips that are complete once a frame has been on the screen until a time."""
         nonlocal point, number
         picture = None
@@ -221,9 +221,10 @@ def sliding_clips(stream: VideoStream, plan: WindowPlan) -> Iterator[tuple[int, 
 
     for frame in stream.frames(wanted):
         if shown is not None:
-            yield from fill(frame.time)
+            yield from fill(shown, frame.time)
         shown = frame
-    yield from fill(stream.end)
+    assert shown is not None  # a stream without frames raises
+    yield from fill(shown, stream.end)
     if number > plan.clips_of(plan.last_window(stream.end))[-1]:
         return
     if len(pictures) < num_frames and (view.clip.short_videos == "repeat_last" or not pictures):

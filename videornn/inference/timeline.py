@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -61,11 +60,11 @@ def find_segments(
     if not windows:
         return []
     scores = smooth_scores(windows, smooth)
-    best, labels = scores.max(dim=1)
-    labels = labels.masked_fill(best < threshold, -1).tolist()
+    best, classes = scores.max(dim=1)
+    labels: list[int] = classes.masked_fill(best < threshold, -1).tolist()
     edges = window_edges(windows)
-    runs = [list(run) for _, run in groupby(range(len(windows)), key=labels.__getitem__)]
-    runs = _without_flickers([(labels[run[0]], run[0], run[-1] + 1) for run in runs], edges, smooth)
+    stretches = [list(run) for _, run in groupby(range(len(windows)), key=labels.__getitem__)]
+    runs = _without_flickers([(labels[run[0]], run[0], run[-1] + 1) for run in stretches], edges, smooth)
     return [
         Segment(
             edges[first],
@@ -114,15 +113,16 @@ def _without_flickers(runs: list[tuple[int, int, int]], edges: list[float], smoo
 
 def class_colors(segments: Sequence[Segment], class_names: Sequence[str]) -> dict[str, str]:
     """Colours of classes: different ones for those that fill most of the segments."""
-    from matplotlib import colormaps
+    from matplotlib import color_sequences
     from matplotlib.colors import to_hex
 
-    palette = [to_hex(color) for color in [*colormaps["tab10"].colors, *colormaps["Dark2"].colors] if len(set(color)) > 1]
-    filled = Counter(dict.fromkeys(class_names, 0.0))
+    palette = [to_hex(color) for color in [*color_sequences["tab10"], *color_sequences["Dark2"]] if len(set(color)) > 1]
+    filled = dict.fromkeys(class_names, 0.0)
     for segment in segments:
         if segment.label is not None:
             filled[segment.label] += segment.end - segment.start
-    return {name: palette[place % len(palette)] for place, (name, _) in enumerate(filled.most_common())}
+    most_first = sorted(filled, key=filled.__getitem__, reverse=True)
+    return {name: palette[place % len(palette)] for place, name in enumerate(most_first)}
 
 
 def time_text(seconds: float) -> str:

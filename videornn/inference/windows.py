@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -70,8 +70,11 @@ class Windows:
         scored: dict[int, Tensor] = {}
         number = 0
         with closing(self._read()) as readings:
-            plan = self._begin(next(readings))
+            info = next(readings)
+            assert isinstance(info, StreamInfo)
+            plan = self._begin(info)
             for reading in readings:
+                assert isinstance(reading, Reading)
                 self._end, self.num_damaged = reading.end, reading.num_damaged
                 if reading.clips is None:
                     continue
@@ -87,7 +90,7 @@ class Windows:
             scored.update((clip, logits[-1]) for clip in plan.clips_of(left) if clip > last)
             yield self._window(plan, left, scored)
 
-    def _read(self) -> Iterator[StreamInfo | Reading]:
+    def _read(self) -> Generator[StreamInfo | Reading, None, None]:
         how = self.source, self._plan_windows, self._batch_size, self._trained.config.data.max_frame_pixels
         if self._worker is None or is_pipe(self.source):  # another process cannot open every pipe of this one
             yield from read_clips(*how)
@@ -133,7 +136,8 @@ class KeptWindows(Sequence[Window]):
     def __len__(self) -> int:
         return len(self._times) // 2
 
-    def __getitem__(self, index: int) -> Window:
+    def __getitem__(self, index: int) -> Window:  # type: ignore[override]  # nobody needs slices
         index = range(len(self))[index]
         block, row = divmod(index, self.ROWS)
-        return Window(*self._times[2 * index : 2 * index + 2], torch.from_numpy(self._blocks[block][row]))
+        start, end = self._times[2 * index : 2 * index + 2]
+        return Window(start, end, torch.from_numpy(self._blocks[block][row]))

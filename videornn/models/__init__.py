@@ -63,16 +63,15 @@ def _attention(section: AttentionConfig) -> Callable[[int], nn.Module] | None:
     """Builds the block of a config for a number of channels."""
     if section.kind == "none":
         return None
-    options = {"key_pool": section.key_pool, "axes": section.axes}
+    block = partial(ATTENTION_KINDS[section.kind], key_pool=section.key_pool, axes=section.axes)
     if section.kind == "gc":
         if section.gate != "norm" or section.temperature is not None or section.scale != "paper":
             raise ValueError(
                 "attention.kind gc has neither gate nor scale nor temperature; leave gate: norm, scale: paper and "
                 "temperature: null"
             )
-    else:
-        options |= {"gate": section.gate, "scale": section.scale, "temperature": section.temperature}
-    return partial(ATTENTION_KINDS[section.kind], **options)
+        return block
+    return partial(block, gate=section.gate, scale=section.scale, temperature=section.temperature)
 
 
 __all__ = ["ResNet3d", "build_model"]

@@ -16,6 +16,11 @@ class BatchNorm3d(nn.BatchNorm3d):
     its general ones, after a cast to float32, and a Slow R50 spent half of its step in them (docs/gpu.md).
     """
 
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         has_slow_kernels = x.is_cuda and x.dtype == torch.bfloat16 and x.ndim == 5
         return as_pictures(self.normalize, x) if has_slow_kernels else self.normalize(x)

@@ -23,6 +23,9 @@ class Normalize(nn.Module):
         device: where the network is.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):

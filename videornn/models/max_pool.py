@@ -52,20 +52,20 @@ class LeanMaxPool(nn.Module):
 
 def _pool(x: Tensor, of_rows: tuple[int, int, int], of_columns: tuple[int, int, int]) -> Tensor:
     """x [B, C, H, W] pooled by kernel, stride and padding of both dimensions."""
-    window = list(zip(of_rows, of_columns, strict=True))
+    kernel, stride, padding = zip(of_rows, of_columns, strict=True)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the compiler chooses itself what it keeps
-        return _LeanMaxPool2d.apply(x, *window)
-    return torch.max_pool2d(x, *window)
+        return _LeanMaxPool2d.apply(x, kernel, stride, padding)
+    return torch.max_pool2d(x, kernel, stride, padding)
 
 
 class _LeanMaxPool2d(torch.autograd.Function):
     """One node, where activation checkpointing takes three times as long as the pool itself on the host."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, *window: tuple[int, int]) -> Tensor:
+    def forward(ctx, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.window = window
-        return torch.max_pool2d(x, *window)
+        ctx.window = kernel, stride, padding
+        return torch.max_pool2d(x, kernel, stride, padding)
 
     @staticmethod
     @once_differentiable

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.max_pool import LeanMaxPool
@@ -21,8 +22,9 @@ from videornn.models.recompute import recompute, without_autocast
 from videornn.models.softmax_attention import at_least_float32, softmax_attention
 from videornn.schema import Axes, Gate, Scale
 
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
+_Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_CONV: dict[int, type[_Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_BATCH_NORM: dict[int, type[_BatchNorm]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
 
 ALL = slice(None)
 ALIGNMENT = 8  # rows of attention are a multiple of so many channels, or its fused kernels refuse them
@@ -57,6 +59,9 @@ class AttentionBlock(nn.Module):
     own_temperature: float | None = None
     scales: tuple[Scale, ...] = ("paper",)
     has_queries = True
+    value: nn.Module
+    out: nn.Module
+    norm: nn.Module
 
     def __init__(
         self,
@@ -96,18 +101,18 @@ class AttentionBlock(nn.Module):
         self.add_projections(channels, inner_channels, conv)
         self.reset_parameters()
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         """The layers that the weights are made of; conv is the convolution class of ndim dimensions."""
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Convolutions: N(0, 0.01), bias 0; the gain of the norm, or the scalar: 0."""
         for module in self.modules():
-            if isinstance(module, tuple(_CONV.values())):
+            if isinstance(module, _Conv):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if not isinstance(self.norm, nn.Identity):
+        if isinstance(self.norm, _BatchNorm):
             nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,13 +184,17 @@ class NonLocal(AttentionBlock):
     """
 
     own_temperature = 1.0
-    scales = ("paper", "learnt")
+    scales: tuple[Scale, ...] = ("paper", "learnt")
+    temperature: float
+    unit: nn.Module
+    sharpness: nn.Module
+    whiten: nn.Module
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.add_queries_and_keys(channels, inner_channels, conv, bias=True)
         self.whiten = nn.Identity()
 
-    def add_queries_and_keys(self, channels: int, inner_channels: int, conv: type[nn.Module], *, bias: bool) -> None:
+    def add_queries_and_keys(self, channels: int, inner_channels: int, conv: type[_Conv], *, bias: bool) -> None:
         self.query = conv(channels, inner_channels, 1, bias=bias)
         if self.has_learnt_scale:
             self.unit, self.sharpness = UnitRows(), Gain(1.0)
@@ -227,7 +236,7 @@ class GaussianNonLocal(NonLocal):
 
     scales = ("paper",)
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.scale = 1.0 / self.temperature
 
     def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +246,7 @@ class GaussianNonLocal(NonLocal):
 class DotProductNonLocal(AttentionBlock):
     """Non-local block, dot product: w_ij = q_i . k_j / M. Wang et al. 2018, eq. 4."""
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.query = conv(channels, inner_channels, 1)
         self.key = conv(channels, inner_channels, 1)
 
@@ -254,7 +263,7 @@ class DotProductNonLocal(AttentionBlock):
 class ConcatenationNonLocal(AttentionBlock):
     """Non-local block, concatenation: w_ij = ReLU(w_f . [q_i, k_j]) / M. Wang et al. 2018, eq. 5."""
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.query = conv(channels, inner_channels, 1)
         self.key = conv(channels, inner_channels, 1)
         self.concat = nn.Linear(2 * inner_channels, 1, bias=False)
@@ -294,7 +303,7 @@ class PairwiseNonLocal(NonLocal):
 
     own_temperature = 0.05
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.add_queries_and_keys(channels, inner_channels, conv, bias=False)
         self.whiten = Whiten()
 
@@ -308,16 +317,14 @@ class UnaryNonLocal(AttentionBlock):
 
     has_queries = False
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.mask = conv(channels, 1, 1, bias=False)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         return _weighted_sum(self.unary_weights(x, pooled), self.positions(self.value(pooled)))
 
     def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor:
-        with without_autocast(pooled.device):
-            logits = self.positions(self.mask(pooled.to(self.mask.weight.dtype)))[..., 0]
-        return torch.softmax(at_least_float32(logits), dim=1)
+        return _weights_of_mask(self, self.mask, pooled)
 
 
 class GlobalContext(UnaryNonLocal):
@@ -339,14 +346,10 @@ class GlobalContext(UnaryNonLocal):
         inner_channels = max(channels // 16, 1) if inner_channels is None else inner_channels
         super().__init__(channels, inner_channels, ndim=ndim, key_pool=key_pool, axes=axes)
         self.value = self.out = self.norm = nn.Identity()  # the context is that of x itself, and the bottleneck its gate
-        self.bottleneck = nn.Sequential(
-            nn.Linear(channels, inner_channels),
-            nn.LayerNorm(inner_channels),
-            nn.ReLU(inplace=True),
-            nn.Linear(inner_channels, channels),
-        )
-        nn.init.zeros_(self.bottleneck[3].weight)
-        nn.init.zeros_(self.bottleneck[3].bias)
+        first, last = nn.Linear(channels, inner_channels), nn.Linear(inner_channels, channels)
+        self.bottleneck = nn.Sequential(first, nn.LayerNorm(inner_channels), nn.ReLU(inplace=True), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         return self.bottleneck(super().attend(x, pooled))
@@ -360,7 +363,7 @@ class DisentangledNonLocal(PairwiseNonLocal):
     The weights of a query sum to 2. Yin et al. 2020, section 3.2.
     """
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         super().add_projections(channels, inner_channels, conv)
         self.mask = conv(channels, 1, 1, bias=False)
 
@@ -370,7 +373,8 @@ class DisentangledNonLocal(PairwiseNonLocal):
         pairwise = softmax_attention(query, key, value, self.scale)
         return self.gain(pairwise) + _weighted_sum(self.unary_weights(x, pooled), value)
 
-    unary_weights = UnaryNonLocal.unary_weights
+    def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor:
+        return _weights_of_mask(self, self.mask, pooled)
 
 
 class AddedNonLocal(PairwiseNonLocal):
@@ -385,15 +389,15 @@ class AddedNonLocal(PairwiseNonLocal):
     own_temperature = 1.0
     scales = ("paper",)
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.add_queries_and_keys(channels, inner_channels, conv, bias=True)
         self.whiten = Whiten()
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
         query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
         value = self.positions(self.value(pooled))
-        whitened = (self.whiten(part).to(value.dtype) for part in (query, key))
-        pairwise = softmax_attention(*whitened, value, self.scale)
+        whitened_query, whitened_key = (self.whiten(part).to(value.dtype) for part in (query, key))
+        pairwise = softmax_attention(whitened_query, whitened_key, value, self.scale)
         return self.gain(pairwise) + _weighted_sum(self._of_mean_query(query, key), value)
 
     def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor:
@@ -415,7 +419,7 @@ class OwnMaskNonLocal(NonLocal):
 
     scales = ("paper",)
 
-    def add_projections(self, channels: int, inner_channels: int, conv: type[nn.Module]) -> None:
+    def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
         self.add_queries_and_keys(channels, inner_channels, conv, bias=False)
         self.whiten = Whiten()
         self.mask = conv(channels, 1, 1, bias=False)
@@ -441,6 +445,13 @@ class OwnMaskNonLocal(NonLocal):
         key = torch.cat([key, self.positions(self.mask(pooled))], dim=2)
         pad = torch.nn.functional.pad
         return pad(query, (0, more), value=1 / self.scale), pad(key, (0, more - 1))
+
+
+def _weights_of_mask(block: AttentionBlock, mask: _Conv, pooled: Tensor) -> Tensor:
+    """softmax_j(m_j) [B, M]."""
+    with without_autocast(pooled.device):
+        logits = block.positions(mask(pooled.to(mask.weight.dtype)))[..., 0]
+    return torch.softmax(at_least_float32(logits), dim=1)
 
 
 class Gain(nn.Module):

@@ -43,7 +43,9 @@ def set_batch_norm(model: nn.Module, kind: BatchNormKind, bn_clips: int | None, 
                 _freeze_(norm)
     elif bn_clips is not None:
         for norm in norms:
-            norm.__class__, norm.num_clips = SubBatchNorm, bn_clips
+            norm.__class__ = SubBatchNorm
+            assert isinstance(norm, SubBatchNorm)
+            norm.num_clips = bn_clips
     return model
 
 
@@ -154,7 +156,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 @torch.no_grad()
-def _track_(norm: _BatchNorm, mean: Tensor, biased_variance: Tensor, num_values: int | Tensor) -> None:
+def _track_(norm: BatchNorm3d, mean: Tensor, biased_variance: Tensor, num_values: int | Tensor) -> None:
     """Count a batch in the running statistics, as torch does: the variance unbiased."""
     variance = biased_variance * (num_values / (num_values - 1))
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)

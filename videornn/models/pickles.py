@@ -39,7 +39,7 @@ DTYPES = {
 NUMBERS = ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"]
 TEXTS = ["STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"]
 LITERALS = frozenset([*NUMBERS, *TEXTS, "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"])
-NEW = {
+NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
@@ -118,7 +118,8 @@ class Unpickler:
         stack: list[Any] = []
         below: list[list[Any]] = []  # stacks under marks
         memo: dict[int, Any] = {}
-        for opcode, value, _ in pickletools.genops(self._file):
+        value: Any
+        for opcode, value, _ in pickletools.genops(self._file):  # type: ignore[arg-type]  # mmap has what is asked for
             name = opcode.name
             if name in LITERALS:
                 stack.append(value)
@@ -199,16 +200,19 @@ class Unpickler:
         return text.encode("latin-1")
 
     def _scalar(self, dtype: _Dtype, data: bytes | str) -> object:
-        return self._array(data, dtype, (), "C").values.item()
+        return self._values(data, dtype, (), "C").item()
 
     def _array(self, data: bytes | bytearray | str, dtype: _Dtype, shape: tuple[int, ...], order: str) -> Array:
+        made = Array()
+        made.values = self._values(data, dtype, shape, order)
+        return made
+
+    def _values(self, data: bytes | bytearray | str, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
         raw = data.encode("latin-1") if isinstance(data, str) else data  # Python 2 has no other bytes
         self._make(len(raw))
         kind = np.dtype(f"{dtype.order}{dtype.name}")
-        made = Array()
         values = np.frombuffer(raw, kind) if raw else np.empty(0, kind)
-        made.values = values.reshape(_numbers(shape), order="F" if order == "F" else "C")
-        return made
+        return values.reshape(_numbers(shape), order="F" if order == "F" else "C")
 
     def _storage(
         self, kind: str, dtype: torch.dtype, key: str, device: str, num_elements: int, view: tuple | None = None
@@ -218,6 +222,7 @@ class Unpickler:
         num_bytes = operator.index(num_elements) * dtype.itemsize
         if num_bytes > self._num_bytes:
             raise ValueError(f"storage {key} is larger than the file")
+        assert self._load_storage is not None  # else load takes no storage
         storage = self._load_storage(key, num_bytes).view(dtype)
         if len(storage) != num_elements:
             raise ValueError(f"storage {key} has {len(storage)} elements, not {num_elements}")

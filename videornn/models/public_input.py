@@ -63,7 +63,7 @@ def input_remark(config: Config, report: LoadReport) -> str | None:
         who = f"public {report.format} networks"
     else:
         return None
-    keys = ("sampling", *_MEANING)
+    keys: tuple[str, ...] = ("sampling", *_MEANING)
     if "segments" in (ours["sampling"], theirs.get("sampling")):
         keys = tuple(key for key in keys if key not in ("temporal_stride", "sampling_fps"))  # which segments do not have
     other = [key for key in keys if key in theirs and theirs[key] != ours[key]]

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 # the compiler takes no context; that of torch 2.6 updates statistics in both runs, that of 2.15 in the first alone. Where it
 # is not known to, it is left to save memory by its own means
-COMPILER_COUNTS_ONCE = torch.__version__ >= (2, 15)
+COMPILER_COUNTS_ONCE = torch.__version__ >= "2.15"  # compared as versions
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:

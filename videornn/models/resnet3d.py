@@ -19,8 +19,10 @@ from torchvision.ops import StochasticDepth
 from videornn.models.batch_norm import BatchNorm3d
 from videornn.models.max_pool import LeanMaxPool
 from videornn.models.recompute import recompute, without_autocast
+from videornn.schema import StageName
 
-STAGES = ("res2", "res3", "res4", "res5")
+STAGES: tuple[StageName, ...] = ("res2", "res3", "res4", "res5")
+_Sizes = tuple[int, int, int]  # (t, h, w)
 BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -48,7 +50,7 @@ class Family:
     factored: bool = False
 
     @property
-    def depths(self) -> dict[int, tuple[int, ...]]:
+    def depths(self) -> Mapping[int, tuple[int, ...]]:
         return BASIC_DEPTHS if self.second_kernel > 1 else BASIC_DEPTHS | BOTTLENECK_DEPTHS
 
 
@@ -69,11 +71,9 @@ class Conv3d(nn.Conv3d):
     or NaN, silently), so that one case runs in float32.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] = (1, 1, 1)
-    ) -> None:
-        padding = tuple(size // 2 for size in kernel)
-        super().__init__(in_channels, out_channels, tuple(kernel), tuple(stride), padding, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, kernel: _Sizes, stride: _Sizes = (1, 1, 1)) -> None:
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and 1 < x.shape[2] < self.kernel_size[0] and torch.is_autocast_enabled("cpu"):
@@ -85,7 +85,7 @@ class Conv3d(nn.Conv3d):
 class Factored3d(nn.Sequential):
     """The (2+1)D convolution: 1x3x3 to mid_channels, norm, ReLU, 3x1x1, in place of a 3x3x3."""
 
-    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, stride: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, stride: _Sizes) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.spatial = Conv3d(in_channels, mid_channels, (1, 3, 3), (1, *stride[1:]))
@@ -114,7 +114,7 @@ class BasicBlock(nn.Module):
         width: int,
         *,
         kernels: tuple[int, int],
-        stride: tuple[int, int, int],
+        stride: _Sizes,
         factored: bool,
         drop_path: float,
         attention: nn.Module,
@@ -149,7 +149,7 @@ class Bottleneck(nn.Module):
         width: int,
         *,
         kernel: int,
-        stride: tuple[int, int, int],
+        stride: _Sizes,
         drop_path: float,
         attention: nn.Module,
     ) -> None:
@@ -200,6 +200,11 @@ class ResNet3d(nn.Module):
         ValueError: an unknown name or depth, or a place that the network does not have.
     """
 
+    res2: Stage
+    res3: Stage
+    res4: Stage
+    res5: Stage
+
     def __init__(
         self,
         name: str,
@@ -211,7 +216,7 @@ class ResNet3d(nn.Module):
         drop_path: float = 0.0,
         zero_init_residual: bool = True,
         attention: Callable[[int], nn.Module] | None = None,
-        places: Mapping[str, Sequence[int] | Literal["all"]] | None = None,
+        places: Mapping[StageName, Sequence[int] | Literal["all"]] | None = None,
         recompute_blocks: bool = False,
     ) -> None:
         super().__init__()
@@ -221,31 +226,36 @@ class ResNet3d(nn.Module):
         if depth not in family.depths:
             raise ValueError(f"no {name} of depth {depth}; its depths are {', '.join(map(str, family.depths))}")
         depths = family.depths[depth]
-        places = _resolve_places({} if attention is None else places or {}, depths)
+        positions = _resolve_places({} if attention is None else places or {}, depths)
         drop_paths = iter([drop_path * block / (sum(depths) - 1) for block in range(sum(depths))])
         self.stem = _stem(family, width)
         channels = width
         for index, (stage, num_blocks) in enumerate(zip(STAGES, depths, strict=True)):
             kernels = family.stage_kernels[index]
-            blocks = []
+            blocks: list[nn.Module] = []
             for position in range(num_blocks):
                 stage_width = width * 2**index
                 out_channels = stage_width * (Bottleneck if depth in BOTTLENECK_DEPTHS else BasicBlock).expansion
-                here = attention(out_channels) if attention and position in places.get(stage, ()) else nn.Identity()
+                here = attention(out_channels) if attention and position in positions.get(stage, ()) else nn.Identity()
                 stride = (family.temporal_stride, 2, 2) if index > 0 and position == 0 else (1, 1, 1)
                 kernel = kernels[position % len(kernels)]
-                options = {"stride": stride, "drop_path": next(drop_paths), "attention": here}
+                drop = next(drop_paths)
                 if depth in BOTTLENECK_DEPTHS:
-                    block = Bottleneck(channels, stage_width, kernel=kernel, **options)
-                else:
-                    block = BasicBlock(
-                        channels,
-                        stage_width,
-                        kernels=(kernel, family.second_kernel),
-                        factored=family.factored,
-                        **options,
+                    blocks.append(
+                        Bottleneck(channels, stage_width, kernel=kernel, stride=stride, drop_path=drop, attention=here)
                     )
-                blocks.append(block)
+                else:
+                    blocks.append(
+                        BasicBlock(
+                            channels,
+                            stage_width,
+                            kernels=(kernel, family.second_kernel),
+                            stride=stride,
+                            factored=family.factored,
+                            drop_path=drop,
+                            attention=here,
+                        )
+                    )
                 channels = out_channels
             setattr(self, stage, Stage(*blocks, recompute_blocks=recompute_blocks))
         self.temporal_pool = LeanMaxPool((2, 1, 1)) if family.temporal_pool else nn.Identity()
@@ -284,7 +294,7 @@ def _stem(family: Family, width: int) -> nn.Sequential:
     return nn.Sequential(conv, relu, pool)
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: tuple[int, int, int]) -> nn.Module:
+def _shortcut(in_channels: int, out_channels: int, stride: _Sizes) -> nn.Module:
     if in_channels == out_channels and stride == (1, 1, 1):
         return nn.Identity()
     return ConvNorm(Conv3d(in_channels, out_channels, (1, 1, 1), stride))
@@ -295,8 +305,8 @@ def _drop_path(probability: float) -> nn.Module:
 
 
 def _resolve_places(
-    places: Mapping[str, Sequence[int] | Literal["all"]], depths: tuple[int, ...]
-) -> dict[str, Sequence[int]]:
+    places: Mapping[StageName, Sequence[int] | Literal["all"]], depths: tuple[int, ...]
+) -> dict[StageName, Sequence[int]]:
     """Block positions of every stage, "all" spelt out."""
     num_blocks = dict(zip(STAGES, depths, strict=True))
     resolved = {}

@@ -146,7 +146,7 @@ def read_archive(path: Path) -> Any:
 
     def read(record: str, num_bytes: int) -> Tensor:
         storage = torch.empty(num_bytes, dtype=torch.uint8)
-        memoryview(storage.numpy())[:] = archive.read(record)
+        storage.numpy().data[:] = archive.read(record)
         return storage
 
     with stored_archive(path) as archive:
@@ -194,5 +194,5 @@ def _read_old_torch(content: mmap) -> Any:
         raise ValueError("its storages are not those of its tensors")
     for key in keys:
         content.read(8)  # how many elements
-        memoryview(storages[key].numpy())[:] = content.read(storages[key].nbytes)
+        storages[key].numpy().data[:] = content.read(storages[key].nbytes)
     return found

@@ -53,7 +53,7 @@ class ProgressBar:
 
     def update(self, done: int, total: int) -> None:
         """So many are done of so many; the ETA does not count on the speed of those that the first call tells of."""
-        if self._bar:
+        if self._bar and self._task is not None:
             if not self._begun:
                 self._bar.reset(self._task, completed=done, total=total)
             self._bar.update(self._task, completed=done, total=total)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from videornn.errors import UserError
 
 LONG_ENOUGH = 0.03  # seconds of a product that says what the machine reaches; larger ones would only take longer
+_deterministic: Any = torch.utils.deterministic  # a module with a property, which type checkers cannot see
 
 
 def pick_device(choice: str) -> torch.device:
@@ -44,7 +46,7 @@ def tune(device: torch.device, *, deterministic: bool, strict: bool = True) -> N
         strict: an operator that has no deterministic kernel is an error; else a warning.
     """
     torch.use_deterministic_algorithms(deterministic, warn_only=not strict)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a search for bugs that costs every allocation a write
+    _deterministic.fill_uninitialized_memory = False  # a search for bugs that costs every allocation a write
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
@@ -61,7 +63,7 @@ def tuned(device: torch.device, *, deterministic: bool, strict: bool = True) -> 
     """
     cudnn, place = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
     kernels = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling, threads = torch.utils.deterministic.fill_uninitialized_memory, torch.get_num_threads()
+    filling, threads = _deterministic.fill_uninitialized_memory, torch.get_num_threads()
     cudnn_before, workspace = (cudnn.deterministic, cudnn.benchmark), os.environ.get(place)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -69,7 +71,7 @@ def tuned(device: torch.device, *, deterministic: bool, strict: bool = True) -> 
             yield
     finally:
         torch.use_deterministic_algorithms(kernels[0], warn_only=kernels[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        _deterministic.fill_uninitialized_memory = filling
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         cudnn.deterministic, cudnn.benchmark = cudnn_before

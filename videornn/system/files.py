@@ -139,11 +139,11 @@ def telling_if_full(path: Path, num_bytes: int, *, training: bool = False) -> It
     except (OSError, RuntimeError) as error:  # torch.save can fail again over the first failure, with a RuntimeError
         if (full := _disk_full(error)) is None:
             raise
-        room = f", {_size(shutil.disk_usage(path.parent).free)} are free" if full.errno == errno.ENOSPC else ""
+        room = f", {_size(shutil.disk_usage(path.parent).free)} are free" if full == errno.ENOSPC else ""
         standing = next((file for file in (path, path.with_name("last.pt"))[: 1 + training] if file.is_file()), None)
         stands = f"{standing} stands as it was" if standing else "nothing of it was left behind"
         raise UserError(
-            f"{path} cannot be written: {os.strerror(full.errno)} (it takes about {_size(num_bytes)}"
+            f"{path} cannot be written: {os.strerror(full)} (it takes about {_size(num_bytes)}"
             f"{room}); {stands}; make room, then give the same command {'with --resume' if training else 'again'}"
         ) from error
 
@@ -162,10 +162,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_full(error: BaseException | None) -> OSError | None:
-    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_FULL):
+def _disk_full(error: BaseException | None) -> int | None:
+    """The number of the error behind an error that says that the disk is full, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return error.errno
         error = error.__context__
-    return error
+    return None
 
 
 def _size(num_bytes: int) -> str:

@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +16,10 @@ from videornn.errors import UserError
 from videornn.system.console import say
 from videornn.system.files import make_folder
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     fcntl = None
+else:
+    import fcntl
 
 HERE_SECONDS = 30.0  # that a process of this host is waited for, which may be about to die
 # ... and one of another host: if that died, the file system keeps its lock until it gives up on the host, by default after

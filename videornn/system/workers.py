@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from videornn.distributed.signals import handled_by
 
@@ -50,7 +51,7 @@ def imported_once(module: str, start_method: str) -> Iterator[None]:
         return
     from multiprocessing import forkserver  # not for Windows
 
-    before = forkserver._forkserver._preload_modules  # there is no other way to put it back
+    before = forkserver._forkserver._preload_modules  # type: ignore[attr-defined]  # there is no other way to put it back
     multiprocessing.set_forkserver_preload([*(name for name in before if name != "__main__"), module])
     try:
         yield
@@ -142,20 +143,22 @@ class Worker:
         self.timeout_seconds = timeout_seconds  # a change of it holds at once
         self._given = 0.0  # when, on the monotonic clock, it got its item
         self._num_bytes = self._usual_bytes = 0  # of its memory, after the last answer and before the first item
-        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]  # typeshed: not of the base class
+            target=_serve, args=(theirs, function), daemon=True
+        )
         # a server takes seconds to answer at first, in which Ctrl-C must be heard
         with nullcontext() if START_METHOD == "forkserver" else _left_to_the_parent():
             self._process.start()
         theirs.close()  # or the pipe would not end with the process
 
-    def ask(self, item: object) -> object:
+    def ask(self, item: object) -> Any:
         """Wait for what the function returns for an item, or for Lost; raises what the function raises."""
         if self.index is None:
             self.wait()  # until it says that it is ready
         self.give(0, item)
         return self.wait()
 
-    def wait(self) -> object:
+    def wait(self) -> Any:
         """Wait for the answer to what it has been given."""
         left = self.seconds_left()
         wait([self.pipe], None if left == math.inf else left)
@@ -180,18 +183,20 @@ class Worker:
             return math.inf
         return max(self._given + self.timeout_seconds - time.monotonic(), 0)
 
-    def answer(self) -> object:
+    def answer(self) -> Any:
         """What the function returned, or Lost; raises what the function raised."""
         if not self.pipe.poll():
+            assert self.timeout_seconds is not None  # else it is waited for
             return Lost("timeout", f"took longer than {round(self.timeout_seconds, 1):g} s")
         try:
             raised, result, self._num_bytes = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            reason = f"the process that read it ended ({exit_reason(self._process.exitcode)})"
+            assert self._process.exitcode is not None
+            reason = exit_reason(self._process.exitcode)
             if self.index is None:
-                raise RuntimeError(f"a worker process cannot start ({exit_reason(self._process.exitcode)})") from None
-            return Lost("crashed", reason)
+                raise RuntimeError(f"a worker process cannot start ({reason})") from None
+            return Lost("crashed", f"the process that read it ended ({reason})")
         if self.index is None:  # it is ready
             self.take_as_usual()
         if raised:

@@ -20,7 +20,7 @@ from videornn.data.dataset import Sample, TrainClips, sample_seed
 from videornn.data.loader import build_loader, plain_plan
 from videornn.data.prepare.prepare import RECORD, prepare_videos
 from videornn.data.prepare.reencode import Encoding
-from videornn.data.shared_batch import collate
+from videornn.data.shared_batch import Batch, collate
 from videornn.data.video.base import Cut
 from videornn.data.video.decoders import open_video
 from videornn.errors import DecodeError, UserError
@@ -173,15 +173,15 @@ def bench_loading(
     """
     if gpu_rate is not None and not 0 < gpu_rate < math.inf:
         raise UserError(f"--gpu-clips-per-second must be a number of clips above 0, such as 400, got {gpu_rate:g}")
-    if config.data.train is None:
-        raise UserError("there is nothing to load: give data.train=LIST_OR_FOLDER")
     section = config.data
+    if section.train is None:
+        raise UserError("there is nothing to load: give data.train=LIST_OR_FOLDER")
     table = load_videos(section.train, split="train", root=section.root, labels=section.labels, fold=section.fold)
     device = pick_device(config.device)
     stages, num_bad = _time_stages(config, table, device, num_clips, lambda done: on_progress(done, num_clips))
     loader_rate, num_workers = _loader_rate(config, table, num_clips)
     if gpu_rate is not None:
-        prepared = _prepared_stages(config, table, num_clips)
+        prepared = _prepared_stages(config, section.train, table, num_clips)
         return LoadingReport(stages, num_workers, loader_rate, gpu_rate, "a GPU", num_bad, prepared)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model_rate = _model_rate(config, max(int(table.labels.max()) + 1, len(table.class_names)), device)
@@ -194,6 +194,7 @@ def _time_stages(
     """Mean seconds per clip of every stage, in this process and on one thread; number of bad videos met."""
     plan = plain_plan(config.data, len(table), 1, config.data.clips_per_video)
     dataset = build_loader(config.data, table, plan=plan, seed=config.seed).dataset
+    assert isinstance(dataset, TrainClips)  # as there is a plan
     normalize = Normalize(config.data.mean, config.data.std, device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -207,7 +208,11 @@ def _time_stages(
         )
     clock = time.perf_counter
     start = clock()
-    batches = [collate([samples[first : first + 8]]) for first in range(0, len(samples), 8)]
+    batches: list[Batch] = []
+    for first in range(0, len(samples), 8):
+        batch = collate([samples[first : first + 8]])
+        assert isinstance(batch, Batch)  # ready to be sent by workers only
+        batches.append(batch)
     seconds["collate"] = clock() - start
     normalize(batches[0].clips)  # the first use of a device sets it up
     wait_for(device)
@@ -219,10 +224,10 @@ def _time_stages(
     return {stage: spent / len(samples) for stage, spent in seconds.items()}, num_bad
 
 
-def _prepared_stages(config: Config, table: VideoTable, num_clips: int) -> dict[str, float]:
+def _prepared_stages(config: Config, listed: str, table: VideoTable, num_clips: int) -> dict[str, float]:
     """Stages of a few of the videos as `videornn data prepare` makes them; none if they are its work, or none can be."""
     section = config.data
-    source = Path(section.train).expanduser()
+    source = Path(listed).expanduser()
     if ((source if source.is_dir() else source.parent) / RECORD).exists():
         return {}
     paths = sorted({os.path.abspath(table.path(index)) for index in _order(len(table), config.seed)[:NUM_PREPARED]})
@@ -258,7 +263,8 @@ def _read_clips(
     num_videos = math.ceil(num_clips / dataset.clips_per_video)
     for number, index in zip(range(num_videos), itertools.cycle(_order(len(dataset), seed))):
         path, label = reader.table[index]
-        draw, cutting = dataset.draw(sample_seed(seed, number, index), dataset.spec.num_frames, crop_size), []
+        draw = dataset.draw(sample_seed(seed, number, index), dataset.spec.num_frames, crop_size)
+        cutting: list[float] = []
         start = clock()
         try:
             with open_video(path, reader.decoder, timeout=reader.timeout, max_pixels=reader.max_pixels) as video:
@@ -310,7 +316,7 @@ def _model_rate(config: Config, num_classes: int, device: torch.device) -> float
     section = config.train
     num_classes = config.model.num_classes or num_classes
     model = build_model(config.model.model_copy(update={"num_classes": num_classes}))
-    model = model.to(device, memory_format=torch.channels_last_3d).train()
+    model = model.to(device).to(memory_format=torch.channels_last_3d).train()
     optimizer = build_optimizer(model, section)
     batch_size = min(section.batch_size, CPU_BATCH) if device.type == "cpu" else section.batch_size
     shape = (batch_size, 3, config.data.num_frames, config.data.crop_size, config.data.crop_size)

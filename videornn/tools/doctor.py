@@ -245,9 +245,9 @@ def _machine() -> Iterator[Finding]:
         advice = "several GPUs of one machine talk through it (NCCL): start the container with --shm-size=1g"
         text = f"{total / 1e9:.2g} GB, {free / 1e9:.2g} GB free"
         yield Finding("/dev/shm", text, advice if free < MIN_SHM_GB * 1e9 else "")
-    free = shutil.disk_usage(".").free / 1e9
-    advice = "checkpoints need room: give --out DIR on another disk" if free < MIN_FREE_GB else ""
-    yield Finding("disk", f"{free:.1f} GB free in {Path.cwd()}", advice)
+    free_gb = shutil.disk_usage(".").free / 1e9
+    advice = "checkpoints need room: give --out DIR on another disk" if free_gb < MIN_FREE_GB else ""
+    yield Finding("disk", f"{free_gb:.1f} GB free in {Path.cwd()}", advice)
 
 
 def _memory() -> str:

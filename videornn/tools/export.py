@@ -18,6 +18,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ TOLERANCE = 1e-4  # of a logit, absolute plus relative
 BATCH_SIZES = (1, 3)  # that are compared; neither is the one that the graph is recorded with
 RECORDED_BATCH = 2
 # from here on torch.onnx goes through torch.export, as torch's own default; before, that fails with today's onnxscript
-ONNX_OF_PROGRAM = torch.__version__ >= (2, 9)
+ONNX_OF_PROGRAM = torch.__version__ >= "2.9"  # compared as versions
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -147,13 +148,21 @@ def _check_onnx() -> None:
 def _write_onnx(path: Path, network: nn.Module, example: Tensor, texts: dict[str, str]) -> None:
     import onnx
 
-    names = {"input_names": ["clips"], "output_names": ["logits"]}
-    axes = (
+    axes: dict[str, Any] = (
         {"dynamic_shapes": {"clips": {0: torch.export.Dim("batch")}}}
         if ONNX_OF_PROGRAM
         else {"dynamic_axes": {"clips": {0: "batch"}, "logits": {0: "batch"}}}
     )
-    torch.onnx.export(network, (example,), str(path), external_data=False, verbose=False, **names, **axes)
+    torch.onnx.export(
+        network,
+        (example,),
+        str(path),
+        input_names=["clips"],
+        output_names=["logits"],
+        external_data=False,
+        verbose=False,
+        **axes,
+    )
     model = onnx.load(path)
     # shapes of inner values, some wrong, which runtimes find themselves; the source lines, with paths, of every node
     del model.graph.value_info[:], model.graph.metadata_props[:]

@@ -13,7 +13,7 @@ from videornn.config import Config, config_from_dict, load_config, override_conf
 from videornn.models import build_model
 from videornn.models.flops import flops_by_module
 from videornn.models.max_pool import LeanMaxPool
-from videornn.models.resnet3d import Factored3d, Stage
+from videornn.models.resnet3d import BasicBlock, Bottleneck, Factored3d, Stage
 
 PARTS = ("stem", "res2", "temporal_pool", "res3", "res4", "res5", "head")
 
@@ -71,7 +71,7 @@ def _config_of(source: Path, overrides: list[str]) -> Config:
 def _layers(part: nn.Module, kind: str) -> str:
     if not isinstance(part, Stage):
         return ", ".join(_sizes(module) for module in part.modules() if _sizes(module))
-    convs = [block.conv1.conv for block in part]
+    convs = [block.conv1.conv for block in part if isinstance(block, BasicBlock | Bottleneck)]
     kernels = [
         f"1+{conv.temporal.kernel_size[0]}" if isinstance(conv, Factored3d) else f"{conv.kernel_size[0]}" for conv in convs
     ]

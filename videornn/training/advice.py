@@ -65,6 +65,7 @@ def memory_of_validation(run: Run) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_lack_of_memory(error):
             raise
+        assert run.data.val is not None
         views = min(run.config.test.batch_size, len(run.data.val))
         advice = f"test.batch_size={views // 2}" if views > 1 else "a lower test.crop_size"
         raise UserError(

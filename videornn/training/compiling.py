@@ -19,7 +19,9 @@ def compiled(model: nn.Module) -> nn.Module:
     Left to choose, torch takes the first shape as it is and makes the graphs of later ones for any sizes, so that a resumed
     run, whose first shape is another, would have other graphs. For our networks it makes as many, and takes longer.
     """
-    return torch.compile(model, dynamic=False)
+    network = torch.compile(model, dynamic=False)
+    assert isinstance(network, nn.Module)
+    return network
 
 
 @contextmanager

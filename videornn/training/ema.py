@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import compress
 
 import torch
 from torch import nn
@@ -26,14 +27,17 @@ def ema_updates(ema: nn.Module, model: nn.Module) -> Callable[[float], None]:
         model: the inner network where it is compiled or wrapped by DistributedDataParallel.
     """
     averages, values = ([*network.parameters(), *network.buffers()] for network in (ema, model))
-    moving = [pair for pair in zip(averages, values, strict=True) if pair[0].is_floating_point()]
-    counting = [pair for pair in zip(averages, values, strict=True) if not pair[0].is_floating_point()]
+    moves = [average.is_floating_point() for average in averages]
+    moving, moving_values = list(compress(averages, moves)), list(compress(values, moves))
+    counting, counting_values = (
+        [tensor for tensor, is_moving in zip(tensors, moves, strict=True) if not is_moving] for tensors in (averages, values)
+    )
 
     @torch.no_grad()
     def update(decay: float) -> None:
-        torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), 1 - decay)
+        torch._foreach_lerp_(moving, moving_values, 1 - decay)
         if counting:
-            torch._foreach_copy_(*map(list, zip(*counting, strict=True)))
+            torch._foreach_copy_(counting, counting_values)
 
     return update
 

@@ -60,8 +60,9 @@ class RunLogger:
         record = {"kind": kind, "step": step, **{key: _short(value) for key, value in numbers.items()}}
         self._write(json.dumps(record).encode() + b"\n")
         with self._tensorboard_may_fail():
-            for key, value in numbers.items() if self._tensorboard else ():
-                self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
+            if self._tensorboard:
+                for key, value in numbers.items():
+                    self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
         if self._progress and kind == "train":
             # what fits beside the bar, the count and the ETA: rich would shorten all of them
             room = self._console.width - BAR_WIDTH - 2 * len(str(self._num_steps)) - len("  / eta 0:00:00  ")

@@ -202,12 +202,12 @@ def _other_videos(
 def _digest(table: VideoTable, views: TestConfig) -> str:
     digest = hashlib.sha256(f"{views.short_side} {views.crop_size}".encode())
     for values in table.fingerprint().values():
-        digest.update(values.numpy())
+        digest.update(values.numpy().data)
     return digest.hexdigest()
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -187,21 +187,22 @@ def new_run(config: Config, out: Path, data: TrainingData, device: torch.device,
     for shape in plan.shapes:
         num_clips = shape.num_videos * config.data.clips_per_video // parts
         check_batch_norm(model, (shape.num_frames, shape.crop_size, shape.crop_size), num_clips, bn_clips)
-    model = model.to(device, memory_format=torch.channels_last_3d)
-    model = set_batch_norm(model, section.batch_norm, bn_clips, device)
-    freeze_parts(model, section.freeze)
+    model.to(device).to(memory_format=torch.channels_last_3d)
+    network = set_batch_norm(model, section.batch_norm, bn_clips, device)
+    freeze_parts(network, section.freeze)
     guard = NonfiniteGuard(
         out / "nonfinite.csv", data.train, section.nonfinite, section.max_skipped, fp16=section.precision == "fp16"
     )
+    assert config.model.num_classes is not None  # the network has been built
     return Run(
         config=config,
         out=out,
         data=data,
         plan=plan,
         device=device,
-        model=model,
-        ema=None if section.ema_decay is None else start_ema(model),
-        optimizer=build_optimizer(model, section),
+        model=network,
+        ema=None if section.ema_decay is None else start_ema(network),
+        optimizer=build_optimizer(network, section),
         scaler=build_scaler(device, section.precision, skip_nonfinite=section.nonfinite == "skip"),
         guard=guard,
         mixing=batch_mixing(config.data, config.model.num_classes),

@@ -81,11 +81,11 @@ class TrainStep:
         """Change the weights by the gradient of all parts, and forget it."""
         if self._scaler:
             self._scaler.unscale_(self._optimizer)
-        parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
         if self._clip_norm is None:
-            grad_norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+            gradients = (parameter.grad for parameter in self._model.parameters())
+            grad_norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
         else:
-            grad_norm = nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+            grad_norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
         if self._scaler:
             self._scaler.step(self._optimizer)
             self._scaler.update()

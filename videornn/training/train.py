@@ -163,6 +163,7 @@ class Trainer:
         config, section = run.config, run.config.train
         self.batches = to_device(loader, run.device)
         self.parallel = parallel_network(run).train()
+        assert config.model.num_classes is not None  # the network has been built
         weights = class_weights(torch.from_numpy(run.data.train.labels), config.model.num_classes, section.class_weights)
         self.step = TrainStep(
             self.parallel,
@@ -229,7 +230,7 @@ class Trainer:
             indices += part.indices
             self.step.backward(part.clips, part.targets)
         result = self.step.update()
-        if self.update_ema is not None:
+        if self.update_ema is not None and section.ema_decay is not None:
             self.update_ema(decay_at(run.step, section.ema_decay))
         run.step += 1
         run.meter.add(run.step, indices, result, run.clip_size)

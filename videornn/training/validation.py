@@ -53,6 +53,7 @@ def validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: bo
     precision, views_at_once = config.train.precision, config.test.batch_size
     with memory_of_validation(run):
         logits, labels = score_all(run.trained, loader, run.normalize, precision=precision, views_at_once=views_at_once)
+    assert run.data.val is not None  # as there is a loader of it
     summary = metrics.summarize(logits, labels, config.test.average)
     numbers = {"top1": summary["video_top1"], "top5": summary["video_top5"], "loss": summary["video_loss"]}
     epoch = run.plan.epoch_at(run.step)

@@ -58,10 +58,11 @@ def scan_videos(
         on_name: called for every file and folder met.
     """
     left_out = Counter() if left_out is None else left_out
-    waiting, linked = [""], set()
+    waiting = [""]
+    linked: set[str] = set()
     while waiting:
         here = waiting.pop()
-        images, numbered, videos, below = Counter(), False, False, []
+        images, numbered, videos, below = Counter[str](), False, False, []
         for entry in _entries(os.path.join(folder, here)):
             on_name()
             suffix = os.path.splitext(entry.name)[1].lower()
@@ -97,7 +98,7 @@ def fault_of_file(path: str) -> tuple[Literal["missing", "no_video", "empty", "u
     except FileNotFoundError:
         return "missing", "no such file"
     except OSError as error:  # of a folder that may not be entered, a dead disk, a name that is too long
-        return "undecodable", f"cannot be opened ({error.strerror.lower()})"
+        return "undecodable", f"cannot be opened ({str(error.strerror).lower()})"
     if not stat.S_ISREG(status.st_mode):
         return "no_video", f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device or a pipe'}, not a video file"
     return ("empty", "is empty (0 bytes)") if status.st_size == 0 else None

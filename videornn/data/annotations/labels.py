@@ -130,6 +130,7 @@ def find_labels(texts: Sequence[str], class_names: Sequence[str], numbers_are: N
         return by_name
     if by_name != by_id and numbers_are is None:
         text, name, index = next(row for row in zip(texts, by_name, by_id, strict=True) if row[1] != row[2])
+        assert name is not None and index is not None
         raise ValueError(
             f"label {text} can be the class named {class_names[name]!r} or the class with id {index}, which is named "
             f"{class_names[index]!r}: say which by a first line `path class_name` or `path class_id`, with commas or tabs "

@@ -64,13 +64,14 @@ def load_videos(
         return _read_file(path, _class_names(path, labels), root, split, on_name)
     class_names = load_labels(labels) if labels else ()
     if formats.hmdb51_files(path):
+        assert split is not None  # find_source has demanded it
         return formats.read_hmdb51(path, class_names, root, split, fold, on_name)
     return formats.read_class_folders(path, class_names, on_name)
 
 
 def find_source(source: str, *, root: str | None, split: str | None, fold: int) -> tuple[Path, str]:
     """The list or folder that load_videos reads for these, and what its paths are relative to; see there."""
-    source, root = (place and os.path.expanduser(place) for place in (source, root))
+    source, root = os.path.expanduser(source), root and os.path.expanduser(root)
     path = Path(source)
     there = is_file(source) or os.path.isdir(source)
     if there and not os.access(source, os.R_OK | (os.X_OK if os.path.isdir(source) else 0)):

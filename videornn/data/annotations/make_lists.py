@@ -77,7 +77,7 @@ def make_lists(
     splits = ["train", "test"] if split is None and needs_split(source) else [split]
     if val_share is not None and len(splits) > 1:
         raise UserError(f"{source} has a test split already; say split train to divide the training videos further")
-    tables = {}
+    tables: dict[str, VideoTable] = {}
     for name in splits:
         table = _existing(load_videos(source, root=root, labels=labels, split=name, fold=fold))
         tables[name or _name(source)] = table.with_classes(next(iter(tables.values())).class_names) if tables else table

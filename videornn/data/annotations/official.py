@@ -112,8 +112,8 @@ def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: st
             try:
                 if len(fields) != len(header):
                     raise ValueError(f"there are {len(fields)} columns where the header has {len(header)}")
-                video, start, end = (fields[column].strip() for column in columns)
-                start, end = _seconds(start), _seconds(end)
+                video, *times = (fields[column].strip() for column in columns)
+                start, end = map(_seconds, times)
             except ValueError as error:
                 problems.add(path, number, line, error)
                 continue
@@ -173,13 +173,13 @@ def hmdb51_files(folder: Path) -> list[Path]:
 
 def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: str, fold: int, on_name: OnName) -> VideoTable:
     """Training (code 1) or test (code 2) videos of one of HMDB51's three splits; a file per class."""
-    files = [file for file in hmdb51_files(folder) if HMDB_FILE.fullmatch(file.name)[2] == str(fold)]
-    if not files:
+    matches = ((file, HMDB_FILE.fullmatch(file.name)) for file in hmdb51_files(folder))
+    classes = {file: match[1] for file, match in matches if match and match[2] == str(fold)}
+    if not classes:
         raise UserError(f"{folder} has no files of split {fold} of HMDB51 (CLASS_test_split{fold}.txt)")
 
     def rows(problems: Problems) -> Iterator[_Row]:
-        for file in files:
-            class_name = HMDB_FILE.fullmatch(file.name)[1]
+        for file, class_name in classes.items():
             for number, line in numbered_lines(file):
                 video, _, code = line.rpartition(" ")
                 video = video.strip()
@@ -234,12 +234,12 @@ def read_class_folders(folder: Path, class_names: tuple[str, ...], on_name: OnNa
         first = next((name for name in splits if "train" in name.lower()), splits[0])
         raise UserError(f"{folder} holds splits, not classes ({', '.join(splits)}): give {folder / first}")
     class_names = class_names or tuple(names)
-    ids, packer, labels, left_out, deep = ClassIds(class_names), PathPacker(), array("i"), Counter(), True
+    ids, packer, labels, left_out, deep = ClassIds(class_names), PathPacker(), array("i"), Counter[str](), True
     for name in names:
         index = ids.get(name)
         if index is None:
             raise UserError(f"class folder {folder / name} is not one of the {len(class_names)} class names")
-        others = Counter()
+        others = Counter[str]()
         videos = sorted(scan_videos(folder / name, others, on_name))
         if not videos:
             raise UserError(_without_video(folder / name, others))
@@ -330,13 +330,13 @@ def _match(
         found[others], more = index.find(keys.other[others], lambda row: class_of(others[row]))
         num_ambiguous += more
     there = found >= 0
-    missing = PathPacker()
+    packer = PathPacker()
     if not there.all():
         listed = (row for row in rows(Problems()) if split in (None, row.split))
         for row, is_there in zip(listed, there.tolist(), strict=True):
             if not is_there:
-                missing.append(row.name)
-    missing = missing.pack()
+                packer.append(row.name)
+    missing = packer.pack()
     if not there.any():
         raise UserError(
             f"{source}: none of its {len(found)} videos is under {root} ({len(index.paths)} videos are; the first listed is "
@@ -352,7 +352,8 @@ def _read_rows(
 ) -> tuple[_Keys, np.ndarray, tuple[str, ...], str | None]:
     """Keys and labels of the rows, the class names, and the split to take: None if the list has one only."""
     problems, labels, first, other = Problems(), LabelReader(class_names), array("q"), array("q")
-    row_splits, splits = array("b"), {}
+    row_splits = array("b")
+    splits: dict[str, int] = {}
     for row in rows(problems):
         try:
             labels.append(-1 if row.class_name is None else labels.place(row.class_name))

@@ -31,8 +31,7 @@ def load_list(data: DataConfig, source: str, split: str) -> VideoTable:
 
     def read(busy: Callable[[], None]) -> VideoTable:
         search = _Search(f"looking for the videos of {path} under {root}", busy)
-        places = {"root": data.root, "labels": data.labels, "fold": data.fold}
-        return load_videos(source, split=split, **places, on_name=search.on_name)
+        return load_videos(source, root=data.root, labels=data.labels, split=split, fold=data.fold, on_name=search.on_name)
 
     return replace(ranks.from_busy_rank_0(read), root=root)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -41,6 +42,9 @@ class PackedPaths:
         start, length = int(self._starts[index]), int(self._lengths[index])
         # numpy's view of a tensor must not outlive this line: moving to shared memory frees what it looks at
         return os.fsdecode(self._prefix + self._rests[start : start + length].numpy().tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
 
     @property
     def num_bytes(self) -> int:

@@ -78,7 +78,7 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
     several = _of_several_labels(np.frombuffer(hashes, np.int64), ids)
     del hashes
     paths = packer.pack()
-    notes = ()
+    notes: tuple[str, ...] = ()
     if several:
         notes = (f"{path}: {len(several)} videos are there under more than one label, the first {paths[several[0]]}",)
     label_ids = torch.from_numpy(ids)
@@ -212,7 +212,7 @@ def _fields(line: str, separator: str) -> list[str]:
 def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
     """A function from a line to its path and label; it raises ValueError that says what is wrong."""
     if layout.header is not None and (len(layout.header) > 2 or layout.header[0] not in PATH_COLUMNS):
-        return _column_splitter(layout)
+        return _column_splitter(layout.header, layout.separator)
 
     def split(line: str) -> tuple[str, str | None]:
         video, _, label = line.rpartition(layout.separator)
@@ -252,14 +252,14 @@ def _pick_label(video: str, rest: str, layout: _Layout) -> tuple[str, str]:
     )
 
 
-def _column_splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
-    video_column = next(layout.header.index(name) for name in PATH_COLUMNS if name in layout.header)
-    label_column = next(layout.header.index(name) for name in LABEL_COLUMNS if name in layout.header)
+def _column_splitter(header: tuple[str, ...], separator: str) -> Callable[[str], tuple[str, str | None]]:
+    video_column = next(header.index(name) for name in PATH_COLUMNS if name in header)
+    label_column = next(header.index(name) for name in LABEL_COLUMNS if name in header)
 
     def split(line: str) -> tuple[str, str | None]:
-        fields = next(csv.reader([line], delimiter=layout.separator, skipinitialspace=True))
-        if len(fields) != len(layout.header):
-            raise ValueError(f"there are {len(fields)} columns where the header has {len(layout.header)}")
+        fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        if len(fields) != len(header):
+            raise ValueError(f"there are {len(fields)} columns where the header has {len(header)}")
         return fields[video_column].strip(), fields[label_column].strip()
 
     return split

@@ -132,9 +132,9 @@ class VideoTable:
         if None in ids or ids == numbers.tolist():  # check_labels tells which label is out of range
             return self
         # one more entry, for the label -1
-        ids, numbers = np.array([*ids, -1], np.int32), np.append(numbers, np.iinfo(np.int32).max)
+        new, old = np.array([*ids, -1], np.int32), np.append(numbers, np.iinfo(np.int32).max)
         found, missing = (
-            np.where(labels < 0, -1, ids[np.searchsorted(numbers, labels)]).astype(np.int32)
+            np.where(labels < 0, -1, new[np.searchsorted(old, labels)]).astype(np.int32)
             for labels in (self.labels, self.missing_labels)
         )
         return replace(self, label_ids=torch.from_numpy(found), missing_labels=missing, class_names=class_names)

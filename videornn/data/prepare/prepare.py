@@ -170,7 +170,8 @@ def _output_names(table: VideoTable, base: Path) -> dict[str, str]:
             raise UserError(f"{path} lies outside {base}; give a folder that all videos lie in, as --root {place} is")
         relative[path] = Path(name).as_posix()
     stems = Counter(os.path.splitext(name)[0] for name in relative.values())
-    outputs, taken = {}, {}
+    outputs: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for path, name in relative.items():
         stem, suffix = os.path.splitext(name)
         output = f"{stem}.mp4" if stems[stem] == 1 or suffix == ".mp4" else f"{name}.mp4"
@@ -264,8 +265,8 @@ def _write_list(out: Path, name: str, num_parts: int, table: VideoTable, outputs
     for part in range(1, num_parts + 1):
         report = read_rows(_report_path(out, name, part, num_parts), ("output", "status"))
         sound |= {row["output"] for row in report if row["status"] == "ok"}
-    rows = ((outputs[table.path(index)], label) for index, label in enumerate(table.labels.tolist()))
-    rows = [(output, label) for output, label in rows if output in sound]
+    listed = ((outputs[table.path(index)], label) for index, label in enumerate(table.labels.tolist()))
+    rows = [(output, label) for output, label in listed if output in sound]
     if not rows:
         return None
     write_text(out / f"{name}.txt", "".join(format_list(rows, table.class_names)))

@@ -137,7 +137,8 @@ def measure_quality(source: str, prepared: Path, encoding: Encoding, max_pixels:
                 raise VideoFault("undecodable", f"{prepared} was made of another video; remove it")
             error = float((wanted - got).square().mean())
             psnr.append(min(10 * math.log10(255**2 / error), MAX_PSNR) if error else MAX_PSNR)
-            ssim.append(float(structural_similarity_index_measure(got[None, None], wanted[None, None], data_range=255.0)))
+            similarity = structural_similarity_index_measure(got[None, None], wanted[None, None], data_range=255.0)
+            ssim.append(float(similarity))  # type: ignore[arg-type]  # a tuple only where it is asked for images, too
     return Quality(sum(psnr) / len(psnr), min(psnr), sum(ssim) / len(ssim), min(ssim))
 
 
@@ -163,10 +164,10 @@ def _scaled_frames(video: PyAVVideo, short_side: int) -> Iterator[tuple[av.Video
         turn = turn_of(frame)
         size = size or output_size(frame.width, frame.height, short_side)  # a later change of size is scaled away
         form = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
-        if form != fed:
+        if graph is None or form != fed:
             graph, fed = _graph(*form, size, turn), form
         graph.push(frame)
-        yield graph.pull(), turn.of_pixel(video.pixel_aspect)
+        yield graph.vpull(), turn.of_pixel(video.pixel_aspect)
 
 
 def _graph(
@@ -262,5 +263,5 @@ def _remove_leftovers(out: Path) -> None:
 def _luma(frame: av.VideoFrame) -> torch.Tensor:
     """float32 [H, W] of a yuv420p frame."""
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return torch.from_numpy(rows[: frame.height, : frame.width].astype(np.float32))

@@ -198,7 +198,8 @@ def read_header(path: str) -> Header:
 
 def _lacks_index(path: str) -> bool:
     """Whether an MP4 or MOV ends before the box that lists its frames: ISO/IEC 14496-12, 8.2.1."""
-    size, place, kinds = os.path.getsize(path), 0, []
+    size, place = os.path.getsize(path), 0
+    kinds: list[bytes] = []
     with open(path, "rb") as file:
         while place + 8 <= size and len(kinds) < MAX_BOXES:
             file.seek(place)
@@ -229,6 +230,7 @@ def _ends_well(path: str, form: str) -> bool:
     if "mp4" in form:  # an edit list can leave out what lies before or after the part that is shown
         with open_file(path, ignore_editlist="1") as container:
             stream = shown_stream(container)
+            assert stream is not None  # its header has been read
             return sum(1 for packet in container.demux(stream) if packet.size) >= stream.frames - HEADER_SLACK_FRAMES
     return False
 
@@ -246,8 +248,12 @@ def riff_is_whole(path: str) -> bool:
 def _last_seconds(path: str) -> float:
     """When the last packet of any stream ends: sound may be longer than the pictures."""
     with open_file(path) as container:
-        packets = (packet for packet in container.demux() if packet.pts is not None)
-        return float(max(((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets), default=0))
+        ends = (
+            (packet.pts + (packet.duration or 0)) * packet.time_base
+            for packet in container.demux()
+            if packet.pts is not None
+        )
+        return float(max(ends, default=0))
 
 
 def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None:
@@ -264,7 +270,7 @@ def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None
     with video:
         known |= {"num_frames": video.num_frames, "fps": told_rate(video.fps)}
         known["reason"] = "; ".join(video.remarks) if isinstance(video, PyAVVideo) else ""
-        picks = sorted({0, video.num_frames // 2, video.num_frames - 1})
+        picks: Sequence[int] = sorted({0, video.num_frames // 2, video.num_frames - 1})
         if full and isinstance(video, FrameFolder):
             picks = range(video.num_frames)
         for number, index in enumerate(picks):

@@ -65,8 +65,8 @@ def draw_scene(rng: np.random.Generator, shape: str) -> Scene:
     The same random numbers give the same scene for every shape, but for the shapes of the objects.
     """
     empty = _draw_empty(rng)
-    colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(SHAPES)
-    shapes = np.roll(shapes, -shapes.tolist().index(shape))
+    colours, shapes = rng.permutation(list(COLOURS)).tolist(), rng.permutation(SHAPES).tolist()
+    shapes = np.roll(shapes, -shapes.index(shape)).tolist()
     first = _draw_things(rng, empty, (CUE, DISTRACTOR), (CUE_SHAPE, DISTRACTOR_SHAPE), colours, is_early=True)
     second = _draw_things(rng, empty, (ASKED, OTHER), shapes, colours, is_early=False)
     return replace(empty, things=(*first, *second))

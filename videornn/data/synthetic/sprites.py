@@ -70,7 +70,7 @@ def _draw_background(
     rng: np.random.Generator, width: int, height: int, base_colour: np.ndarray, backgrounds: Sequence[str]
 ) -> np.ndarray:
     """A still, muted picture, float32 [H + 2 * SHAKE_MARGIN, W + 2 * SHAKE_MARGIN, 3]."""
-    kind = backgrounds[rng.integers(len(backgrounds))]
+    kind = backgrounds[int(rng.integers(len(backgrounds)))]
     pattern = _pattern(rng, kind, height + 2 * SHAKE_MARGIN, width + 2 * SHAKE_MARGIN)
     amplitude = rng.uniform(8, 20) * rng.uniform(0.6, 1.0, size=3)
     return (base_colour + amplitude * pattern[..., None]).astype(np.float32)
@@ -103,7 +103,7 @@ def _draw_shake(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
 def _shifted(background: np.ndarray, shift: np.ndarray, width: int, height: int) -> np.ndarray:
     """The frame-sized part of the background moved by a fraction of pixels (bilinear), float32 [H, W, 3]."""
     corner = SHAKE_MARGIN - shift
-    (x, y), (fx, fy) = np.floor(corner).astype(int), np.float32(corner % 1.0)
+    (x, y), (fx, fy) = np.floor(corner).astype(int), (corner % 1.0).astype(np.float32)
     part = background[y : y + height + 1, x : x + width + 1]
     rows = part[:-1] + fy * (part[1:] - part[:-1])
     return rows[:, :-1] + fx * (rows[:, 1:] - rows[:, :-1])

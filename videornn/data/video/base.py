@@ -77,6 +77,7 @@ class FrameVideo(Video):
                         pieces = torch.empty((*wanted.shape, *piece.shape), dtype=torch.uint8)
                     for place in same:
                         pieces[row, place] = piece
+        assert pieces is not None
         return pieces
 
     def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:

@@ -101,8 +101,10 @@ class RunningClock:
             self.zero = timestamp or 0.0
             return 0.0
         expected = self._last + self._frame_seconds
-        seconds = expected if timestamp is None else timestamp - self.zero
-        if not -SET_BACK <= seconds - self._last <= self._longest:
-            self.zero, seconds = timestamp - expected, expected
+        seconds = expected
+        if timestamp is not None and -SET_BACK <= timestamp - self.zero - self._last <= self._longest:
+            seconds = timestamp - self.zero
+        elif timestamp is not None:
+            self.zero = timestamp - expected
         self._last = seconds if seconds > self._last else expected
         return self._last

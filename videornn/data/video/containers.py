@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from videornn.errors import DecodeError
 
@@ -21,16 +20,22 @@ FORMATS = (
 LOCAL_ONLY = {"protocol_whitelist": "file"}  # for a playlist that is asked for by its URL
 ITSELF_ONLY = LOCAL_ONLY | {"format_whitelist": FORMATS}
 # some AVI files carry metadata that is not UTF-8: PyAV takes it as it is from version 19 on
-LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def open_container(source: str | io.RawIOBase, **arguments: Any) -> av.container.InputContainer:
+class Readable(Protocol):
+    """A file of Python, as far as FFmpeg needs one."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+def open_container(source: str | Readable, **arguments: Any) -> av.container.InputContainer:
     """av.open, whatever the metadata; raises av.FFmpegError, OSError or UnicodeError.
 
     Options for FFmpeg are to be given as container_options: the others crash PyAV up to 17.0 if a file does not announce its
     streams, as those of MPEG do not.
     """
-    return av.open(source, **LENIENT, **arguments)
+    return av.open(source, "r", **LENIENT, **arguments)
 
 
 def open_file(path: str, **options: str) -> av.container.InputContainer:
@@ -89,6 +94,7 @@ def frame_rate(stream: av.VideoStream) -> Fraction | None:
     return rate if 0.01 < rate < 1000 else None
 
 
-def time_base(stream: av.VideoStream) -> Fraction:
+def time_base(stream: Stream) -> Fraction:
     """Seconds from one timestamp to the next; exact."""
+    assert stream.time_base is not None  # every stream of a file has one
     return Fraction(stream.time_base.numerator, stream.time_base.denominator)

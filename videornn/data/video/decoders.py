@@ -223,7 +223,7 @@ def choose_decoder(decoder: Decoder) -> tuple[Decoder, str]:
     Raises:
         UserError: the one asked for does not work here.
     """
-    rejected = []
+    rejected: list[str] = []
     for name in ("pyav", "torchcodec", "decord") if decoder == "auto" else (decoder,):
         reason = why_not(name)
         if not reason:

@@ -36,7 +36,7 @@ class FrameFolder(FrameVideo):
         try:
             seen = [name for name in os.listdir(path) if not is_hidden(name)]
         except OSError as error:
-            raise DecodeError(f"{path}: cannot be opened ({error.strerror.lower()})") from error
+            raise DecodeError(f"{path}: cannot be opened ({str(error.strerror).lower()})") from error
         names = [name for name in seen if Path(name).suffix.lower() in FRAME_SUFFIXES]
         if not names:
             raise DecodeError(f"{path}: is a folder without images ({', '.join(sorted(FRAME_SUFFIXES))})")
@@ -56,7 +56,8 @@ class FrameFolder(FrameVideo):
                 raise DecodeError(f"{file}: {fault[1]}")
             try:
                 with Image.open(file) as image:
-                    check_frame_size(file, *image.size, self._max_pixels)
+                    width, height = image.size
+                    check_frame_size(file, width, height, self._max_pixels)
                     picture = to_rgb(image)
             except TooLarge:
                 raise

@@ -35,9 +35,10 @@ class FieldPairs:
         """Whether a packet is the second field of a frame."""
         fields = {self._field(unit) for unit in self._units(data) if unit[0] & 31 in SLICES}
         half, self._half = self._half, None
-        if len(fields) != 1 or None in fields:  # a frame, or both of its fields
+        field = fields.pop() if len(fields) == 1 else None
+        if field is None:  # a frame, or both of its fields
             return False
-        ((number, is_bottom),) = fields
+        number, is_bottom = field
         if half == (number, not is_bottom):
             return True
         self._half = (number, is_bottom)
@@ -56,6 +57,7 @@ class FieldPairs:
 
     def _field(self, unit: bytes) -> tuple[int, bool] | None:
         """(frame_num, whether it is the bottom field) of a slice; None of one of a whole frame."""
+        assert self._format is not None  # else no field is possible
         try:
             bits = _Bits(unit[1:])
             for _ in range(3):  # first macroblock, slice type, parameter set

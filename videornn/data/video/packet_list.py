@@ -80,8 +80,8 @@ class PacketList:
         clock = None
         if not (has_made_up or (is_avi and has_small)):
             is_key, is_shown = self._flags & KEY != 0, self._flags & (HIDDEN | SECOND_FIELD) == 0
-            rule = {"tick": self.tick, "longest": longest_step(container), "announced": self.fps}
-            clock = read_clock(self._pts, self._dts, is_key, is_shown, **rule)
+            longest = longest_step(container)
+            clock = read_clock(self._pts, self._dts, is_key, is_shown, tick=self.tick, longest=longest, announced=self.fps)
         # B frames that are said to be shown as they are decoded: the file tells when frames appear, but not which
         only_decoded = codec.has_b_frames and self.num_packets > 1 and (self._pts == self._dts).all()
         if clock is not None and not only_decoded:
@@ -125,6 +125,7 @@ class PacketList:
         Args:
             decoded: the packets of the frames that a decoder gives from the first packet on, which is not followed for long.
         """
+        assert self.shown is not None and self.ticks is not None
         places, seen = self.places(), set()
         first_key = places[self.keys[0]] if len(self.keys) else 0
         for number in decoded:
@@ -140,6 +141,7 @@ class PacketList:
 
     def places(self) -> np.ndarray:
         """int64 [num_packets], which frame each packet is; -1 where it is none."""
+        assert self.shown is not None
         places = np.full(self.num_packets, -1)
         places[self.shown] = np.arange(len(self.shown))
         return places
@@ -155,6 +157,7 @@ class PacketList:
 
     def source_seconds(self, index: int) -> float:
         """What the file's own clock says when a frame appears."""
+        assert self.shown is not None
         return float(self._pts[self.shown[index]] * float(self.tick))
 
     @property

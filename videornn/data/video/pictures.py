@@ -68,14 +68,14 @@ def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     """RGB uint8 [H, W, 3] of a frame, turned as the display matrix in the file's metadata says; a view."""
     plane = converter.reformat(frame, format="rgb24", **(ONE_THREAD if KNOWS_COLOURS else _colours(frame))).planes[0]
     shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
-    return turn_of(frame).of(np.ndarray(shape, np.uint8, buffer=plane, strides=strides))
+    return turn_of(frame).of(np.ndarray(shape, np.uint8, buffer=memoryview(plane), strides=strides))
 
 
 def turn_of(frame: av.VideoFrame) -> Turn:
     """How a frame is to be turned: by the nearest of the eight ways that keep pixels whole."""
     try:
         # frame.side_data would keep the frame until the next garbage collection: each of the two holds the other
-        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # PyAV does not say what it takes
     except ValueError:  # beside it is something that this version of PyAV has no name for: then no flip is seen
         quarters = frame.rotation // 90 % 4  # counter-clockwise
         return (UPRIGHT, Turn(True, False, True), Turn(False, True, True), Turn(True, True, False))[quarters]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
+from typing import Literal
 
 import av
 import numpy as np
@@ -50,10 +51,10 @@ class PyAVVideo(FrameVideo):
         self._container: av.container.InputContainer | None = None
         self.remarks: list[str] = []
         try:
-            self._open()
-            if (num_videos := len(video_streams(self._container))) > 1:
+            container = self._open()
+            if (num_videos := len(video_streams(container))) > 1:
                 self.remarks.append(f"has {num_videos} video streams, of which number {self._stream.index} is read")
-            self._list_packets()
+            self._list_packets(container)
         except DecodeError:
             self.close()
             raise
@@ -61,31 +62,34 @@ class PyAVVideo(FrameVideo):
             self.close()
             raise self._failed(error) from error
 
-    def _open(self) -> None:
+    def _open(self) -> av.container.InputContainer:
         self._kept: list[av.Packet] | None = []
         self._container = open_file(self.path)
-        self._stream = shown_stream(self._container)
-        if self._stream is None:
+        stream = shown_stream(self._container)
+        if stream is None:
             raise DecodeError(f"{self.path}: has no video stream")
-        self._codec = self._stream.codec_context
+        self._stream = stream
+        self._codec = stream.codec_context
         if self._codec is None:
             raise DecodeError(f"{self.path}: its video is in a format that FFmpeg does not know")
         bound_frames(self.path, self._codec, self._max_pixels)
         self._codec.thread_type = "NONE"  # loaders run one process per core; threads would only compete
         self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
+        return self._container
 
-    def _list_packets(self) -> None:
+    def _list_packets(self, container: av.container.InputContainer) -> None:
         """Find key frames and the order in which packets are shown, and keep the packets themselves if they are few."""
-        self._list = PacketList(self.path, self._container, self._stream, self._kept_packets())
+        self._list = PacketList(self.path, container, self._stream, self._kept_packets())
         everything = range(self._list.num_packets)
         # a decoder of packed B frames loses count if it leaves some out
-        self._discard = "DEFAULT" if self._list.shown is None else "NONREF"
+        self._discard: Literal["DEFAULT", "NONREF"] = "DEFAULT" if self._list.shown is None else "NONREF"
         if self._list.begins_late:
             if num_left_out := self._list.leave_out_lead(self._first_decoded()):
                 self.remarks.append(f"begins between key frames: its first {num_left_out} frames cannot be decoded")
         elif self._list.shown is None:
             numbers = dict.fromkeys(number for number, _ in self._frames_of(everything, everything) if number is not None)
             self._list.learn(np.array(list(numbers), np.int64), frame_rate(self._stream) or Fraction(25))
+        assert self._list.shown is not None  # it was there, or has been learnt
         self._shown, self.fps = self._list.shown, self._list.fps
         self.num_frames = len(self._shown)
         if self.num_frames == 0:
@@ -106,7 +110,7 @@ class PyAVVideo(FrameVideo):
         """The packets, which are kept while they are few."""
         left = KEPT_BYTES
         for packet in self._read_packets():
-            if left > 0:
+            if self._kept is not None:
                 left -= packet.size + PACKET_BYTES
                 self._kept.append(packet)
                 if left <= 0:
@@ -201,7 +205,7 @@ class PyAVVideo(FrameVideo):
             runs.setdefault(int(keys[place]) if place >= 0 else 0, []).append(number)
         return sorted(runs.items())
 
-    def _frames_of(self, numbers: range, wanted: Collection[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _frames_of(self, numbers: range, wanted: Collection[int]) -> Iterator[tuple[int | None, av.VideoFrame]]:
         """Decode the packets of these numbers; frames that are not wanted and that none refers to are left out."""
         if isinstance(wanted, set):
             wanted = frozenset(wanted)  # the caller's set shrinks as frames arrive
@@ -226,6 +230,7 @@ class PyAVVideo(FrameVideo):
         return islice(self._read_packets(), number, None)
 
     def _read_packets(self) -> Iterator[av.Packet]:
+        assert self._container is not None
         try:
             for packet in self._container.demux(self._stream):
                 self._deadline.check(self.path)

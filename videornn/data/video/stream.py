@@ -18,7 +18,15 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from videornn.data.video.clock import RunningClock, longest_step
-from videornn.data.video.containers import LOCAL_ONLY, frame_rate, open_container, open_file, pixel_aspect, shown_stream
+from videornn.data.video.containers import (
+    LOCAL_ONLY,
+    frame_rate,
+    open_container,
+    open_file,
+    pixel_aspect,
+    shown_stream,
+    time_base,
+)
 from videornn.data.video.decoders import check_file
 from videornn.data.video.frame_folder import FrameFolder
 from videornn.data.video.packet_list import PacketList
@@ -101,9 +109,9 @@ class VideoStream:
             check_file(source)
         self._waiting_since = time.monotonic()
         try:
-            self._open()
+            container = self._open()
             if not self.live:
-                self._list_packets()
+                self._list_packets(container)
         except (av.FFmpegError, OSError, UnicodeError) as error:
             self.close()
             raise self._failed("cannot be opened" if self.live else "cannot be decoded", error) from error
@@ -111,12 +119,13 @@ class VideoStream:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self) -> av.container.InputContainer:
         self._container = self._opened_live() if self.live else open_file(self.source)
-        self._stream = shown_stream(self._container)
-        if self._stream is None:
+        stream = shown_stream(self._container)
+        if stream is None:
             raise DecodeError(f"{self._name}: has no video stream")
-        self._codec = self._stream.codec_context
+        self._stream = stream
+        self._codec = stream.codec_context
         if self._codec is None:
             raise DecodeError(f"{self._name}: its video is in a format that FFmpeg does not know")
         bound_frames(self._name, self._codec, self._max_pixels)
@@ -125,11 +134,12 @@ class VideoStream:
         self._converter = VideoReformatter()
         self.fps = frame_rate(self._stream) or Fraction(25)
         self._last_seconds = 1 / float(self.fps)  # that the last frame is on the screen
+        return self._container
 
-    def _list_packets(self) -> None:
+    def _list_packets(self, container: av.container.InputContainer) -> None:
         """Read a file's clock before its frames: what it announces need not hold."""
-        length = self._container.duration
-        self._list = PacketList(self._name, self._container, self._stream, self._packets())
+        length = container.duration
+        self._list = PacketList(self._name, container, self._stream, self._packets())
         self._reopen()
         if self._list.begins_late:
             self._list.leave_out_lead(frame.pts for frame in self._decoded(self._numbered(None)))
@@ -143,7 +153,7 @@ class VideoStream:
 
     def _reopen(self) -> None:
         self.num_damaged = 0  # it comes to the end again
-        self._container.close()
+        self.close()
         self._open()
 
     def _opened_live(self) -> av.container.InputContainer:
@@ -177,7 +187,7 @@ class VideoStream:
             DecodeError: no frame can be decoded, or a live source is lost; frames may have come before.
         """
         if self._folder is not None:
-            yield from self._pictures_of_folder()
+            yield from self._pictures_of_folder(self._folder)
             return
         timed = self._running() if self.live else self._counted() if self._list.shown is None else self._listed(wanted)
         for seconds, self.first_seconds, frame in timed:
@@ -190,10 +200,12 @@ class VideoStream:
 
     def _running(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
         """(seconds, what the source's own clock said at the first frame, frame), as they come."""
-        clock = RunningClock(1 / float(self.fps), longest_step(self._container))
+        assert self._container is not None
+        clock, tick = RunningClock(1 / float(self.fps), longest_step(self._container)), time_base(self._stream)
         for frame in self._decoded(self._packets()):
-            timestamp = None if frame.pts is None else float(frame.pts * self._stream.time_base)
-            yield clock.time(timestamp), clock.zero, frame
+            seconds = clock.time(None if frame.pts is None else float(frame.pts * tick))
+            assert clock.zero is not None
+            yield seconds, clock.zero, frame
 
     def _counted(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
         """The same of a file whose packets do not tell which frame they are."""
@@ -205,6 +217,7 @@ class VideoStream:
     def _listed(self, wanted: Wanted | None) -> Iterator[tuple[float, float, av.VideoFrame]]:
         """The same of a file that says when its frames appear."""
         places, times, last = self._list.places(), self._list.times, -1
+        assert times is not None
         for frame in self._decoded(self._numbered(wanted)):
             place = -1 if frame.pts is None else int(places[frame.pts])
             if place == 0:
@@ -214,13 +227,10 @@ class VideoStream:
                 seconds = float(times[place])
                 yield seconds, self._list.source_seconds(place) - seconds, frame
 
-    def _pictures_of_folder(self) -> Iterator[TimedFrame]:
-        for index, seconds in enumerate(self._folder.times.tolist()):
+    def _pictures_of_folder(self, folder: FrameFolder) -> Iterator[TimedFrame]:
+        for index, seconds in enumerate(folder.times.tolist()):
             self.end = seconds + 1 / float(self.fps)
-            yield TimedFrame(seconds, partial(self._picture_of_folder, index))
-
-    def _picture_of_folder(self, index: int) -> np.ndarray:
-        return self._folder.frames_at(torch.tensor([index]))[0].numpy()
+            yield TimedFrame(seconds, partial(_picture_of_folder, folder, index))
 
     def _decoded(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
         lost = None
@@ -243,6 +253,7 @@ class VideoStream:
     def _numbered(self, wanted: Wanted | None) -> Iterator[av.Packet]:
         """Every packet, with its number as its timestamp; the decoder is told which frames it may leave out."""
         places, times = self._list.places(), self._list.times
+        assert times is not None
         numbers = range(self._list.num_packets)  # a file that is still written can have grown
         for number, packet in zip(numbers, self._packets(), strict=False):
             packet.pts = number
@@ -253,6 +264,7 @@ class VideoStream:
             yield packet
 
     def _packets(self) -> Iterator[av.Packet]:
+        assert self._container is not None
         self._waiting_since = time.monotonic()
         while True:
             try:
@@ -303,6 +315,10 @@ class _Forward:
 
     def __init__(self, pipe: io.FileIO) -> None:
         self.read = pipe.read
+
+
+def _picture_of_folder(folder: FrameFolder, index: int) -> np.ndarray:
+    return folder.frames_at(torch.tensor([index]))[0].numpy()
 
 
 def _is_camera(source: str) -> bool:

@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from videornn.data.video.clock import SET_BACK, longest_step
-from videornn.data.video.containers import create_file, open_file
+from videornn.data.video.containers import create_file, open_file, time_base
 from videornn.data.video.pictures import MAX_FRAME_PIXELS
 from videornn.data.video.stream import VideoStream
 from videornn.errors import DecodeError
@@ -70,7 +70,7 @@ def redraw_movie(
         try:
             yield from _redraw(source, path, draw, max_pixels, crf, with_sound=False)
         except av.FFmpegError as error:  # then it was not for the sound
-            raise DecodeError(f"{source}: cannot be written as MP4 ({error.strerror.lower()})") from error
+            raise DecodeError(f"{source}: cannot be written as MP4 ({str(error.strerror).lower()})") from error
 
 
 def _redraw(
@@ -108,20 +108,20 @@ class _Sound:
     def __init__(self, source: str | None, container: av.container.OutputContainer) -> None:
         self._container = container
         self._source: av.container.InputContainer | None = None
-        self._packets = iter(())
-        self._waiting: av.Packet | None = None  # the first after a jump of the clock
+        self._packets: Iterator[av.Packet[av.AudioStream]] = iter(())
+        self._waiting: av.Packet[av.AudioStream] | None = None  # the first after a jump of the clock
         self._zero: float | None = None  # of the clock that the last packet goes by
         self._heard = -float("inf")  # seconds of the movie up to which there is sound
         if source is None or not Path(source).is_file():
             return
         self._source = open_file(source)
         stream = self._source.streams.best("audio")
-        if stream is None or stream.codec_context is None:
+        if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
             return
         self._copies = stream.codec_context.name in COPIED_SOUND
         self._packets = self._source.demux(stream)
         self._longest = longest_step(self._source)
-        self._last = float((stream.start_time or 0) * stream.time_base)
+        self._last = float((stream.start_time or 0) * time_base(stream))
         if self._copies:
             self._stream = container.add_stream_from_template(stream)
         else:
@@ -140,9 +140,9 @@ class _Sound:
                 packet, self._waiting = self._waiting or next(self._packets, None), None
                 if packet is None:
                     return
-                if packet.size and None in (packet.pts, packet.dts):
-                    continue
                 if packet.size:
+                    if packet.pts is None or packet.dts is None:
+                        continue
                     place = float(packet.dts * packet.time_base)
                     if self._is_ahead(place, seconds, zero):
                         self._waiting = packet
@@ -160,21 +160,23 @@ class _Sound:
         """Whether the clock has jumped for the sound, but not yet for the pictures; once for both, it goes by the new."""
         if -SET_BACK <= place - self._last <= self._longest:
             return False
+        assert self._zero is not None
         have_jumped = abs(zero - self._zero) > SET_BACK
         is_pause = place > self._last and abs(place - zero - seconds) <= self._longest  # of the sound alone
         self._zero = zero
         return not (have_jumped or is_pause)
 
-    def _pass_on(self, packet: av.Packet, zero: float) -> None:
+    def _pass_on(self, packet: av.Packet[av.AudioStream], zero: float) -> None:
         if self._copies:
             if packet.size:
+                assert packet.pts is not None and packet.dts is not None
                 shift = round(zero / packet.time_base)
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                 packet.stream = self._stream
                 self._container.mux(packet)
             return
         for frame in packet.decode():
-            if frame.pts is None:
+            if frame.pts is None or frame.time_base is None:
                 continue
             frame.pts -= round(zero / frame.time_base)
             self._container.mux(self._stream.encode(frame))
