@@ -82,18 +82,18 @@ class MiddleClipSampler(ClipSampler):
 
     def __init__(self, clip_duration: float | Fraction, num_clips: int) -> None:
         super().__init__(clip_duration)
-        self._num_clips = num_clips
+        self._num_clips, self._next = num_clips, 0
 
     def __call__(self, last_clip_time: Any, video_duration: float | Fraction, annotation: dict[str, Any]) -> ClipInfo:
-        number = self._current_clip_index
+        number = self._next
         free = Fraction(max(video_duration - self._clip_duration, 0))
         start = free * Fraction(2 * number + 1, 2 * self._num_clips)
-        self._current_clip_index = (number + 1) % self._num_clips
-        return ClipInfo(start, start + self._clip_duration, number, 0, self._current_clip_index == 0)
+        self._next = (number + 1) % self._num_clips
+        return ClipInfo(start, start + self._clip_duration, number, 0, self._next == 0)
 
     def reset(self) -> None:
         """Begin with the first part of the next video."""
-        self._current_clip_index = 0
+        self._next = 0
 
 
 def clip_indices(

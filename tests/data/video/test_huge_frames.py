@@ -133,7 +133,9 @@ def test_verify_and_prepare_have_a_row_for_it(large: Path, tmp_path: Path, monke
     monkeypatch.setattr("videornn.cli.data.complain", told.append)
     # as workers do it, which this process is now
     for module in ("verify", "prepare"):
-        monkeypatch.setattr(f"videornn.data.prepare.{module}.run_parallel", lambda work, jobs, **_: enumerate(map(work, jobs)))
+        monkeypatch.setattr(
+            f"videornn.data.prepare.{module}.run_parallel", lambda work, jobs, **_: enumerate(map(work, jobs))
+        )
     arguments = [str(tmp_path / "list.txt"), "--max-frame-pixels", "76799"]
     assert run(["verify", *arguments, "--full"]) == 1
     assert told == [f"{large}: has frames of 320 x 240 pixels, more than data.max_frame_pixels=76799 allows"]
