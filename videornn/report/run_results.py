@@ -24,7 +24,7 @@ ListOf: Any = list  # of kinds that are made below, which checkers of types do n
 
 def _sheet(**kinds: object) -> Any:
     """A JSON object, of which what the page tells is of these kinds, or missing; the rest is as it is."""
-    return TypedDict("Sheet", kinds, total=False)  # type: ignore[misc,operator]
+    return TypedDict("Sheet", kinds, total=False)  # type: ignore[operator]
 
 
 LIST = _sheet(used=Count, missing=Count)
