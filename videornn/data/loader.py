@@ -374,7 +374,7 @@ def _init_worker(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # there is a process per core: threads would compete with the other workers and the training process
     torch.set_num_threads(1)
-    # torch's workers end when their parent process has; that of a server's forks is the server, which ends after them
+    # torch's workers end after their parent process; a server's forks have the server for it, which ends after them
     if (user := multiprocessing.parent_process()) is not None and user.pid != os.getppid():
         threading.Thread(target=_end_after, args=(user,), daemon=True).start()
 

@@ -78,7 +78,7 @@ class TrainTransform:
         return self.finish(torch.stack([cut(frame) for frame in frames]), label, generator)
 
     def cutter(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-        """Return a function that cuts frames uint8 [H, W, 3] of one clip to [S, S, 3], by a crop drawn at the first frame."""
+        """Return a function that cuts a clip's frames uint8 [H, W, 3] to [S, S, 3]; it draws the crop at the first frame."""
         draw_box = self._draw_scaled_square if self.crop == "scale_jitter" else self._draw_resized_box
         box: Box | None = None
 

@@ -219,7 +219,7 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int)
 
 
 def _already_encoded(path: str, target: Path) -> Encoded | None:
-    """Return what an earlier run made of a video; None if the source has changed since."""
+    """Read what an earlier run made of a video; None if there is nothing or the source is newer."""
     try:
         is_there = target.exists() and _changed(target) >= _changed(path)
         return read_encoded(target) if is_there else None

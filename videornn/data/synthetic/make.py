@@ -143,7 +143,7 @@ def make_synthetic(
 
 
 def load_masks(path: Path, num_frames: int) -> np.ndarray:
-    """Load the masks of a video, uint8 [num_frames, H, W]: 0 is background, others are the labels in the set's README.txt."""
+    """Load the masks of a video, uint8 [num_frames, H, W]: 0 is background, the set's README.txt lists the other labels."""
     with Image.open(path) as image:
         stack = np.array(image, dtype=np.uint8)
     if num_frames <= 0 or len(stack) % num_frames:
