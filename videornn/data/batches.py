@@ -64,13 +64,13 @@ class TrainBatches(Sampler[list[ClipKey]]):
 
     def from_step(self, step: int) -> Iterator[list[ClipKey]]:
         """Yield the batches from a step on, a pure function of the seed and the step."""
-        places = map(self.plan.place_of, range(step, self.plan.num_steps))
-        for epoch, steps in itertools.groupby(places, key=lambda place: place.epoch):
+        plans = map(self.plan.step_at, range(step, self.plan.num_steps))
+        for epoch, steps in itertools.groupby(plans, key=lambda plan: plan.epoch):
             order, draws = self._epoch(epoch)
-            for place in steps:
-                shape = place.shape
+            for plan in steps:
+                shape = plan.shape
                 share = shape.num_videos // self.num_ranks
-                start = place.first + self.rank * share
+                start = plan.first + self.rank * share
                 size = share // self.accumulate
                 for first in range(start, start + share, size):
                     rows = zip(order[first : first + size].tolist(), draws[first : first + size].tolist(), strict=True)

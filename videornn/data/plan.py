@@ -38,8 +38,8 @@ class Phase:
     lr_factor: float = 1.0
 
 
-class Place(NamedTuple):
-    """The position of a step: its epoch, its number in it, the epoch's steps, and the first entry of the order it takes."""
+class StepPlan(NamedTuple):
+    """What a step takes: its epoch, its number there of num_steps, its first entry in the epoch's order, shape and phase."""
 
     epoch: int
     step: int
@@ -80,8 +80,8 @@ class BatchPlan:
     def num_steps(self) -> int:
         return self._steps[-1]
 
-    def place_of(self, step: int) -> Place:
-        """Return the position of a step in [0, num_steps); raises ValueError for any other."""
+    def step_at(self, step: int) -> StepPlan:
+        """Return the plan of a step in [0, num_steps); raises ValueError for any other."""
         if not 0 <= step < self.num_steps:
             raise ValueError(f"step {step} is not in a plan of {self.num_steps} steps")
         number = bisect_right(self._steps, step) - 1
@@ -90,7 +90,7 @@ class BatchPlan:
         cycles, turn = divmod(step_in_epoch, len(phase.shapes))
         sizes = [shape.num_videos for shape in phase.shapes]
         first = cycles * sum(sizes) + sum(sizes[:turn])
-        return Place(self._epochs[number] + epoch, step_in_epoch, epoch_steps, first, phase.shapes[turn], phase)
+        return StepPlan(self._epochs[number] + epoch, step_in_epoch, epoch_steps, first, phase.shapes[turn], phase)
 
     def phase_at(self, epoch: float) -> Phase:
         """Return the phase after this many epochs, in [0, num_epochs]; at the end, the last one."""
@@ -100,15 +100,15 @@ class BatchPlan:
         """Return the epochs done before a step in [0, num_steps]; each step of an epoch counts equally."""
         if step == self.num_steps:
             return float(self.num_epochs)
-        place = self.place_of(step)
-        return place.epoch + place.step / place.num_steps
+        plan = self.step_at(step)
+        return plan.epoch + plan.step / plan.num_steps
 
     def ends_epoch(self, num_steps: int) -> bool:
         """Return whether an epoch is complete after this many steps."""
         if num_steps == 0:
             return False
-        place = self.place_of(num_steps - 1)
-        return place.step + 1 == place.num_steps
+        plan = self.step_at(num_steps - 1)
+        return plan.step + 1 == plan.num_steps
 
 
 def _steps_per_epoch(num_videos: int, shapes: tuple[BatchShape, ...]) -> int:

@@ -92,7 +92,7 @@ class Run:
     @property
     def clip_size(self) -> float:
         """Frames times pixels of the clips of the last step, as a share of full clips (multigrid has smaller ones)."""
-        shape, data = self.plan.place_of(self.step - 1).shape, self.config.data
+        shape, data = self.plan.step_at(self.step - 1).shape, self.config.data
         return shape.num_frames * shape.crop_size**2 / (data.num_frames * data.crop_size**2)
 
     @property
