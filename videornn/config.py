@@ -159,8 +159,8 @@ def _check_keys(node: yaml.MappingNode) -> None:
         seen.add(key.value)
 
 
-def _mistake(place: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+def _mistake(node: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[str, int]]:
@@ -177,7 +177,7 @@ def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[
 
 
 def _validate(
-    values: dict, overrides: list[str], places: dict[str, str], source: str, *, partly: bool = False
+    values: dict, overrides: list[str], origins: dict[str, str], source: str, *, partly: bool = False
 ) -> Config | None:
     """The config of values and overrides; partly: without what settings demand of others, and None where these disagree."""
     try:
@@ -189,8 +189,8 @@ def _validate(
     for override in overrides:
         key, value = _parse_override(override)
         _set_dotted(values, key, value, override)
-        places = {old: place for old, place in places.items() if not old.startswith(f"{key}.")}  # replaced as a whole
-        places[key] = f"override {_shortened(override)!r}"
+        origins = {old: origin for old, origin in origins.items() if not old.startswith(f"{key}.")}  # replaced as a whole
+        origins[key] = f"override {_shortened(override)!r}"
     try:
         # JSON mode is as strict as Python mode but takes a list for a tuple, which is all that YAML has
         config = Config.model_validate_json(json.dumps(values))
@@ -199,12 +199,12 @@ def _validate(
         errors = [error for error in errors if not (partly and _is_of_several(error))]
         if not errors:
             return None
-        raise UserError(_sentence(errors, places, source)) from None
+        raise UserError(_sentence(errors, origins, source)) from None
     for key in FILES:
         section, _, name = key.partition(".")
-        if key in places and is_url(getattr(getattr(config, section), name) or ""):
-            place = text_without_secrets(places[key])
-            raise UserError(f"{place}: {key} is a URL, and files are read from this machine: download it and give its path")
+        if key in origins and is_url(getattr(getattr(config, section), name) or ""):
+            origin = text_without_secrets(origins[key])
+            raise UserError(f"{origin}: {key} is a URL, and files are read from this machine: download it and give its path")
     return config
 
 
@@ -232,13 +232,13 @@ def _is_of_several(error: ErrorDetails) -> bool:
     return error["type"] == "value_error" and ".".join(map(str, error["loc"])) in sections
 
 
-def _sentence(errors: list[ErrorDetails], places: dict[str, str], source: str) -> str:
+def _sentence(errors: list[ErrorDetails], origins: dict[str, str], source: str) -> str:
     first, *others = errors
     # pydantic adds the branch of a union or "[key]" to the place: keep the part that is a key of the file
     keys = [str(part) for part in first["loc"]]
-    known = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in places), 0)
+    known = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in origins), 0)
     key = ".".join(keys).removesuffix(".[key]")
-    place = places.get(".".join(keys[:known]), source)
+    origin = origins.get(".".join(keys[:known]), source)
     if first["type"] == "extra_forbidden":
         problem = f"unknown key {_shortened(key)!r}; {_nearest_key(key)}"
     else:
@@ -246,7 +246,7 @@ def _sentence(errors: list[ErrorDetails], places: dict[str, str], source: str) -
         got = "" if isinstance(given, dict) else f", got {_shortened(json.dumps(given))} ({_kind(given)})"
         problem = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{got}".replace("value error, ", "")
     more = f" (and {len(others)} more)" if others else ""
-    return f"{place}: {problem}{more}"
+    return f"{origin}: {problem}{more}"
 
 
 def _nearest_key(key: str) -> str:
