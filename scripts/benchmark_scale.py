@@ -110,7 +110,7 @@ def keep_made_scores(checkpoint: Path, overrides: list[str]) -> None:
     """Leave behind what a test leaves that was killed after its last video; three of four views are right."""
     job = new_test_job(load_trained(checkpoint, overrides), checkpoint, None)
     kept = kept_scores(job)
-    kept.take_up()
+    kept.prepare_folder()
     generator = np.random.default_rng(0)
     with kept.appending(0) as file:
         for index, label in enumerate(job.table.labels.tolist()):

@@ -133,11 +133,11 @@ def evaluate(
         job = new_test_job(trained, checkpoint, out)
         kept = kept_scores(job)
 
-        def take_up(busy: Callable[[], None]) -> tuple[list[str | None], list[int]]:
-            sentences = [stack.enter_context(run_lock(job.out, on_wait=busy)), kept.take_up()]
+        def lock_and_list_done(busy: Callable[[], None]) -> tuple[list[str | None], list[int]]:
+            sentences = [stack.enter_context(run_lock(job.out, on_wait=busy)), kept.prepare_folder()]
             return sentences, kept.indices()
 
-        sentences, done = ranks.from_busy_rank_0(take_up)
+        sentences, done = ranks.from_busy_rank_0(lock_and_list_done)
         received = stack.enter_context(caught_signals())  # until here a signal ends all at once: there is nothing to keep
         if done:
             sentences.append(f"going on: {len(done)} of {len(job.table)} videos are scored already")

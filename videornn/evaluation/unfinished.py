@@ -44,7 +44,7 @@ class KeptScores:
         self._shape = (num_views, num_classes)
         self._record_bytes = 8 + 4 * num_views * num_classes + 4
 
-    def take_up(self) -> str | None:
+    def prepare_folder(self) -> str | None:
         """Make the folder and remove files of another test from it; return a sentence that says why, if there were any."""
         self.folder.mkdir(parents=True, exist_ok=True)
         reason = None

@@ -77,13 +77,13 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         ranks.agreed(described, doing="train", needs="config, lists and videos")
         sentences = [*remarks(config, data, run.clips_at_once), *cudnn_remarks(device, config.train.precision)]
 
-        def take_up(busy: Callable[[], None]) -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
+        def lock_and_load(busy: Callable[[], None]) -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
             unlocked = stack.enter_context(run_lock(out, on_wait=busy))
             if not _goes_on(out, resume) and goes_on:  # checked again, because another process may have been at work
                 raise UserError(f"{out}: its checkpoints are gone since a moment ago; give the same command again")
             return unlocked, load_newest(out / "checkpoints")
 
-        unlocked, saved = ranks.from_busy_rank_0(take_up)
+        unlocked, saved = ranks.from_busy_rank_0(lock_and_load)
         if unlocked:
             sentences.append(unlocked)
         if saved:
