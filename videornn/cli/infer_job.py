@@ -41,8 +41,8 @@ SCORING_SHARE = 0.3  # of the time for a video with an overlay
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is wanted of every video: seconds, a score, folders."""
+class InferOptions:
+    """Options of infer for every video: seconds, a score, folders."""
 
     window: float | None
     stride: float | None
@@ -68,7 +68,7 @@ class Job:
         self,
         predictor: Predictor,
         files: list[str],
-        options: Wanted,
+        options: InferOptions,
         screen: Screen,
         worker: GeneratorWorker,
         written: ResultFiles,
