@@ -49,7 +49,7 @@ def synthetic(
     with ProgressBar("videos") as bar:
         try:
             counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
-            make_synthetic(out, **counts, seed=seed, task=task, progress=bar.update)
+            make_synthetic(out, **counts, seed=seed, task=task, on_progress=bar.update)
         except ValueError as error:
             raise UserError(str(error)) from error
     say(f"the data set is in {out}: lists train.txt, val.txt, test.txt, class names labels.txt, masks beside the videos")
@@ -136,7 +136,7 @@ def verify(
     paths, remarks = find_sources(source, root=root, labels=labels)
     with ProgressBar("videos") as bar, _interruptible("no report was written"):
         reports = verify_videos(
-            paths, full=full, max_pixels=max_pixels, num_workers=workers, timeout_seconds=timeout, progress=bar.update
+            paths, full=full, max_pixels=max_pixels, num_workers=workers, timeout_seconds=timeout, on_progress=bar.update
         )
     if out is not None:
         write_reports(out, reports)
@@ -190,7 +190,7 @@ def prepare(
             num_workers=workers,
             timeout_seconds=timeout,
             num_measured=quality,
-            progress=bar.update,
+            on_progress=bar.update,
         )
     _say_prepared(prepared)
 

@@ -110,7 +110,7 @@ class Job:
                 if stopped and number + 1 < len(self._files):
                     raise KeyboardInterrupt
 
-    def _slide_over(self, number: int, on_share: Callable[[float], None]) -> bool:
+    def _slide_over(self, number: int, on_progress: Callable[[float], None]) -> bool:
         """Score one file or stream; tells whether Ctrl-C ended the stream: there is no other way to end a camera."""
         source, options = self._files[number], self._options
         path, clocked = without_secrets(source), not is_pipe(source)
@@ -134,7 +134,7 @@ class Job:
                             )
                         self._screen.window(path, window, self._predictor.rank(window.scores), options.threshold)
                     elif windows.duration:
-                        on_share(window.end / windows.duration * (1.0 if options.overlay is None else SCORING_SHARE))
+                        on_progress(window.end / windows.duration * (1.0 if options.overlay is None else SCORING_SHARE))
                 if windows.num_damaged:
                     row["damaged_packets"] = windows.num_damaged
                     complain(f"{path}: {windows.num_damaged} damaged packets were left out")
@@ -144,10 +144,12 @@ class Job:
             stopped = True
         if seen:
             with self._errors_of(row):
-                self._tell(number, row, seen, on_share)
+                self._tell(number, row, seen, on_progress)
         return stopped
 
-    def _tell(self, number: int, row: dict[str, Any], windows: Sequence[Window], on_share: Callable[[float], None]) -> None:
+    def _tell(
+        self, number: int, row: dict[str, Any], windows: Sequence[Window], on_progress: Callable[[float], None]
+    ) -> None:
         """Put segments and windows of one video into its row, print them, and write what was asked for."""
         path, options, class_names = row["path"], self._options, self._predictor.class_names
         smooth = half_window(windows) if options.smooth is None else options.smooth
@@ -161,10 +163,10 @@ class Job:
             write_timeline(options.out, self._names[number], windows, segments, class_names, path)
         if options.overlay is not None:
             overlay = Overlay(windows, segments, class_names, scores=smooth_scores(windows, smooth).numpy())
-            self._draw(number, on_share, redraw_movie, overlay)
+            self._draw(number, on_progress, redraw_movie, overlay)
 
     def _draw(
-        self, number: int, on_share: Callable[[float], None], redraw: Callable[..., Iterator[float]], *how: Any
+        self, number: int, on_progress: Callable[[float], None], redraw: Callable[..., Iterator[float]], *how: Any
     ) -> None:
         """Write the overlay of a file; redraw(file, path of the movie, *how) tells which share of it is done."""
         source = self._files[number]
@@ -174,7 +176,7 @@ class Job:
         with errors_of_video(source), writing("--overlay", path), replacing(path) as temporary:
             try:
                 for share in self._worker.iterate(redraw, source, temporary, *how, data.max_frame_pixels):
-                    on_share(SCORING_SHARE + (1 - SCORING_SHARE) * share)
+                    on_progress(SCORING_SHARE + (1 - SCORING_SHARE) * share)
             except WorkerLost as error:
                 raise DecodeError(f"{source}: its overlay cannot be written, {error}") from error
 

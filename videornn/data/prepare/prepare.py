@@ -86,7 +86,7 @@ def prepare_videos(
     num_workers: int | None = None,
     timeout_seconds: float | None = None,
     num_measured: int = 4,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Re-encode every video of a list or folder (see load_videos) into out.
 
@@ -96,7 +96,7 @@ def prepare_videos(
         num_workers: processes, one per available core unless given.
         timeout_seconds: longest time for one video.
         num_measured: number of videos, evenly over the list, whose PSNR and SSIM are measured.
-        progress: called with the number of videos done and the total.
+        on_progress: called with the number of videos done and the total.
 
     Raises:
         UserError: wrong input, out holds videos encoded otherwise, or out cannot be written.
@@ -118,8 +118,8 @@ def prepare_videos(
     for index, row in run_parallel(work, jobs, num_workers=num_workers or num_cores(), timeout_seconds=timeout_seconds):
         job = jobs[index]
         rows[index] = PreparedVideo(job.path, job.output, row.kind, row.reason) if isinstance(row, Lost) else row
-        if progress:
-            progress(len(rows), len(jobs))
+        if on_progress:
+            on_progress(len(rows), len(jobs))
     ordered = [rows[index] for index in range(len(jobs))]
     report = _report_path(out, name, *shard)
     write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, ordered))

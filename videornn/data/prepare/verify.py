@@ -90,7 +90,7 @@ def verify_videos(
     max_pixels: int = MAX_FRAME_PIXELS,
     num_workers: int | None = None,
     timeout_seconds: float | None = 60,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[VideoReport]:
     """Inspect videos and return reports in the order of paths (a path given twice is inspected once).
 
@@ -99,7 +99,7 @@ def verify_videos(
         max_pixels: width x height that a frame may have.
         num_workers: processes, one per available core unless given.
         timeout_seconds: longest time for one video.
-        progress: called with the number of videos done and the total.
+        on_progress: called with the number of videos done and the total.
 
     Raises:
         UserError: a number is out of range.
@@ -111,8 +111,8 @@ def verify_videos(
     for index, report in run_parallel(look, unique, num_workers=num_workers or num_cores(), timeout_seconds=timeout_seconds):
         path = unique[index]
         reports[path] = VideoReport(path, report.kind, report.reason) if isinstance(report, Lost) else report
-        if progress:
-            progress(len(reports), len(unique))
+        if on_progress:
+            on_progress(len(reports), len(unique))
     return [reports[path] for path in unique]
 
 

@@ -112,13 +112,13 @@ def make_synthetic(
     task: TaskName = "motion",
     without: Collection[int] = (),
     num_workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the data set to `out` and return `out`; counts are videos per class.
 
     The videos depend on the task and the seed only, not on the number of workers (one per available core unless given).
     Things whose mask labels are in `without` are left out; nothing else changes. A complete folder is left as it is; an
-    interrupted run is continued. `progress` is called in this process with the number of videos done and the total.
+    interrupted run is continued. `on_progress` is called in this process with the number of videos done and the total.
     Several workers are spawned processes, so a script that calls this needs the usual `if __name__ == "__main__":`.
 
     Raises:
@@ -136,7 +136,7 @@ def make_synthetic(
     _matches(started, parameters)
     make_folder(out, "OUT")
     write_text(started, json.dumps(parameters, indent=2) + "\n")
-    _make_videos(out, partial(_make_video, out, task, seed, without), _jobs(task, counts), num_workers, progress)
+    _make_videos(out, partial(_make_video, out, task, seed, without), _jobs(task, counts), num_workers, on_progress)
     _write_lists(out, task, seed, counts)
     os.replace(started, out / "synthetic.json")
     return out
@@ -201,12 +201,12 @@ def _make_videos(
     make: Callable[[tuple[str, str, int]], None],
     jobs: list[tuple[str, str, int]],
     num_workers: int,
-    progress: Callable[[int, int], None] | None,
+    on_progress: Callable[[int, int], None] | None,
 ) -> None:
     """Make the missing videos, in this process or in several."""
     missing = [job for job in jobs if not _is_made(out / _video_name(*job))]
     num_there = len(jobs) - len(missing)
-    report = progress or (lambda num_done, num_total: None)
+    report = on_progress or (lambda num_done, num_total: None)
     report(num_there, len(jobs))
     # a single worker is this process, because another one would take time to start
     results = run_parallel(make, missing, num_workers=num_workers if min(num_workers, len(missing)) > 1 else 0)
