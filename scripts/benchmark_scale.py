@@ -25,7 +25,7 @@ import torch
 from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.checkpoints.trained import load_trained
 from videornn.config import config_from_dict
-from videornn.evaluation.evaluate import kept_scores, new_test_job
+from videornn.evaluation.evaluate import kept_scores, new_eval_job
 from videornn.models import build_model
 
 START = "import torch, videornn.evaluation.evaluate"
@@ -108,7 +108,7 @@ def make_run(folder: Path, num_videos: int, num_classes: int, num_listed: int) -
 
 def keep_made_scores(checkpoint: Path, overrides: list[str]) -> None:
     """Leave behind what a test leaves that was killed after its last video; three of four views are right."""
-    job = new_test_job(load_trained(checkpoint, overrides), checkpoint, None)
+    job = new_eval_job(load_trained(checkpoint, overrides), checkpoint, None)
     kept = kept_scores(job)
     kept.prepare_folder()
     generator = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from videornn.data.annotations.load import VideoTable
-from videornn.data.batches import TestBatches, TrainBatches
+from videornn.data.batches import EvalBatches, TrainBatches
 from videornn.data.dataset import TooManyBad, TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
@@ -61,7 +61,7 @@ class ClipLoader:
     def __init__(
         self,
         dataset: TrainClips | VideoViews,
-        batches: TrainBatches | TestBatches,
+        batches: TrainBatches | EvalBatches,
         *,
         num_workers: int,
         batch_bytes: int,
@@ -80,7 +80,7 @@ class ClipLoader:
         self._loader: DataLoader | None = None  # its workers stay from pass to pass
 
     def __len__(self) -> int:
-        """Return the number of batches of a pass; only for TestBatches."""
+        """Return the number of batches of a pass; only for EvalBatches."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -292,7 +292,7 @@ def build_test_loader(
     view_bytes = 3 * spec.clip.num_frames * spec.crop_size**2
     return ClipLoader(
         VideoViews(_reader(section, table), spec),
-        TestBatches(range(len(table)) if indices is None else indices, batch_size, rank=rank, num_ranks=num_ranks),
+        EvalBatches(range(len(table)) if indices is None else indices, batch_size, rank=rank, num_ranks=num_ranks),
         num_workers=section.num_workers,
         batch_bytes=batch_size * spec.num_clips * spec.num_crops * view_bytes,
         pin_memory=pin_memory,

@@ -48,10 +48,8 @@ class ScoredBatch:
 
 
 @dataclass(frozen=True)
-class TestJob:
+class EvalJob:
     """A test: a network, the videos of a list, the views of each, the folder for the results, remarks to print first."""
-
-    __test__ = False  # for pytest: this is no test
 
     trained: Trained
     checkpoint: str
@@ -130,7 +128,7 @@ def evaluate(
     ):
         # torch's kernels for one thread add in another order than those for several
         torch.set_num_threads(max(2, torch.get_num_threads()))
-        job = new_test_job(trained, checkpoint, out)
+        job = new_eval_job(trained, checkpoint, out)
         kept = kept_scores(job)
 
         def lock_and_list_done(busy: Callable[[], None]) -> tuple[list[str | None], list[int]]:
@@ -152,7 +150,7 @@ def evaluate(
         return ranks.from_rank_0(lambda: _finish(job, kept, bad)), job.out
 
 
-def new_test_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> TestJob:
+def new_eval_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> EvalJob:
     """Prepare a test of a checkpoint's network, checked as far as possible without reading a video; collective."""
     data, num_classes = trained.config.data, len(trained.class_names)
     source = data.test or data.val
@@ -165,10 +163,10 @@ def new_test_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> 
     check_labels(table, num_classes)
     check_list(table)
     out = results_folder(checkpoint) if out is None else out
-    return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out, remarks)
+    return EvalJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out, remarks)
 
 
-def kept_scores(job: TestJob) -> KeptScores:
+def kept_scores(job: EvalJob) -> KeptScores:
     """Open the store of the scores of an unfinished test; collective, raises UserError if ranks test different things."""
     fingerprint = ranks.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos")
     # taken from one rank: copies on the disks of other nodes have other times
@@ -183,7 +181,7 @@ def kept_scores(job: TestJob) -> KeptScores:
 
 
 def _score(
-    job: TestJob,
+    job: EvalJob,
     kept: KeptScores,
     done: list[int],
     watch: RankWatch,
@@ -235,7 +233,7 @@ def _score(
     return stop, bad
 
 
-def _finish(job: TestJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, Any]:
+def _finish(job: EvalJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, Any]:
     """Write the results of the kept scores and remove these; return the content of metrics.json."""
     indices, logits = kept.read()
     if lost := len(job.table) - len(indices) - len(bad):
@@ -264,7 +262,7 @@ def _finish(job: TestJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, An
     return result
 
 
-def _fingerprint(job: TestJob) -> dict[str, Any]:
+def _fingerprint(job: EvalJob) -> dict[str, Any]:
     """Collect all that logits and labels depend on, except for the last bits (test.batch_size), as plain JSON values."""
     trained, table = job.trained, job.table
     config = trained.config
@@ -304,7 +302,7 @@ def _files(table: VideoTable, on_file: Callable[[], None]) -> str:
 
 
 @contextmanager
-def _memory_errors(job: TestJob) -> Iterator[None]:
+def _memory_errors(job: EvalJob) -> Iterator[None]:
     """Turn a lack of memory into a sentence about the settings that need less."""
     try:
         yield
