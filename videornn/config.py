@@ -17,10 +17,10 @@ from videornn.schema import (
     AttentionConfig,
     Config,
     DataConfig,
+    EvalConfig,
     ModelConfig,
     MultigridConfig,
     Section,
-    TestConfig,
     TrainConfig,
 )
 from videornn.system.text_files import NoFile, read_text
@@ -30,9 +30,9 @@ __all__ = [
     "AttentionConfig",
     "Config",
     "DataConfig",
+    "EvalConfig",
     "ModelConfig",
     "MultigridConfig",
-    "TestConfig",
     "TrainConfig",
     "check_overrides",
     "config_from_dict",

@@ -320,7 +320,7 @@ class TrainConfig(Section):
         return self
 
 
-class TestConfig(Section):
+class EvalConfig(Section):
     num_clips: Count = 10
     """Clips of a video, evenly over its length."""
     num_crops: Literal[1, 3] = 3
@@ -335,7 +335,7 @@ class TestConfig(Section):
     """Views that go through the network at once; fewer need less memory."""
 
     @model_validator(mode="after")
-    def crop_fits_short_side(self) -> TestConfig:
+    def crop_fits_short_side(self) -> EvalConfig:
         if self.crop_size > self.short_side:
             raise ValueError(f"crop_size {self.crop_size} is larger than short_side {self.short_side}")
         return self
@@ -352,5 +352,5 @@ class Config(Section):
     """Videos, clips and crops."""
     train: TrainConfig = TrainConfig()
     """Optimisation."""
-    test: TestConfig = TestConfig()
+    test: EvalConfig = EvalConfig()
     """Views of `videornn test`, `infer` and `explain`."""

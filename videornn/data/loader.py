@@ -29,7 +29,7 @@ from videornn.errors import Remark, UserError
 from videornn.system.workers import exit_reason, imported_once
 
 if TYPE_CHECKING:
-    from videornn.config import DataConfig, TestConfig
+    from videornn.config import DataConfig, EvalConfig
 
 MAX_RESTARTS = 20  # of workers that died or hung, for one batch
 MAX_PREFETCH = 4  # batches that a worker loads ahead
@@ -332,7 +332,7 @@ def clip_spec(section: DataConfig) -> ClipSpec:
     )
 
 
-def view_spec(section: DataConfig, test: TestConfig) -> ViewSpec:
+def view_spec(section: DataConfig, test: EvalConfig) -> ViewSpec:
     """Return the test views that a config asks for."""
     return ViewSpec(
         clip_spec(section),

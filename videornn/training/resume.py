@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from videornn.config import Config, TestConfig, config_from_dict
+from videornn.config import Config, EvalConfig, config_from_dict
 from videornn.data.annotations.labels import class_key
 from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
@@ -112,7 +112,7 @@ def describe_run(config: Config, data: dict[str, Any], class_names: tuple[str, .
     }
 
 
-def describe_data(train: VideoTable, val: VideoTable | None, views: TestConfig) -> dict[str, Any]:
+def describe_data(train: VideoTable, val: VideoTable | None, views: EvalConfig) -> dict[str, Any]:
     """Describe the data of a run as its checkpoints keep them, beside its class names, for check_same_data.
 
     paths, labels: fingerprint of the training videos; val: a digest of the validation videos and their views.
@@ -199,7 +199,7 @@ def _other_videos(
         )
 
 
-def _digest(table: VideoTable, views: TestConfig) -> str:
+def _digest(table: VideoTable, views: EvalConfig) -> str:
     digest = hashlib.sha256(f"{views.short_side} {views.crop_size}".encode())
     for values in table.fingerprint().values():
         digest.update(values.numpy())
