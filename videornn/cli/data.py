@@ -43,7 +43,7 @@ def synthetic(
     seed: Annotated[int, typer.Option(help="Same seed, same labels and masks.")] = 0,
     task: Annotated[TaskName, typer.Option(help="What tells the classes apart.")] = "motion",
 ) -> None:
-    """Make an embedded data set: classes that differ in motion alone, or in how things far apart go together."""
+    """Make an embedded data set: classes that differ in motion alone, or in the relation of things far apart."""
     from videornn.data.synthetic.make import make_synthetic
 
     with ProgressBar("videos") as bar:
@@ -227,7 +227,7 @@ def _say_prepared(prepared: Prepared) -> None:
 
 @contextmanager
 def _interruptible(outcome: str) -> Iterator[None]:
-    """Ctrl-C says what became of the work, with the exit code of shells."""
+    """On Ctrl-C, say what became of the work, and exit with the code that shells use."""
     try:
         yield
     except KeyboardInterrupt:

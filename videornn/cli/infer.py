@@ -1,4 +1,4 @@
-"""The command `videornn infer`: videos, long videos and streams; results as they come, and to files."""
+"""The command `videornn infer`: videos, long videos and streams; prints results as they come, and writes files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def infer(
 
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:
-            start_server("videornn.inference.sliding")  # which takes as long as the imports here
+            start_server("videornn.inference.sliding")  # takes as long as the imports here
         from videornn.data.video.stream import is_live
         from videornn.system.urls import without_secrets
 
