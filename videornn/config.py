@@ -1,4 +1,4 @@
-"""Configs in and out: a YAML file plus overrides `section.key=value`; an unknown key is an error that names the nearest."""
+"""Load and write configs: a YAML file plus overrides `section.key=value`; errors for unknown keys name the nearest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 FILES = ("data.train", "data.val", "data.test", "data.root", "data.labels", "model.init")
-# no config comes near these, but PyYAML takes minutes, or any memory, for what is far beyond them
+# no config comes near these limits, but far beyond them PyYAML takes minutes, or any amount of memory
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 MAX_NODES = 10_000
@@ -52,14 +52,14 @@ TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """The config of a YAML file with overrides applied.
+    """Load the config of a YAML file with overrides applied.
 
     Args:
         overrides: `section.key=value` strings; the value is YAML.
 
     Raises:
-        UserError: the file is missing or no YAML, a key is unknown, a value has the wrong type or range; the
-            message names the file and line, or the override, and the nearest key.
+        UserError: the file is missing or no YAML, a key is unknown, a value has the wrong type or range; the message names
+            the file and line, or the override, and the nearest key.
     """
     path = Path(path)
     if path.is_dir():
@@ -76,7 +76,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:
-    """A copy of the config with `section.key=value` strings applied; raises UserError like load_config."""
+    """Return a copy of the config with `section.key=value` strings applied; raises UserError like load_config."""
     return _validate(config.model_dump(mode="json"), overrides, {}, "config")
 
 
@@ -86,25 +86,25 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """The config stored in a checkpoint; source names it in errors."""
+    """Read the config stored in a checkpoint; source names it in errors."""
     return _validate(values, [], {}, source)
 
 
 def config_to_yaml(config: Config, *, comments: bool = False) -> str:
-    """The resolved config as YAML, with the meaning of every field above it if comments is set."""
+    """Write the resolved config as YAML, with the meaning of every field above it if comments is set."""
     return "\n".join(_yaml_lines(config, "", comments)).lstrip("\n") + "\n"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader of what JSON has too: 1e-3 is a number (YAML 1.2), a date is text; a key is text, and there once.
+    """A SafeLoader limited to the types of JSON: 1e-3 is a number (YAML 1.2), a date is text; keys are text and unique.
 
-    Aliases (*name) may repeat parts of a file, but only as far as the whole, written out, stays of a size to be read.
+    Aliases (*name) may repeat parts of a file, as long as the whole, written out, stays within the limits above.
     """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._num_nodes = 0
-        self._sizes: dict[yaml.Node, int] = {}  # nodes of every part that is read to its end, aliases written out
+        self._sizes: dict[yaml.Node, int] = {}  # number of nodes of every part read so far, with aliases written out
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         event = self.peek_event()
@@ -138,7 +138,7 @@ _Loader.add_implicit_resolver(
 
 
 def _check_value(node: yaml.Node, tag: str) -> None:
-    """Raises YAMLError for what its constructor would not take; tag: what the value is by its looks."""
+    """Raise YAMLError for a value that its constructor would not take; tag: the type that it looks like."""
     if node.tag not in (TEXT, tag):
         raise _mistake(node, f"this is not what the tag before it, {node.tag}, says")
     if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
@@ -148,7 +148,7 @@ def _check_value(node: yaml.Node, tag: str) -> None:
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
-    """Raises YAMLError for a key that is no text, or that is there twice."""
+    """Raise YAMLError for a key that is no text, or occurs twice."""
     seen: set[str] = set()
     for key, _ in node.value:
         if key.tag not in (TEXT, MERGE):
@@ -164,7 +164,7 @@ def _mistake(node: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError
 
 
 def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[str, int]]:
-    """The value of a YAML text, and the line (from 1) of every dotted key of it; numbered: whether errors name lines."""
+    """Parse a YAML text; return its value and the line (from 1) of every dotted key; numbered: whether errors name lines."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -179,10 +179,10 @@ def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[
 def _validate(
     values: dict, overrides: list[str], origins: dict[str, str], source: str, *, partly: bool = False
 ) -> Config | None:
-    """The config of values and overrides; partly: without what settings demand of others, and None where these disagree."""
+    """Validate values with overrides; partly: ignore errors between settings, and return None if there are any."""
     try:
         values = json.loads(json.dumps(values, default=str))  # a deep copy, of plain JSON types
-    except (TypeError, ValueError, RecursionError):  # keys of another type; a mapping in itself, or in too many
+    except (TypeError, ValueError, RecursionError):  # keys of other types; a mapping inside itself, or nested too deep
         values = None
     if not isinstance(values, dict):
         raise UserError(f"{source}: there is no config in it that could be read")
@@ -227,7 +227,7 @@ def _set_dotted(values: dict, key: str, value: Any, override: str) -> None:
 
 
 def _is_of_several(error: ErrorDetails) -> bool:
-    """Whether an error is about settings of a section that do not go together, each of which may be right."""
+    """Return whether an error is about settings of a section that do not go together, though each may be right."""
     sections = {key.rpartition(".")[0] for key in _dotted_keys(Config)}
     return error["type"] == "value_error" and ".".join(map(str, error["loc"])) in sections
 
@@ -271,7 +271,7 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
-    """Line (from 1) of every dotted key of a composed YAML document."""
+    """Return the line (from 1) of every dotted key of a composed YAML document."""
     if not isinstance(node, yaml.MappingNode):
         return {}
     lines = {}

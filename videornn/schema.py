@@ -16,7 +16,7 @@ Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
 def _blocks(given: object) -> object:
-    """One sentence of our own; a union's are two, of which each is about the other's values too."""
+    """Check blocks with one error sentence of our own, where a union would give two that also cover each other's values."""
     if given == "all":
         return given
     if not isinstance(given, (list, tuple)) or any(type(block) is not int or block < 0 for block in given):
