@@ -44,7 +44,7 @@ from pytorchvideo.transforms import (  # noqa: E402
 from pytorchvideo.transforms.functional import uniform_crop  # noqa: E402
 from torchvision.transforms import Compose, Lambda, RandomCrop, RandomHorizontalFlip  # noqa: E402
 
-from videornn.config import DataConfig, TestConfig  # noqa: E402
+from videornn.config import DataConfig, EvalConfig  # noqa: E402
 from videornn.data.annotations.load import load_videos  # noqa: E402
 from videornn.data.dataset import ClipKey, TrainClips, load_views, sample_seed  # noqa: E402
 from videornn.data.loader import build_loader, plain_plan, view_spec  # noqa: E402
@@ -232,7 +232,7 @@ def main() -> None:
             readers[f"prepared, {variant}"] = videornn_clips(files, out)
         clips = report("random clips", len(paths), seconds_of_rounds(readers, len(paths), arguments.rounds))
 
-        test_spec = view_spec(DataConfig(num_frames=FRAMES, temporal_stride=STRIDE), TestConfig())
+        test_spec = view_spec(DataConfig(num_frames=FRAMES, temporal_stride=STRIDE), EvalConfig())
         views = {"pytorchvideo": pytorchvideo_views(paths), "videornn": lambda index: load_views(paths[index], test_spec)}
         tests = report("videos of 30 views", len(paths), seconds_of_rounds(views, len(paths), 1))
         print(json.dumps({"random_clips": clips, "bytes": sizes, "videos_of_30_views": tests}))

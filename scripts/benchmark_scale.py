@@ -25,7 +25,7 @@ import torch
 from videornn.checkpoints.checkpoint import save_checkpoint
 from videornn.checkpoints.trained import load_trained
 from videornn.config import config_from_dict
-from videornn.evaluation.evaluate import kept_scores, new_test_job
+from videornn.evaluation.evaluate import kept_scores, new_eval_job
 from videornn.models import build_model
 
 START = "import torch, videornn.evaluation.evaluate"
@@ -108,9 +108,9 @@ def make_run(folder: Path, num_videos: int, num_classes: int, num_listed: int) -
 
 def keep_made_scores(checkpoint: Path, overrides: list[str]) -> None:
     """Leave behind what a test leaves that was killed after its last video; three of four views are right."""
-    job = new_test_job(load_trained(checkpoint, overrides), checkpoint, None)
+    job = new_eval_job(load_trained(checkpoint, overrides), checkpoint, None)
     kept = kept_scores(job)
-    kept.take_up()
+    kept.prepare_folder()
     generator = np.random.default_rng(0)
     with kept.appending(0) as file:
         for index, label in enumerate(job.table.labels.tolist()):

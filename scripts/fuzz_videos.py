@@ -31,7 +31,7 @@ import av
 import numpy as np
 import torch
 
-from videornn.config import DataConfig, TestConfig
+from videornn.config import DataConfig, EvalConfig
 from videornn.data.dataset import load_views
 from videornn.data.loader import view_spec
 from videornn.data.prepare.reencode import Encoding, reencode
@@ -62,7 +62,7 @@ KINDS = {
 }
 EXTREMES = (0, 1, 2, -1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0x7FFFFFFFFFFFFFFF, 1 << 63)
 VIEWS = view_spec(
-    DataConfig(num_frames=4, temporal_stride=2), TestConfig(num_clips=2, num_crops=1, crop_size=32, short_side=32)
+    DataConfig(num_frames=4, temporal_stride=2), EvalConfig(num_clips=2, num_crops=1, crop_size=32, short_side=32)
 )
 
 

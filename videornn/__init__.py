@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    if name == "load_predictor":  # on demand: torch takes seconds to import, and the command line starts without it
+    if name == "load_predictor":  # on demand, because torch takes seconds to import and the command line starts without it
         from videornn.inference.predictor import load_predictor
 
         return load_predictor

@@ -1,4 +1,4 @@
-"""`python -m videornn`, and what torchrun starts with `-m videornn`."""
+"""Run the command line for `python -m videornn` and for torchrun's `-m videornn`."""
 
 from videornn.cli import main
 

@@ -1,4 +1,4 @@
-"""Configs in and out: a YAML file plus overrides `section.key=value`; an unknown key is an error that names the nearest."""
+"""Load and write configs: a YAML file plus overrides `section.key=value`; errors for unknown keys name the nearest."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from videornn.schema import (
     AttentionConfig,
     Config,
     DataConfig,
+    EvalConfig,
     ModelConfig,
     MultigridConfig,
     Section,
-    TestConfig,
     TrainConfig,
 )
 from videornn.system.text_files import NoFile, read_text
@@ -30,9 +30,9 @@ __all__ = [
     "AttentionConfig",
     "Config",
     "DataConfig",
+    "EvalConfig",
     "ModelConfig",
     "MultigridConfig",
-    "TestConfig",
     "TrainConfig",
     "check_overrides",
     "config_from_dict",
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 FILES = ("data.train", "data.val", "data.test", "data.root", "data.labels", "model.init")
-# no config comes near these, but PyYAML takes minutes, or any memory, for what is far beyond them
+# no config comes near these limits, but far beyond them PyYAML takes minutes, or any amount of memory
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 MAX_NODES = 10_000
@@ -52,14 +52,14 @@ TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """The config of a YAML file with overrides applied.
+    """Load the config of a YAML file with overrides applied.
 
     Args:
         overrides: `section.key=value` strings; the value is YAML.
 
     Raises:
-        UserError: the file is missing or no YAML, a key is unknown, a value has the wrong type or range; the
-            message names the file and line, or the override, and the nearest key.
+        UserError: the file is missing or no YAML, a key is unknown, a value has the wrong type or range; the message names
+            the file and line, or the override, and the nearest key.
     """
     path = Path(path)
     if path.is_dir():
@@ -76,7 +76,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def override_config(config: Config, overrides: list[str]) -> Config:
-    """A copy of the config with `section.key=value` strings applied; raises UserError like load_config."""
+    """Return a copy of the config with `section.key=value` strings applied; raises UserError like load_config."""
     return _validate(config.model_dump(mode="json"), overrides, {}, "config")
 
 
@@ -86,25 +86,25 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """The config stored in a checkpoint; source names it in errors."""
+    """Read the config stored in a checkpoint; source names it in errors."""
     return _validate(values, [], {}, source)
 
 
 def config_to_yaml(config: Config, *, comments: bool = False) -> str:
-    """The resolved config as YAML, with the meaning of every field above it if comments is set."""
+    """Write the resolved config as YAML, with the meaning of every field above it if comments is set."""
     return "\n".join(_yaml_lines(config, "", comments)).lstrip("\n") + "\n"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader of what JSON has too: 1e-3 is a number (YAML 1.2), a date is text; a key is text, and there once.
+    """A SafeLoader limited to the types of JSON: 1e-3 is a number (YAML 1.2), a date is text; keys are text and unique.
 
-    Aliases (*name) may repeat parts of a file, but only as far as the whole, written out, stays of a size to be read.
+    Aliases (*name) may repeat parts of a file, as long as the whole, written out, stays within the limits above.
     """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._num_nodes = 0
-        self._sizes: dict[yaml.Node, int] = {}  # nodes of every part that is read to its end, aliases written out
+        self._sizes: dict[yaml.Node, int] = {}  # number of nodes of every part read so far, with aliases written out
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         event = self.peek_event()
@@ -138,7 +138,7 @@ _Loader.add_implicit_resolver(
 
 
 def _check_value(node: yaml.Node, tag: str) -> None:
-    """Raises YAMLError for what its constructor would not take; tag: what the value is by its looks."""
+    """Raise YAMLError for a value that its constructor would not take; tag: the type that it looks like."""
     if node.tag not in (TEXT, tag):
         raise _mistake(node, f"this is not what the tag before it, {node.tag}, says")
     if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
@@ -148,7 +148,7 @@ def _check_value(node: yaml.Node, tag: str) -> None:
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
-    """Raises YAMLError for a key that is no text, or that is there twice."""
+    """Raise YAMLError for a key that is no text, or occurs twice."""
     seen: set[str] = set()
     for key, _ in node.value:
         if key.tag not in (TEXT, MERGE):
@@ -159,12 +159,12 @@ def _check_keys(node: yaml.MappingNode) -> None:
         seen.add(key.value)
 
 
-def _mistake(place: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+def _mistake(node: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[str, int]]:
-    """The value of a YAML text, and the line (from 1) of every dotted key of it; numbered: whether errors name lines."""
+    """Parse a YAML text; return its value and the line (from 1) of every dotted key; numbered: whether errors name lines."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -176,26 +176,26 @@ def _parse(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[
     raise UserError(f"{source}{f':{line + 1}' if numbered else ''}: not valid YAML: {problem}")
 
 
-def _validate(values: object, overrides: list[str], places: dict[str, str], source: str) -> Config:
+def _validate(values: object, overrides: list[str], origins: dict[str, str], source: str) -> Config:
     """The config of values and overrides."""
-    config = _check(values, overrides, places, source, partly=False)
+    config = _check(values, overrides, origins, source, partly=False)
     assert config is not None
     return config
 
 
-def _check(values: object, overrides: list[str], places: dict[str, str], source: str, *, partly: bool) -> Config | None:
-    """The config of values and overrides; partly: without what settings demand of others, and None where these disagree."""
+def _check(values: object, overrides: list[str], origins: dict[str, str], source: str, *, partly: bool) -> Config | None:
+    """Validate values with overrides; partly: ignore errors between settings, and return None if there are any."""
     try:
         values = json.loads(json.dumps(values, default=str))  # a deep copy, of plain JSON types
-    except (TypeError, ValueError, RecursionError):  # keys of another type; a mapping in itself, or in too many
+    except (TypeError, ValueError, RecursionError):  # keys of other types; a mapping inside itself, or nested too deep
         values = None
     if not isinstance(values, dict):
         raise UserError(f"{source}: there is no config in it that could be read")
     for override in overrides:
         key, value = _parse_override(override)
         _set_dotted(values, key, value, override)
-        places = {old: place for old, place in places.items() if not old.startswith(f"{key}.")}  # replaced as a whole
-        places[key] = f"override {_shortened(override)!r}"
+        origins = {old: origin for old, origin in origins.items() if not old.startswith(f"{key}.")}  # replaced as a whole
+        origins[key] = f"override {_shortened(override)!r}"
     try:
         # JSON mode is as strict as Python mode but takes a list for a tuple, which is all that YAML has
         config = Config.model_validate_json(json.dumps(values))
@@ -204,12 +204,12 @@ def _check(values: object, overrides: list[str], places: dict[str, str], source:
         errors = [error for error in errors if not (partly and _is_of_several(error))]
         if not errors:
             return None
-        raise UserError(_sentence(errors, places, source)) from None
+        raise UserError(_sentence(errors, origins, source)) from None
     for key in FILES:
         section, _, name = key.partition(".")
-        if key in places and is_url(getattr(getattr(config, section), name) or ""):
-            place = text_without_secrets(places[key])
-            raise UserError(f"{place}: {key} is a URL, and files are read from this machine: download it and give its path")
+        if key in origins and is_url(getattr(getattr(config, section), name) or ""):
+            origin = text_without_secrets(origins[key])
+            raise UserError(f"{origin}: {key} is a URL, and files are read from this machine: download it and give its path")
     return config
 
 
@@ -232,18 +232,18 @@ def _set_dotted(values: dict, key: str, value: Any, override: str) -> None:
 
 
 def _is_of_several(error: ErrorDetails) -> bool:
-    """Whether an error is about settings of a section that do not go together, each of which may be right."""
+    """Return whether an error is about settings of a section that do not go together, though each may be right."""
     sections = {key.rpartition(".")[0] for key in _dotted_keys(Config)}
     return error["type"] == "value_error" and ".".join(map(str, error["loc"])) in sections
 
 
-def _sentence(errors: list[ErrorDetails], places: dict[str, str], source: str) -> str:
+def _sentence(errors: list[ErrorDetails], origins: dict[str, str], source: str) -> str:
     first, *others = errors
     # pydantic adds the branch of a union or "[key]" to the place: keep the part that is a key of the file
     keys = [str(part) for part in first["loc"]]
-    known = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in places), 0)
+    known = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in origins), 0)
     key = ".".join(keys).removesuffix(".[key]")
-    place = places.get(".".join(keys[:known]), source)
+    origin = origins.get(".".join(keys[:known]), source)
     if first["type"] == "extra_forbidden":
         problem = f"unknown key {_shortened(key)!r}; {_nearest_key(key)}"
     else:
@@ -251,7 +251,7 @@ def _sentence(errors: list[ErrorDetails], places: dict[str, str], source: str) -
         got = "" if isinstance(given, dict) else f", got {_shortened(json.dumps(given))} ({_kind(given)})"
         problem = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{got}".replace("value error, ", "")
     more = f" (and {len(others)} more)" if others else ""
-    return f"{place}: {problem}{more}"
+    return f"{origin}: {problem}{more}"
 
 
 def _nearest_key(key: str) -> str:
@@ -276,7 +276,7 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
-    """Line (from 1) of every dotted key of a composed YAML document."""
+    """Return the line (from 1) of every dotted key of a composed YAML document."""
     if not isinstance(node, yaml.MappingNode):
         return {}
     lines = {}

@@ -16,7 +16,7 @@ Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
 def _blocks(given: object) -> object:
-    """One sentence of our own; a union's are two, of which each is about the other's values too."""
+    """Check blocks with one error sentence of our own, where a union would give two that also cover each other's values."""
     if given == "all":
         return given
     if not isinstance(given, (list, tuple)) or any(type(block) is not int or block < 0 for block in given):
@@ -321,7 +321,7 @@ class TrainConfig(Section):
         return self
 
 
-class TestConfig(Section):
+class EvalConfig(Section):
     num_clips: Count = 10
     """Clips of a video, evenly over its length."""
     num_crops: Literal[1, 3] = 3
@@ -336,7 +336,7 @@ class TestConfig(Section):
     """Views that go through the network at once; fewer need less memory."""
 
     @model_validator(mode="after")
-    def crop_fits_short_side(self) -> TestConfig:
+    def crop_fits_short_side(self) -> EvalConfig:
         if self.crop_size > self.short_side:
             raise ValueError(f"crop_size {self.crop_size} is larger than short_side {self.short_side}")
         return self
@@ -353,5 +353,5 @@ class Config(Section):
     """Videos, clips and crops."""
     train: TrainConfig = TrainConfig()
     """Optimisation."""
-    test: TestConfig = TestConfig()
+    test: EvalConfig = EvalConfig()
     """Views of `videornn test`, `infer` and `explain`."""

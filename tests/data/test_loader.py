@@ -261,17 +261,17 @@ def test_seeds_do_not_share_their_orders() -> None:
 
 
 def test_test_views_keep_the_shape_of_the_picture_unless_told_to_squeeze() -> None:
-    from videornn.config import TestConfig
+    from videornn.config import EvalConfig
 
-    assert not view_spec(SMALL, TestConfig()).squeeze
-    assert view_spec(SMALL.model_copy(update={"aspect": "squeeze"}), TestConfig()).squeeze
+    assert not view_spec(SMALL, EvalConfig()).squeeze
+    assert view_spec(SMALL.model_copy(update={"aspect": "squeeze"}), EvalConfig()).squeeze
 
 
 def test_in_evaluation_a_broken_video_is_marked_and_never_replaced(motion_set: Path, tmp_path: Path) -> None:
-    from videornn.config import TestConfig
+    from videornn.config import EvalConfig
 
     table = _list_with_a_bad_video(motion_set, tmp_path)
-    test = TestConfig(num_clips=2, num_crops=3, short_side=16, crop_size=16)
+    test = EvalConfig(num_clips=2, num_crops=3, short_side=16, crop_size=16)
     seen = []
     for rank in range(3):
         loader = build_test_loader(SMALL, table, view_spec(SMALL, test), batch_size=4, rank=rank, num_ranks=3)

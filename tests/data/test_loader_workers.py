@@ -29,7 +29,7 @@ from videornn.data.loader import _prefetch, build_loader, build_test_loader, vie
 from videornn.data.shared_batch import SentBatch
 from videornn.errors import UserError
 
-VIEW = config.TestConfig(num_clips=1, num_crops=1, short_side=16, crop_size=16)
+VIEW = config.EvalConfig(num_clips=1, num_crops=1, short_side=16, crop_size=16)
 
 
 @pytest.fixture(scope="module")

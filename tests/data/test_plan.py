@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from videornn.data.plan import BatchPlan, BatchShape, Phase, Place
+from videornn.data.plan import BatchPlan, BatchShape, Phase, StepPlan
 from videornn.errors import UserError
 
 
@@ -16,31 +16,31 @@ def _random_plan(seed: int) -> BatchPlan:
     return BatchPlan(num_videos, [*phases, Phase(1, (BatchShape(1, 8, 32),))])
 
 
-def _walk(plan: BatchPlan) -> list[Place]:
+def _walk(plan: BatchPlan) -> list[StepPlan]:
     """Every step of a plan, by going through it batch after batch."""
-    places, epoch = [], 0
+    plans, epoch = [], 0
     for phase in plan.phases:
         for _ in range(phase.num_epochs):
             steps, first = [], 0
             while first + (shape := phase.shapes[len(steps) % len(phase.shapes)]).num_videos <= plan.num_videos:
                 steps.append((first, shape))
                 first += shape.num_videos
-            places += [Place(epoch, step, len(steps), *where, phase) for step, where in enumerate(steps)]
+            plans += [StepPlan(epoch, step, len(steps), *where, phase) for step, where in enumerate(steps)]
             epoch += 1
-    return places
+    return plans
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_where_a_step_is_agrees_with_walking_there(seed: int) -> None:
     plan = _random_plan(seed)
     walked = _walk(plan)
-    assert [plan.place_of(step) for step in range(plan.num_steps)] == walked
+    assert [plan.step_at(step) for step in range(plan.num_steps)] == walked
     assert plan.num_epochs == walked[-1].epoch + 1
     for step, place in enumerate(walked):
         assert plan.phase_at(plan.epoch_at(step)) is place.phase
     for outside in (-1, plan.num_steps):
         with pytest.raises(ValueError, match=f"step {outside} is not in a plan of {plan.num_steps} steps"):
-            plan.place_of(outside)
+            plan.step_at(outside)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -56,7 +56,7 @@ def test_epochs_climb_to_a_whole_number_exactly_where_one_ends(seed: int) -> Non
 def test_one_shape_leaves_the_incomplete_batch_out() -> None:
     plan = BatchPlan(23, [Phase(3, (BatchShape(5, 8, 224),))])
     assert (plan.num_steps, plan.num_epochs) == (12, 3)
-    assert [plan.place_of(step).first for step in range(5)] == [0, 5, 10, 15, 0]
+    assert [plan.step_at(step).first for step in range(5)] == [0, 5, 10, 15, 0]
     assert [plan.epoch_at(step) for step in (0, 1, 4, 6, 12)] == [0.0, 0.25, 1.0, 1.5, 3.0]
 
 

@@ -24,14 +24,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Li
 # without workers, then with two, and after each of them an empty line
 LOAD = """
 import hashlib, sys
-from videornn.config import DataConfig, TestConfig
+from videornn.config import DataConfig, EvalConfig
 from videornn.data.annotations.load import load_videos
 from videornn.data.loader import build_test_loader, view_spec
 
 sys.stderr = sys.stdout
 for num_workers in (0, 2):
     section = DataConfig(num_frames=4, num_workers=num_workers)
-    spec = view_spec(section, TestConfig(num_clips=2, num_crops=3, crop_size=128, short_side=128))
+    spec = view_spec(section, EvalConfig(num_clips=2, num_crops=3, crop_size=128, short_side=128))
     for batch in build_test_loader(section, load_videos(sys.argv[1]), spec, batch_size=5):
         print(batch.clips.numel(), batch.valid.tolist(), hashlib.sha256(batch.clips.numpy().tobytes()).hexdigest())
     print()

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from commands import PROCESSES, Command, CommandOnRanks
 
-from videornn.data.batches import TestBatches
+from videornn.data.batches import EvalBatches
 from videornn.distributed.signals import Interrupted
 from videornn.errors import UserError
 from videornn.evaluation import evaluate as job
@@ -225,7 +225,7 @@ def test_ranks_share_any_number_of_videos_evenly_and_without_repeats() -> None:
         indices = [3 * number + 1 for number in range(num_videos)]
         for num_ranks in range(1, 6):
             shares = [
-                [i for batch in TestBatches(indices, 1, rank=r, num_ranks=num_ranks) for i in batch]
+                [i for batch in EvalBatches(indices, 1, rank=r, num_ranks=num_ranks) for i in batch]
                 for r in range(num_ranks)
             ]
             assert sorted(index for share in shares for index in share) == indices

@@ -158,7 +158,7 @@ def test_a_back_end_that_reads_nothing_is_told_once_with_a_count(
     section = SMALL.model_copy(update={"decoder": "torchcodec", "num_workers": num_workers})
     table = _table(motion_set, tmp_path, range(2))
     said = r"PyAV reads what data\.decoder=torchcodec does not: .*mp4: torchcodec cannot be loaded \(no reason\)$"
-    views = view_spec(section, config.TestConfig(num_clips=1, num_crops=1, short_side=16, crop_size=16))
+    views = view_spec(section, config.EvalConfig(num_clips=1, num_crops=1, short_side=16, crop_size=16))
     loader = build_test_loader(section, table, views, batch_size=4)
     with pytest.warns(UserWarning, match=rf"^18 of 20 videos: {said}"):
         batches = iter(loader)

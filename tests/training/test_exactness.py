@@ -118,7 +118,7 @@ def test_a_multigrid_run_resumed_where_its_shape_changes_ends_bit_identical(
     steps = sorted((tmp_path / "whole/checkpoints").glob("step_*.pt"), key=lambda path: int(path.stem.partition("_")[2]))
     plan, _ = training_plan(config, 20, 1)
     changes_of_shape = [
-        step for step in range(1, plan.num_steps) if plan.place_of(step).shape != plan.place_of(step - 1).shape
+        step for step in range(1, plan.num_steps) if plan.step_at(step).shape != plan.step_at(step - 1).shape
     ]
     assert len(steps) == plan.num_steps and changes_of_shape
     step = changes_of_shape[len(changes_of_shape) // 2]  # the step before is the last one that was taken

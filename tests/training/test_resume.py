@@ -18,7 +18,7 @@ from videornn.data.annotations.table import VideoTable
 from videornn.data.dataset import BadVideo
 from videornn.distributed import ranks
 from videornn.errors import UserError
-from videornn.schema import TestConfig as Views
+from videornn.schema import EvalConfig
 from videornn.training import train as job
 from videornn.training.preflight import load_training_data
 from videornn.training.resume import check_same_data, describe_data, describe_run
@@ -41,9 +41,9 @@ def _resumed(
     table: VideoTable, val: VideoTable | None = None, *, names: tuple[str, ...] = NAMES, accept: bool = False, **views: int
 ) -> list[str]:
     """Remarks of a run with these data that goes on from one with ROWS, the first four of which it validated."""
-    before = describe_data(_table(ROWS), _table(ROWS[:4]), Views())
+    before = describe_data(_table(ROWS), _table(ROWS[:4]), EvalConfig())
     saved = {"class_names": list(NAMES), "data": before, "best_top1": 62.5}
-    now = describe_data(table, val or _table(ROWS[:4]), Views(**views))
+    now = describe_data(table, val or _table(ROWS[:4]), EvalConfig(**views))
     return check_same_data(saved, LAST, train=table, class_names=names, data=now, accept=accept)
 
 
@@ -108,15 +108,19 @@ def test_the_best_validation_of_other_videos_or_views_is_said_to_count_no_more()
     said = "the best top-1 so far, 62.50 %, does not count for best.pt any more"
     for remarks in (_resumed(_table(ROWS), _table(ROWS[4:8])), _resumed(_table(ROWS), crop_size=128)):
         assert remarks == [f"data.val has other videos, labels or views now: {said}"]
-    saved = {"class_names": list(NAMES), "data": describe_data(_table(ROWS), _table(ROWS[:4]), Views()), "best_top1": 62.5}
-    now = describe_data(_table(ROWS), None, Views())
+    saved = {
+        "class_names": list(NAMES),
+        "data": describe_data(_table(ROWS), _table(ROWS[:4]), EvalConfig()),
+        "best_top1": 62.5,
+    }
+    now = describe_data(_table(ROWS), None, EvalConfig())
     remarks = check_same_data(saved, LAST, train=_table(ROWS), class_names=NAMES, data=now, accept=False)
     assert remarks == [f"there is no data.val any more: {said}"]
 
 
 def test_a_checkpoint_of_before_tells_its_class_names_alone() -> None:
     table = _table(_swapped(ROWS, 0, 1))
-    now = describe_data(table, None, Views())
+    now = describe_data(table, None, EvalConfig())
     saved = {"class_names": list(NAMES), "best_top1": 62.5}
     assert check_same_data(saved, LAST, train=table, class_names=NAMES, data=now, accept=False) == []
     with pytest.raises(UserError, match="2 of 4 classes have other numbers"):
@@ -126,9 +130,9 @@ def test_a_checkpoint_of_before_tells_its_class_names_alone() -> None:
 def test_ranks_with_other_lists_or_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(CONFIG)
     described = [
-        describe_run(config, describe_data(_table(ROWS), None, Views()), NAMES),
-        describe_run(config, describe_data(_table(ROWS, "/on/another/node"), None, Views()), NAMES),
-        describe_run(load_config(CONFIG, ["train.lr=3.0"]), describe_data(_table(ROWS[::-1]), None, Views()), NAMES),
+        describe_run(config, describe_data(_table(ROWS), None, EvalConfig()), NAMES),
+        describe_run(config, describe_data(_table(ROWS, "/on/another/node"), None, EvalConfig()), NAMES),
+        describe_run(load_config(CONFIG, ["train.lr=3.0"]), describe_data(_table(ROWS[::-1]), None, EvalConfig()), NAMES),
     ]
     monkeypatch.setattr(ranks, "gather_objects", lambda values: described[:2])
     assert ranks.agreed(described[0], doing="train", needs="lists") is described[0]

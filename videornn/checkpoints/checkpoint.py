@@ -1,8 +1,8 @@
 """Checkpoints: dictionaries of tensors and plain Python types, written atomically with a checksum, read with weights_only.
 
 The file is the zip archive that torch.save writes, with a SHA-256 of all its bytes as the archive's comment. torch.load
-itself compares no checksum: 22 % of the bits of a small checkpoint can flip and it loads something else without a word. The
-CRC-32 that the archive has of its records leaves out the archive's own directory.
+itself compares no checksum: if one of 22 % of the bits of a small checkpoint flips, it silently loads something else. The
+CRC-32 of the archive's records leaves out the archive's own directory.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from videornn.models.tensor_files import Repacked, check_archive, damaged_record
 from videornn.system.files import is_file, replacing, sync_folder, telling_if_full
 
 FORMAT = "videornn-1"
-SEAL = b"videornn sha256 "  # and 64 hexadecimal digits
+SEAL = b"videornn sha256 "  # followed by 64 hexadecimal digits
 SEAL_LENGTH = len(SEAL) + 64
 ARCHIVE_END = b"PK\5\6"  # starts the last 22 bytes of a zip archive without a comment; the comment's length ends them
-# what all that use a network take from its checkpoint; keys, or entries, are text
+# what every user of a network takes from its checkpoint; keys, or entries, are text
 NETWORK_PARTS: dict[str, type] = {"model": dict, "config": dict, "class_names": list, "step": int}
 
 
 def archived(content: dict[str, Any]) -> memoryview:
-    """A checkpoint as the bytes of its file up to the checksum, a copy of what it is made of; waits for the device."""
+    """Serialise a checkpoint to the bytes of its file up to the checksum, a copy of its content; waits for the device."""
     file = io.BytesIO()
     torch.save({"format": FORMAT, "versions": _versions(), **content}, file)
     file.seek(-2, os.SEEK_END)
@@ -42,13 +42,13 @@ def archived(content: dict[str, Any]) -> memoryview:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any] | memoryview, *, training: bool = False) -> None:
-    """Write a checkpoint, perhaps of a training, so that the file at path is at any instant the old one or the new, whole.
+    """Write a checkpoint, of a training run or not, replacing the file at path atomically.
 
     Args:
-        content: what is to be saved, or what archived has made of it.
+        content: the content to save, or the result of archived.
 
     Raises:
-        UserError: the disk, or the quota, is full; what was at path is still there.
+        UserError: the disk, or the quota, is full; the file at path is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     archive = content if isinstance(content, memoryview) else archived(content)
@@ -80,11 +80,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of videornn, or no longer as it was written: {reason}; nothing of it was loaded"
         )
     try:
-        check_archive(path)  # with weights_only, too, a pickle can bring torch.load down: nested deep, or with huge numbers
+        check_archive(path)  # even with weights_only, a pickle can crash torch.load: nested deep, or with huge numbers
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # damage is met with nearly any exception
+    except Exception as error:  # damage can raise nearly any exception
         reason = f" ({error})" if isinstance(error, (Refused, Repacked)) else ""
         raise UserError(f"{path} is not a checkpoint of videornn{reason}; nothing of it was loaded") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -95,10 +95,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_network(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint for the network in it: its model, config, class_names and step are there, and of their types.
+    """Read a checkpoint for the network in it, and check that model, config, class_names and step have their types.
 
     Raises:
-        UserError: as load_checkpoint, and where one of them is not.
+        UserError: as load_checkpoint, and if one of them is missing or wrong.
     """
     content = load_checkpoint(path)
     for name, kind in NETWORK_PARTS.items():
@@ -112,9 +112,9 @@ def load_network(path: str | Path) -> dict[str, Any]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, in words; None if every byte is as it was written.
+    """Say what is wrong with a checkpoint file; None if every byte is as it was written.
 
-    A file without our checksum (an older version's, or torch.save's own) is sound if the CRC-32 of its records are right.
+    A file without our checksum (of an older version, or of torch.save) is sound if the CRC-32 of its records are right.
     """
     if not path.is_file():
         return "there is no such file"
@@ -127,7 +127,7 @@ def damage(path: Path) -> str | None:
 
 
 def load_model(model: nn.Module, content: dict[str, Any], path: str | Path) -> None:
-    """Give a network the weights of a checkpoint read from path; raises UserError if they are not exactly its own."""
+    """Load the weights of a checkpoint read from path into a network; raises UserError if they do not fit exactly."""
     try:
         model.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -138,7 +138,7 @@ def load_model(model: nn.Module, content: dict[str, Any], path: str | Path) -> N
 
 
 def content_bytes(content: Any) -> int:
-    """Size of the tensors in nested dictionaries and lists, or of an archive."""
+    """Return the size of the tensors in nested dictionaries and lists, or of an archive."""
     if isinstance(content, memoryview):
         return content.nbytes
     if isinstance(content, torch.Tensor):
@@ -148,18 +148,18 @@ def content_bytes(content: Any) -> int:
 
 
 def _sealed_as_written(file: BinaryIO) -> bool | None:
-    """Whether the bytes of a file have the checksum at its end; None for an archive that has no comment at all."""
+    """Return whether the bytes of a file match the checksum at its end; None for an archive without any comment."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - SEAL_LENGTH, 0))
     end = file.read()
     if end.startswith(SEAL):
         return end == SEAL + _sha256(file, size - SEAL_LENGTH)
-    # a lost comment is not no comment: its length is still there
+    # a comment that was cut off still has its length
     return None if end[-22:-18] == ARCHIVE_END and end[-2:] == b"\0\0" else False
 
 
 def _sha256(file: BinaryIO, num_bytes: int) -> bytes:
-    """Hexadecimal SHA-256 of the first num_bytes of a file."""
+    """Return the hexadecimal SHA-256 of the first num_bytes of a file."""
     digest = hashlib.sha256()
     file.seek(0)
     while num_bytes > 0 and (part := file.read(min(num_bytes, 1 << 20))):
@@ -175,7 +175,7 @@ def _damage_of_archive(path: Path, *, no_seal: bool) -> str | None:
         record = damaged_record(path)
     except Repacked as error:
         return str(error)
-    except Exception:  # zipfile meets damage with nearly any exception
+    except Exception:  # damage makes zipfile raise nearly any exception
         return "its list of records is damaged"
     if record is not None:
         return f"record {record} fails its checksum"

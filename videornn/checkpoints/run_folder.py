@@ -1,4 +1,4 @@
-"""The checkpoints of a run, of which one is sound at any instant: last.pt, best.pt, and the newest few step_STEP.pt."""
+"""The checkpoints of a run, one of which is sound at any time: last.pt, best.pt, and the newest few step_STEP.pt."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def save_last(folder: Path, content: dict[str, Any] | memoryview, step: int, kee
     """Write step_STEP.pt, and make last.pt another name of it.
 
     Args:
-        folder: the run's folder of checkpoints; nobody else may be writing into it (run_lock).
+        folder: the run's folder of checkpoints; no other process may write into it (run_lock).
         content: as save_checkpoint takes it.
-        keep: step files that stay: this one and the newest before it. Those of later steps, which a resumed run left
-            behind as it went on from an earlier one, go.
+        keep: number of step files that stay: this one and the newest before it. Those of later steps, left behind by a run
+            that was resumed from an earlier one, are removed.
         best: make best.pt another name of it too.
 
     Raises:
-        UserError: the disk is full; last.pt is the one before.
+        UserError: the disk is full; last.pt is unchanged.
     """
-    _remove_leftovers(folder)  # first, for they can be what fills the disk
+    _remove_leftovers(folder)  # first, because they may be what fills the disk
     path = folder / f"step_{step:08d}.pt"
     save_checkpoint(path, content, training=True)
-    if best:  # before last.pt: a run killed between the two does this step again, and would not look for a best.pt behind it
+    if best:  # before last.pt: a run killed between the two repeats this step, but would not look for a best.pt before it
         _link(path, folder / "best.pt", content)
     _link(path, folder / "last.pt", content)
     for file in set(_step_files(folder)) - set(_step_files(folder, up_to=step)[-keep:]):
@@ -37,18 +37,18 @@ def save_last(folder: Path, content: dict[str, Any] | memoryview, step: int, kee
 
 
 def save_best(folder: Path, content: dict[str, Any] | memoryview) -> Path:
-    """Write best.pt where no save_last is due."""
+    """Write best.pt when no save_last is due."""
     _remove_leftovers(folder)
     save_checkpoint(folder / "best.pt", content, training=True)
     return folder / "best.pt"
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
-    """The checkpoint to go on from: last.pt, or the newest step file that is sound.
+    """Load the checkpoint to resume from: last.pt, or the newest sound step file.
 
     Returns:
-        Its content, its path, and a sentence for every damaged file that it stands in for; None if there is neither last.pt
-        nor a step file.
+        Its content, its path, and a sentence for every damaged file that it replaces; None if there is neither last.pt nor
+        a step file.
 
     Raises:
         UserError: there are such files, but none is sound; or the sound one is not a checkpoint of videornn.
@@ -71,14 +71,14 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a file, sound or not, that load_newest would look at."""
+    """Return whether there is a file, sound or not, that load_newest would read."""
     return bool(_candidates(folder))
 
 
 def results_folder(checkpoint: str | Path) -> Path:
-    """Where the results of testing a checkpoint go by default: RUN/test, or NAME_test beside a file that is in no run.
+    """Return the default folder for test results of a checkpoint: RUN/test, or NAME_test beside a file outside a run.
 
-    A link is where it lies, not where it leads.
+    For a link, the folder of the link counts, not that of its target.
     """
     path = Path(os.path.abspath(checkpoint))
     run = path.parent.parent
@@ -92,18 +92,18 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _step_files(folder: Path, up_to: int | None = None) -> list[Path]:
-    """The step files of a folder, oldest first."""
+    """List the step files of a folder, oldest first."""
     steps = {path: path.stem.removeprefix("step_") for path in folder.glob("step_*.pt")}
     numbers = {path: int(step) for path, step in steps.items() if step.isdecimal()}
     return sorted((path for path, step in numbers.items() if up_to is None or step <= up_to), key=numbers.__getitem__)
 
 
 def _link(source: Path, path: Path, content: dict[str, Any] | memoryview) -> None:
-    """Make path another name of source, or a copy where the file system has no such links, at once or not at all."""
+    """Make path another name of source, or a copy if the file system has no hard links, atomically."""
     with telling_if_full(path, content_bytes(content), training=True), replacing(path) as temporary:
         try:
             os.link(source, temporary)
-        except OSError:  # each file system without hard links says so in its own way
+        except OSError:  # file systems without hard links raise different errors
             shutil.copyfile(source, temporary)
             with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
@@ -111,6 +111,6 @@ def _link(source: Path, path: Path, content: dict[str, Any] | memoryview) -> Non
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Take away what a process that was killed has left; a process number says nothing in a container that was restarted."""
+    """Remove what a killed process left, whatever its process id, which means nothing in a restarted container."""
     for leftover in folder.glob(".*.pt.*.tmp"):
         leftover.unlink(missing_ok=True)

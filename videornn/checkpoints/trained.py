@@ -1,4 +1,4 @@
-"""A trained network with all that it takes to use it, from its checkpoint alone."""
+"""Load a trained network, with all that is needed to use it, from its checkpoint alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from videornn.system.device import pick_device
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in eval mode on its device, and what its checkpoint says of it.
+    """A network in eval mode on its device, and what its checkpoint says about it.
 
-    class_names: K names by id; step: of its training; normalize: what makes its input from clips.
+    class_names: K names by id; step: of its training; normalize: makes its input from clips.
     """
 
     config: Config
@@ -31,11 +31,11 @@ class Trained:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.normalize.device
 
     def logits(self, clips: Tensor) -> Tensor:
-        """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W] on any device, test.batch_size of them at once.
+        """Compute logits float32 [B, K], on the CPU, of clips uint8 [B, 3, T, H, W] on any device, test.batch_size at once.
 
         Raises:
             UserError: they are not finite.
@@ -51,19 +51,19 @@ class Trained:
         return logits
 
     def check_finite(self, logits: Tensor, of: str = "") -> None:
-        """Raises UserError if outputs are not finite, of which scores would be no numbers; of: whose they are."""
+        """Raise UserError if outputs are not finite, whose scores would be NaN; of: what they belong to."""
         if not logits.isfinite().all():
             precision = self.config.train.precision
             more = "" if precision == "fp32" else f" in {precision}; train.precision=fp32 has more room"
             raise UserError(f"{of}the network's outputs are not finite{more}")
 
     def scores(self, views: Tensor) -> Tensor:
-        """Scores float32 [K] in 0..1 of one video from its views uint8 [V, 3, T, H, W], averaged as test.average says."""
+        """Compute scores float32 [K] in 0..1 of a video from views uint8 [V, 3, T, H, W], averaged as test.average says."""
         return average_views(self.logits(views), self.config.test.average)
 
 
 def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> Trained:
-    """The network of a checkpoint, its config changed by `section.key=value` overrides.
+    """Load the network of a checkpoint, its config changed by `section.key=value` overrides.
 
     Raises:
         UserError: the checkpoint is missing, damaged or not of videornn; an override is wrong or changes the network.
@@ -76,7 +76,7 @@ def load_trained(checkpoint: str | Path, overrides: list[str] | None = None) -> 
     class_names = tuple(content["class_names"])
     if len(class_names) != config.model.num_classes:
         raise UserError(f"{checkpoint} has {len(class_names)} class names for {config.model.num_classes} classes")
-    with torch.random.fork_rng(devices=[]):  # first weights are random, and not needed
+    with torch.random.fork_rng(devices=[]):  # initial weights are random, and not needed
         model = build_model(config.model)
     load_model(model, content, checkpoint)
     device = pick_device(config.device)

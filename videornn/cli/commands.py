@@ -1,4 +1,4 @@
-"""The command line: parse, call one library function, print. What a user can cause is one sentence and exit code 2.
+"""The command line: parse, call one library function, print. User errors end in one sentence and exit code 2.
 
 Library modules are imported inside the commands, because torch takes seconds to import and `--help` should not.
 """
@@ -31,7 +31,7 @@ from videornn.system.console import ProgressBar, SafeConsole, complain, fail, is
 from videornn.system.files import DISK_FULL
 from videornn.tools import ExportFormat
 
-SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key and its value; the name of a file may hold = too, after a folder
+SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+=")  # a key before its value; a file name may hold = too, after a folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -52,8 +52,8 @@ def options(
     """Train, test, run and explain video action recognition networks with disentangled non-local blocks."""
 
 
-WIDTH = 120  # of long lines
-# errors of the system that say enough by themselves, with the name of the file
+WIDTH = 120  # at which long lines are wrapped
+# system errors whose message and file name say enough
 OUT_OF_REACH = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
@@ -86,7 +86,7 @@ def train(
 def test(
     source: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="RUN/checkpoints/best.pt or last.pt.")],
     more: Overrides = None,
-    of_scores: Annotated[bool, typer.Option("--scores", help="As the command scores.", hidden=True)] = False,
+    of_scores: Annotated[bool, typer.Option("--scores", help="Do as the command scores.", hidden=True)] = False,
     out: Annotated[Optional[Path], typer.Option(help="Folder for the results; by default RUN/test or NAME_test.")] = None,
 ) -> None:
     """Evaluate a checkpoint over several views of every video; stopped or killed, the same command goes on."""
@@ -213,7 +213,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
     overrides: Overrides = None,
     labels: Annotated[Optional[Path], typer.Option(help="File with one class name a line, by id.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Keep what fits, be it ever so little.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Keep whatever fits, however little.")] = False,
 ) -> None:
     """Make a checkpoint of public weights, for test, infer and model.init."""
     from videornn.config import check_overrides
@@ -277,10 +277,10 @@ def doctor(
 
 
 def main() -> None:
-    """Run the command line; what went wrong becomes one sentence and exit code 2, a lost rank exit code 3."""
+    """Run the command line; errors become one sentence and exit code 2, a lost rank exit code 3."""
     code = _run()
     if code and several_ranks():
-        # without farewell: destructors of a process group wait for ranks that may be gone
+        # without cleaning up: destructors of a process group wait for ranks that may be gone
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -291,7 +291,7 @@ def main() -> None:
 def _show_warning(
     otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: object, **more: object
 ) -> None:
-    """A remark of ours is a sentence like any other, without the line of the program that made it."""
+    """Show our own remarks as plain sentences, without the source line of the warning."""
     if issubclass(category, Remark):
         complain(str(message))
     else:
@@ -307,7 +307,7 @@ def _run() -> int:
     except UserError as error:
         complain(*map(str, error.args))
         return 2
-    except OSError as error:  # what no command foresees: folders that may not be entered, names too long, dead disks
+    except OSError as error:  # not foreseen by commands: folders that may not be entered, names too long, dead disks
         full = error.errno in DISK_FULL
         if not full and (error.filename is None or error.errno not in OUT_OF_REACH):
             raise
@@ -317,7 +317,7 @@ def _run() -> int:
     except RankFailure as error:
         complain(str(error), topic=RankFailure.topic)
         return RankFailure.exit_code
-    except SystemExit as stop:  # what typer ends with, also when all is well
+    except SystemExit as stop:  # typer ends with it, also on success
         assert not isinstance(stop.code, str)
         return stop.code or 0
     return 0

@@ -43,7 +43,7 @@ def synthetic(
     seed: Annotated[int, typer.Option(help="Same seed, same labels and masks.")] = 0,
     task: Annotated[TaskName, typer.Option(help="What tells the classes apart.")] = "motion",
 ) -> None:
-    """Make an embedded data set: classes that differ in motion alone, or in how things far apart go together."""
+    """Make an embedded data set: classes that differ in motion alone, or in the relation of things far apart."""
     from videornn.data.synthetic.make import make_synthetic
 
     with ProgressBar("videos") as bar:
@@ -55,7 +55,7 @@ def synthetic(
                 num_test=num_test,
                 seed=seed,
                 task=task,
-                progress=bar.update,
+                on_progress=bar.update,
             )
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -143,7 +143,7 @@ def verify(
     paths, remarks = find_sources(source, root=root, labels=labels)
     with ProgressBar("videos") as bar, _interruptible("no report was written"):
         reports = verify_videos(
-            paths, full=full, max_pixels=max_pixels, num_workers=workers, timeout_seconds=timeout, progress=bar.update
+            paths, full=full, max_pixels=max_pixels, num_workers=workers, timeout_seconds=timeout, on_progress=bar.update
         )
     if out is not None:
         write_reports(out, reports)
@@ -197,7 +197,7 @@ def prepare(
             num_workers=workers,
             timeout_seconds=timeout,
             num_measured=quality,
-            progress=bar.update,
+            on_progress=bar.update,
         )
     _say_prepared(prepared)
 
@@ -234,7 +234,7 @@ def _say_prepared(prepared: Prepared) -> None:
 
 @contextmanager
 def _interruptible(outcome: str) -> Iterator[None]:
-    """Ctrl-C says what became of the work, with the exit code of shells."""
+    """On Ctrl-C, say what became of the work, and exit with the code that shells use."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The command `videornn infer`: videos, long videos and streams; results as they come, and to files."""
+"""The command `videornn infer`: videos, long videos and streams; prints results as they come, and writes files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def infer(
 
     with sigterm_as_ctrl_c() as signals, GeneratorWorker() as worker:
         if window is not None:
-            start_server("videornn.inference.sliding")  # which takes as long as the imports here
+            start_server("videornn.inference.sliding")  # takes as long as the imports here
         from videornn.data.video.stream import is_live
         from videornn.system.urls import without_secrets
 
@@ -68,7 +68,7 @@ def infer(
                 raise UserError(f"{option} {value} is for sliding windows: give --window S too, the seconds of a window")
         make_folder(out)
         make_folder(overlay, "--overlay")
-        from videornn.cli.infer_job import Job, Wanted
+        from videornn.cli.infer_job import InferOptions, Job
         from videornn.cli.infer_screen import Screen
         from videornn.inference.output import ResultFiles
         from videornn.inference.predictor import find_videos, load_predictor
@@ -78,10 +78,10 @@ def infer(
         files = find_videos(paths)
         if overlay is not None and (streams := [without_secrets(file) for file in files if is_live(file)]):
             raise UserError(f"--overlay draws into files; {streams[0]} is a stream")
-        wanted = Wanted(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
+        options = InferOptions(window, stride, smooth, THRESHOLD if threshold is None else threshold, out, overlay)
         screen = Screen([*map(without_secrets, files)], predictor.class_names, quiet=str(json_file) == "-")
         written = ResultFiles(json_file, csv_file, segments=slides)
-        job = Job(predictor, files, wanted, screen, worker, written)
+        job = Job(predictor, files, options, screen, worker, written)
         interrupted = False
         try:
             job.slide() if slides else job.score_whole()

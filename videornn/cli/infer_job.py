@@ -1,4 +1,4 @@
-"""What `videornn infer` does with videos: score them whole or window by window, tell it, write it."""
+"""The work of `videornn infer`: score videos whole or window by window, print and write the results."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from videornn.system.urls import without_secrets
 from videornn.system.workers import GeneratorWorker, WorkerLost
 
 MANY_VIDEOS = 10  # fewer need no progress bar
-PATIENCE_SECONDS = 10.0  # work that takes no longer has no lines of progress in a log
-LATE_SECONDS = 10.0  # that a stream may be ahead of its results
-SCORING_SHARE = 0.3  # of the time for a video with an overlay
+PATIENCE_SECONDS = 10.0  # shorter work writes no lines of progress to a log
+LATE_SECONDS = 10.0  # by which a stream may be ahead of its results
+SCORING_SHARE = 0.3  # share of scoring in the time for a video with an overlay
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is wanted of every video: seconds, a score, folders."""
+class InferOptions:
+    """Options of infer for every video: seconds, a score, folders."""
 
     window: float | None
     stride: float | None
@@ -53,22 +53,22 @@ class Wanted:
 
 
 class Job:
-    """What is done with every file or stream.
+    """The work on every file or stream.
 
     Args:
-        worker: decodes long videos and writes overlays, so that a file that brings FFmpeg down costs no more than its row;
-            whole videos are decoded by the workers of a loader.
+        worker: decodes long videos and writes overlays, so that a file that crashes FFmpeg costs only its own row; whole
+            videos are decoded by the workers of a loader.
 
     Attributes:
-        rows: of videos; a row is there before anything of it is printed, since Ctrl-C can come at any moment.
-        num_done: files that are done, with all that was wanted of them.
+        rows: of videos; a row exists before any of it is printed, because Ctrl-C can come at any moment.
+        num_done: files that are done with everything asked for.
     """
 
     def __init__(
         self,
         predictor: Predictor,
         files: list[str],
-        options: Wanted,
+        options: InferOptions,
         screen: Screen,
         worker: GeneratorWorker,
         written: ResultFiles,
@@ -110,8 +110,8 @@ class Job:
                 if stopped and number + 1 < len(self._files):
                     raise KeyboardInterrupt
 
-    def _slide_over(self, number: int, on_share: Callable[[float], None]) -> bool:
-        """Score one file or stream; tells whether Ctrl-C ended the stream: there is no other way to end a camera."""
+    def _slide_over(self, number: int, on_progress: Callable[[float], None]) -> bool:
+        """Score one file or stream; return whether Ctrl-C ended the stream, which is the only way to end a camera."""
         source, options = self._files[number], self._options
         path, clocked = without_secrets(source), not is_pipe(source)
         row: dict[str, Any] = {"path": path}
@@ -123,7 +123,7 @@ class Job:
             with self._errors_of(row):
                 for window in windows:
                     seen.append(window)
-                    if windows.live:  # which may go on for days
+                    if windows.live:  # may go on for days
                         row["windows"] = WindowRows(seen, self._predictor.rank)
                         self._keep(row)
                         self._written.write_if_due(self.rows)
@@ -134,7 +134,7 @@ class Job:
                             )
                         self._screen.window(path, window, self._predictor.rank(window.scores), options.threshold)
                     elif windows.duration:
-                        on_share(window.end / windows.duration * (1.0 if options.overlay is None else SCORING_SHARE))
+                        on_progress(window.end / windows.duration * (1.0 if options.overlay is None else SCORING_SHARE))
                 if windows.num_damaged:
                     row["damaged_packets"] = windows.num_damaged
                     complain(f"{path}: {windows.num_damaged} damaged packets were left out")
@@ -144,11 +144,13 @@ class Job:
             stopped = True
         if seen:
             with self._errors_of(row):
-                self._tell(number, row, seen, on_share)
+                self._tell(number, row, seen, on_progress)
         return stopped
 
-    def _tell(self, number: int, row: dict[str, Any], windows: Sequence[Window], on_share: Callable[[float], None]) -> None:
-        """Put segments and windows of one video into its row, print them, and write what was asked for."""
+    def _tell(
+        self, number: int, row: dict[str, Any], windows: Sequence[Window], on_progress: Callable[[float], None]
+    ) -> None:
+        """Put segments and windows of one video into its row, print them, and write the files asked for."""
         path, options, class_names = row["path"], self._options, self._predictor.class_names
         smooth = half_window(windows) if options.smooth is None else options.smooth
         segments = find_segments(windows, class_names, smooth=smooth, threshold=options.threshold)
@@ -161,12 +163,12 @@ class Job:
             write_timeline(options.out, self._names[number], windows, segments, class_names, path)
         if options.overlay is not None:
             overlay = Overlay(windows, segments, class_names, scores=smooth_scores(windows, smooth).numpy())
-            self._draw(number, on_share, redraw_movie, overlay)
+            self._draw(number, on_progress, redraw_movie, overlay)
 
     def _draw(
-        self, number: int, on_share: Callable[[float], None], redraw: Callable[..., Iterator[float]], *how: Any
+        self, number: int, on_progress: Callable[[float], None], redraw: Callable[..., Iterator[float]], *how: Any
     ) -> None:
-        """Write the overlay of a file; redraw(file, path of the movie, *how) tells which share of it is done."""
+        """Write the overlay of a file; redraw(file, path of the movie, *how) yields the share that is done."""
         source = self._files[number]
         assert self._options.overlay is not None
         path = self._options.overlay / f"{self._names[number]}_overlay.mp4"
@@ -175,7 +177,7 @@ class Job:
         with errors_of_video(source), writing("--overlay", path), replacing(path) as temporary:
             try:
                 for share in self._worker.iterate(redraw, source, temporary, *how, data.max_frame_pixels):
-                    on_share(SCORING_SHARE + (1 - SCORING_SHARE) * share)
+                    on_progress(SCORING_SHARE + (1 - SCORING_SHARE) * share)
             except WorkerLost as error:
                 raise DecodeError(f"{source}: its overlay cannot be written, {error}") from error
 
@@ -186,7 +188,7 @@ class Job:
 
     @contextmanager
     def _errors_of(self, row: dict[str, Any]) -> Iterator[None]:
-        """A video that cannot be decoded has a row that says so, and the others go on."""
+        """Record in the row that a video cannot be decoded, so that the others go on."""
         try:
             yield
         except DecodeError as error:
@@ -200,14 +202,14 @@ class Job:
 
 
 class _Delay:
-    """How far results of a stream have fallen behind the clock, since those for its first window."""
+    """The delay of a stream's results behind the clock, counted from its first window."""
 
     def __init__(self) -> None:
         self._zero: float | None = None
         self._told = False
 
     def is_news(self, seconds: float) -> bool:
-        """Whether the time of the stream has just been found LATE_SECONDS behind, for the first time."""
+        """Return whether the stream is LATE_SECONDS behind for the first time."""
         now = time.monotonic() - seconds
         self._zero = now if self._zero is None else min(self._zero, now)
         late = now - self._zero > LATE_SECONDS
@@ -217,9 +219,9 @@ class _Delay:
 
 @contextmanager
 def _progress(num_files: int, *, shown: bool) -> Iterator[Callable[[int, float], None]]:
-    """A function that is told which share, in 0..1, of which file is done.
+    """Yield a function to call with a file's number and the share of it, in 0..1, that is done.
 
-    It draws a bar on a terminal; elsewhere it writes lines of work that takes longer than PATIENCE_SECONDS.
+    It draws a bar on a terminal; elsewhere it writes lines if work takes longer than PATIENCE_SECONDS.
     """
     start = time.monotonic()
 

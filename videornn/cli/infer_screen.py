@@ -1,4 +1,4 @@
-"""What `videornn infer` shows of its results."""
+"""Show the results of `videornn infer`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GAP_WIDTH = 2  # to the right of every column
 
 
 class Screen:
-    """Results on standard output as they come: a table with colours on a terminal, aligned text elsewhere."""
+    """A screen that prints results as they come: a table with colours on a terminal, aligned text elsewhere."""
 
     def __init__(self, files: list[str], class_names: Sequence[str], *, quiet: bool) -> None:
         self._quiet = quiet
@@ -32,7 +32,7 @@ class Screen:
         self._has_header = False
 
     def ranking(self, path: str, ranking: Ranking) -> None:
-        """The best classes of a video."""
+        """Print the best classes of a video."""
         names, scores = [printable(name) for name, _ in ranking], [score for _, score in ranking]
         if self._console.is_terminal:
             self._row({"video": self._name(path)}, names, scores)
@@ -42,12 +42,12 @@ class Screen:
             self._line(path, *cells)
 
     def segments(self, path: str, segments: Sequence[Segment]) -> None:
-        """What happens when in a video."""
+        """Print what happens when in a video."""
         for number, segment in enumerate(segments):
             self._moment(path if number == 0 or not self._console.is_terminal else "", "segment", segment)
 
     def window(self, path: str, window: Window, ranking: Ranking, threshold: float) -> None:
-        """The best class of a window."""
+        """Print the best class of a window."""
         name, score = ranking[0]
         self._moment(path, "window", Segment(window.start, window.end, name if score >= threshold else None, score))
 
@@ -67,7 +67,7 @@ class Screen:
             say("  ".join([f"{printable(path):{self._path_width}}", *cells]))
 
     def _row(self, cells: dict[str, str], names: list[str], scores: list[float]) -> None:
-        """A row of a table, of which each is printed as it comes; on narrow terminals bars are shorter, or not there."""
+        """Print a row of a table at once; on narrow terminals bars are shorter or left out."""
         if self._quiet:
             return
         fixed = self._path_width + (len(cells) - 1) * TIMES_WIDTH + PERCENT_WIDTH + GAP_WIDTH * (len(cells) + 2)
@@ -94,10 +94,10 @@ class Screen:
 
 
 def _common_folder(files: list[str]) -> str:
-    """The folder that all paths begin with, up to its separator; a table has no room for it."""
+    """Return the folder that all paths begin with, up to its separator; tables have no room for it."""
     try:
         folder = os.path.commonpath([os.path.dirname(file) for file in files])
-    except ValueError:  # there are none, or relative and absolute ones
+    except ValueError:  # there are no paths, or relative and absolute ones
         return ""
     return os.path.join(folder, "") if folder else ""
 

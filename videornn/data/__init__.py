@@ -1,4 +1,4 @@
-"""Videos to batches; knows nothing of models."""
+"""From videos to batches; knows nothing of models."""
 
 from __future__ import annotations
 

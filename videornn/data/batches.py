@@ -1,4 +1,4 @@
-"""Which clips are in which batch: a resumable, rank-aware order for training, every video once for testing."""
+"""Put clips into batches: in a resumable, rank-aware order for training, every video once for testing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from videornn.schema import ClassSampling
 class TrainBatches(Sampler[list[ClipKey]]):
     """Batches of keys of one rank, from step first_step to the last of the plan; accumulate batches are a step.
 
-    Each epoch is an order of all videos, of which a step takes the places that the plan gives it. Rank r of n has the r-th
-    of n equal parts of them, cut again into accumulate equal batches: a step sees the same samples whatever the number of
-    ranks and batches. With class_sampling "natural" the order is a permutation; "sqrt" and "balanced" draw as many videos,
-    with replacement and with classes as likely as the square root of their size, or equally likely.
+    Each epoch is an order of all videos, of which a step takes the part that the plan gives it. Rank r of n takes the r-th
+    of n equal parts of that, cut again into accumulate equal batches: a step sees the same samples for any number of ranks
+    and batches. With class_sampling "natural" the order is a permutation; "sqrt" and "balanced" draw as many videos with
+    replacement, with classes as likely as the square root of their size, or equally likely.
 
     Raises:
         UserError: the videos of a step do not divide by ranks and batches.
@@ -58,26 +58,26 @@ class TrainBatches(Sampler[list[ClipKey]]):
         return self.from_step(self.first_step)
 
     def after(self, num_batches: int) -> Iterator[list[ClipKey]]:
-        """What is left of the batches when so many are gone."""
+        """Return what is left of the batches when so many are gone."""
         steps, batches = divmod(num_batches, self.accumulate)
         return itertools.islice(self.from_step(self.first_step + steps), batches, None)
 
     def from_step(self, step: int) -> Iterator[list[ClipKey]]:
-        """The batches from a step on, a pure function of the seed and the step."""
-        places = map(self.plan.place_of, range(step, self.plan.num_steps))
-        for epoch, steps in itertools.groupby(places, key=lambda place: place.epoch):
+        """Yield the batches from a step on, a pure function of the seed and the step."""
+        plans = map(self.plan.step_at, range(step, self.plan.num_steps))
+        for epoch, steps in itertools.groupby(plans, key=lambda plan: plan.epoch):
             order, draws = self._epoch(epoch)
-            for place in steps:
-                shape = place.shape
+            for plan in steps:
+                shape = plan.shape
                 share = shape.num_videos // self.num_ranks
-                start = place.first + self.rank * share
+                start = plan.first + self.rank * share
                 size = share // self.accumulate
                 for first in range(start, start + share, size):
                     rows = zip(order[first : first + size].tolist(), draws[first : first + size].tolist(), strict=True)
                     yield [ClipKey(epoch, index, draw, shape.num_frames, shape.crop_size) for index, draw in rows]
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Indices of all places of an epoch, and how often each was there before, int64 [N] both."""
+        """Draw the order of an epoch, and count how often each video came earlier in it; both int64 [N]."""
         generator = torch.Generator().manual_seed(sample_seed(self.seed, epoch))
         num_videos = len(self.labels)
         if self.class_sampling == "natural":
@@ -91,7 +91,7 @@ class TrainBatches(Sampler[list[ClipKey]]):
 
 
 def _times_before(order: Tensor) -> Tensor:
-    """For every entry, how many equal ones precede it, int64 [N]."""
+    """Count for every entry the equal ones before it, int64 [N]."""
     by_value = order.argsort(stable=True)
     _, counts = order[by_value].unique_consecutive(return_counts=True)
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -100,10 +100,8 @@ def _times_before(order: Tensor) -> Tensor:
     return times
 
 
-class TestBatches(Sampler[list[int]]):
-    """Batches of every num_ranks-th of some videos from rank on; none is repeated to even out the ranks."""
-
-    __test__ = False  # for pytest: this is no test
+class EvalBatches(Sampler[list[int]]):
+    """Batches of every num_ranks-th of some videos, starting with rank; none is repeated to even out the ranks."""
 
     def __init__(self, indices: Sequence[int], batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
         indices = indices[rank::num_ranks]
@@ -116,5 +114,5 @@ class TestBatches(Sampler[list[int]]):
         return self.after(0)
 
     def after(self, num_batches: int) -> Iterator[list[int]]:
-        """What is left of the batches when so many are gone."""
+        """Return what is left of the batches when so many are gone."""
         return iter(self.batches[num_batches:])

@@ -1,4 +1,4 @@
-"""Loaders: batches of clips from workers that survive any video, ahead of time on the device."""
+"""Loaders of batches of clips, whose workers survive any video and load ahead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from videornn.data.annotations.load import VideoTable
-from videornn.data.batches import TestBatches, TrainBatches
+from videornn.data.batches import EvalBatches, TrainBatches
 from videornn.data.dataset import TooManyBad, TrainClips, VideoReader, VideoViews, ViewSpec
 from videornn.data.plan import BatchPlan, BatchShape, Phase
 from videornn.data.sampling import ClipSpec
@@ -29,15 +29,15 @@ from videornn.errors import Remark, UserError
 from videornn.system.workers import exit_reason, imported_once
 
 if TYPE_CHECKING:
-    from videornn.config import DataConfig, TestConfig
+    from videornn.config import DataConfig, EvalConfig
 
-MAX_RESTARTS = 20  # of workers that died or hung, before a batch comes
-MAX_PREFETCH = 4  # batches ahead of every worker
-MAX_WAITING_BYTES = 2**30  # of batches of one rank; but every worker has one ahead
-MANY_READ = 100  # videos after which it is said how many of them the back end asked for does not read
-POLL_SECONDS = 5.0  # between two looks at whether the workers are alive
-DEATH_SECONDS = 5.0  # until the system tells of a death that has shown
-HANG_TIMEOUTS = 5.0  # a worker hangs if it is at a video for so many data.timeout
+MAX_RESTARTS = 20  # of workers that died or hung, for one batch
+MAX_PREFETCH = 4  # batches that a worker loads ahead
+MAX_WAITING_BYTES = 2**30  # of loaded batches of one rank; every worker loads one ahead in any case
+MANY_READ = 100  # videos after which the log says how many of them the chosen back end does not read
+POLL_SECONDS = 5.0  # between two checks that the workers are alive
+DEATH_SECONDS = 5.0  # until the system reports a death that has already shown
+HANG_TIMEOUTS = 5.0  # a worker hangs if it reads a video for this many times data.timeout
 CANNOT_START = (
     "loader workers end before they read anything; what they said stands above. A script needs "
     "`if __name__ == '__main__':` around what it does: every worker imports it, from Python 3.14 on on Linux too"
@@ -45,23 +45,23 @@ CANNOT_START = (
 
 
 class ClipLoader:
-    """A DataLoader that goes on when workers die or hang, and names the video that makes them.
+    """A DataLoader that goes on when workers die or hang, and names the video that is the cause.
 
     Samples depend on their key only, so other workers can start from the batch that did not come. A video at which a worker
-    died is tried once more, for the system may have ended the worker to get memory for others; one that kills again, or
-    that a worker hangs at, is bad. Every pass over the loader gives the same batches, from workers that stay.
+    died is tried once more, because the system may have ended the worker to free memory; one that kills again, or makes a
+    worker hang, is bad. Every pass over the loader gives the same batches, from workers that stay.
 
     Args:
-        batches: the keys of every batch, and what is left of them after any number.
-        num_workers: 0 loads in this process, where nothing survives a video that kills or hangs the decoder.
-        batch_bytes: size of the largest batch: the larger, the fewer are loaded ahead.
-        hang_seconds: how long a worker may be at one video.
+        batches: the keys of every batch, and of those left after any number of them.
+        num_workers: 0 loads in this process, which does not survive a video that kills or hangs the decoder.
+        batch_bytes: size of the largest batch; the larger it is, the fewer are loaded ahead.
+        hang_seconds: the longest that a worker may take for one video.
     """
 
     def __init__(
         self,
         dataset: TrainClips | VideoViews,
-        batches: TrainBatches | TestBatches,
+        batches: TrainBatches | EvalBatches,
         *,
         num_workers: int,
         batch_bytes: int,
@@ -75,12 +75,12 @@ class ClipLoader:
         self.num_workers = num_workers
         self.prefetch_factor = _prefetch(num_workers, batch_bytes)
         self._told = False
-        self._suspects: set[int] = set()  # videos at which a worker died, until they are read
+        self._suspects: set[int] = set()  # videos at which a worker died, until they are read successfully
         self._workers: set[multiprocessing.process.BaseProcess] = set()
-        self._loader: DataLoader | None = None  # the one whose workers stay from pass to pass
+        self._loader: DataLoader | None = None  # its workers stay from pass to pass
 
     def __len__(self) -> int:
-        """Batches of a pass; only for TestBatches."""
+        """Return the number of batches of a pass; only for EvalBatches."""
         if not isinstance(self.batches, Sized):
             raise TypeError("batches of a training have no end")
         return len(self.batches)
@@ -95,12 +95,12 @@ class ClipLoader:
                 yield batch
                 if first and num_read >= MANY_READ:
                     self._tell(f"{num_refused} of the first {num_read} videos: {first}")
-        finally:  # whoever knows how many batches there are does not ask for the end
+        finally:  # a caller that knows the number of batches does not iterate to the end
             if first:
                 self._tell(f"{num_refused} of {num_read} videos: {first}")
 
     def _tell(self, refusals: str) -> None:
-        """Say once that PyAV has to read what the back end asked for does not."""
+        """Say once that PyAV reads what the chosen back end does not."""
         if not self._told:
             self._told = True
             warnings.warn(Remark(refusals), stacklevel=3)
@@ -118,7 +118,7 @@ class ClipLoader:
                 return
             except UserError as error:  # torch puts a traceback of the worker before the sentence
                 raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
-            except (RuntimeError, OSError, EOFError) as error:  # what comes of a dead worker depends on when it died
+            except (RuntimeError, OSError, EOFError) as error:  # the error of a dead worker depends on when it died
                 if not (hung := self._hanging()) and "DataLoader timed out" in str(error):
                     _check_pinning(iterator)
                     if not self._idle():
@@ -128,7 +128,7 @@ class ClipLoader:
                 num_restarts += 1
                 if num_restarts > MAX_RESTARTS:
                     raise UserError(f"{num_restarts} times in a row, {what}: {str(error).partition(chr(10))[0]}") from error
-                self._loader = iterator = None  # new workers start from the batch that did not come
+                self._loader = iterator = None  # new workers start from the missing batch
                 continue
             if isinstance(self.dataset, TrainClips) and not batch.valid.all():
                 raise TooManyBad({v.path: v for v in batch.bad}.values(), len(self.dataset), self.dataset.max_bad_share)
@@ -138,9 +138,9 @@ class ClipLoader:
             num_restarts = 0
 
     def _start(self, done: int) -> Iterator[Batch]:
-        """The batches of a pass of which so many are done."""
+        """Start a pass after the batches already done."""
         if done == 0 and self._loader is not None:
-            # else new ones: one died while nobody needed it, or does not answer
+            # new workers if one died while it was not needed, or does not answer
             with suppress(RuntimeError):
                 if all(worker.is_alive() for worker in self._workers):
                     return self._begin(self._loader)
@@ -169,11 +169,11 @@ class ClipLoader:
             prefetch_factor=self.prefetch_factor if num_workers else None,
             persistent_workers=num_workers > 0,
             timeout=POLL_SECONDS if num_workers else 0,
-            generator=torch.Generator(),  # of the workers' seeds, which no sample depends on: torch's own is the caller's
+            generator=torch.Generator(),  # for workers' seeds, which no sample depends on; the global one is the caller's
         )
 
     def _begin(self, loader: DataLoader) -> Iterator[Batch]:
-        # a forked worker that collected this process's garbage would wait for ever for the threads of a decoder in it
+        # a forked worker that collected this process's garbage would wait for ever for the threads of a decoder among it
         gc.freeze()
         before = set(multiprocessing.active_children())
         try:
@@ -181,22 +181,22 @@ class ClipLoader:
                 iterator = _iterator(loader)
         finally:
             gc.unfreeze()
-        self._workers = set(multiprocessing.active_children()) - before or self._workers  # none are new in another pass
+        self._workers = set(multiprocessing.active_children()) - before or self._workers  # in a later pass none are new
         return iterator
 
     def _hanging(self) -> list[int]:
-        """Videos at which workers have been for too long."""
+        """Return the videos that workers have been reading for too long."""
         workers = self.dataset.reader.workers()
         return [index for _, index, seconds in workers if index >= 0 and seconds > self.hang_seconds]
 
     def _idle(self) -> bool:
-        """Whether all workers have had nothing to do for as long: then the batch that is waited for was lost on its way."""
+        """Return whether all workers have been idle for as long, which means that the awaited batch was lost on its way."""
         workers = self.dataset.reader.workers()
         idle = [index < 0 and seconds > self.hang_seconds for _, index, seconds in workers]
         return len(idle) == self.dataset.reader.num_workers > 0 and all(idle)
 
     def _died(self) -> dict[int, str]:
-        """How workers died, by process. A death can show before the system tells of it."""
+        """Return how workers died, by process. A death can show before the system reports it."""
         end = time.monotonic() + DEATH_SECONDS
         while True:
             codes = {worker.pid: worker.exitcode for worker in self._workers if worker.pid and not worker.is_alive()}
@@ -205,7 +205,7 @@ class ClipLoader:
             time.sleep(0.05)
 
     def _blame(self, error: Exception, hung: list[int]) -> str:
-        """Say what became of workers, and mark videos that are to blame as bad; raises the error if it was none of them."""
+        """Say what became of workers, and mark the videos to blame as bad; raises the error if workers are not its cause."""
         reader, lost = self.dataset.reader, isinstance(error, LostBatch)
         if not reader.num_workers or (str(error).startswith("Caught ") and not lost):  # raised by the dataset itself
             raise error
@@ -217,7 +217,7 @@ class ClipLoader:
         if not ends and not lost:
             raise error
         for index, how in ends:
-            # asked to end by a scheduler, say, which signals every process of a job: no video is to blame
+            # ended by a scheduler, say, which signals every process of a job: no video is to blame
             if index < 0 or how == "died (SIGTERM)":
                 continue
             if index in hung or index in self._suspects:
@@ -240,7 +240,7 @@ def build_loader(
     num_ranks: int = 1,
     pin_memory: bool = False,
 ) -> ClipLoader:
-    """Training loader of one rank, from step first_step to the end of the plan; accumulate batches are a step.
+    """Build the training loader of one rank, from step first_step to the end of the plan; accumulate batches are a step.
 
     Raises:
         UserError: the videos of a step do not divide by ranks and batches.
@@ -285,7 +285,7 @@ def build_test_loader(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> ClipLoader:
-    """Loader of the views of every num_ranks-th of some videos from rank on.
+    """Build the loader of the views of every num_ranks-th of some videos, starting with rank.
 
     Args:
         batch_size: counts videos.
@@ -294,7 +294,7 @@ def build_test_loader(
     view_bytes = 3 * spec.clip.num_frames * spec.crop_size**2
     return ClipLoader(
         VideoViews(_reader(section, table), spec),
-        TestBatches(range(len(table)) if indices is None else indices, batch_size, rank=rank, num_ranks=num_ranks),
+        EvalBatches(range(len(table)) if indices is None else indices, batch_size, rank=rank, num_ranks=num_ranks),
         num_workers=section.num_workers,
         batch_bytes=batch_size * spec.num_clips * spec.num_crops * view_bytes,
         pin_memory=pin_memory,
@@ -303,7 +303,7 @@ def build_test_loader(
 
 
 def videos_per_batch(section: DataConfig, batch_size: int) -> int:
-    """Videos that a batch of batch_size clips is cut from; raises UserError if they do not divide."""
+    """Return the number of videos that a batch of batch_size clips is cut from; raises UserError if it is not whole."""
     if batch_size % section.clips_per_video:
         raise UserError(
             f"train.batch_size={batch_size} clips cannot be cut from whole videos with data.clips_per_video="
@@ -313,17 +313,17 @@ def videos_per_batch(section: DataConfig, batch_size: int) -> int:
 
 
 def base_shape(section: DataConfig, batch_size: int) -> BatchShape:
-    """The shape of a step of batch_size clips as the data section of a config has them; raises UserError."""
+    """Return the shape of a step of batch_size clips of a config's data section; raises UserError."""
     return BatchShape(videos_per_batch(section, batch_size), section.num_frames, section.crop_size)
 
 
 def plain_plan(section: DataConfig, num_videos: int, epochs: int, batch_size: int) -> BatchPlan:
-    """Epochs of num_videos videos in steps of batch_size clips, all of one shape; raises UserError."""
+    """Plan epochs of num_videos videos in steps of batch_size clips, all of one shape; raises UserError."""
     return BatchPlan(num_videos, [Phase(epochs, (base_shape(section, batch_size),))])
 
 
 def clip_spec(section: DataConfig) -> ClipSpec:
-    """How the data section of a config takes a clip from a video."""
+    """Return how a config's data section takes a clip from a video."""
     return ClipSpec(
         section.num_frames,
         section.temporal_stride,
@@ -334,8 +334,8 @@ def clip_spec(section: DataConfig) -> ClipSpec:
     )
 
 
-def view_spec(section: DataConfig, test: TestConfig) -> ViewSpec:
-    """The test views that a config asks for."""
+def view_spec(section: DataConfig, test: EvalConfig) -> ViewSpec:
+    """Return the test views that a config asks for."""
     return ViewSpec(
         clip_spec(section),
         num_clips=test.num_clips,
@@ -351,7 +351,7 @@ def _reader(section: DataConfig, table: VideoTable) -> VideoReader:
 
 
 def _iterator(loader: DataLoader) -> Iterator[Batch]:
-    """Start the workers; torch's handler would raise the death of one in the middle of whatever the process is at."""
+    """Start the workers, without torch's handler, which would raise the death of one in the middle of any other work."""
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     iterator = iter(loader)
     if before is not None and threading.current_thread() is threading.main_thread():
@@ -360,23 +360,23 @@ def _iterator(loader: DataLoader) -> Iterator[Batch]:
 
 
 def _start_method() -> str:
-    """How Python starts processes here: by forks of this one up to 3.13, from 3.14 on by those of a server."""
+    """Return how Python starts processes here: by forks of this process up to 3.13, of a server's from 3.14 on."""
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def _check_pinning(iterator: Iterator[Batch] | None) -> None:
-    """Raises RuntimeError if the thread that pins batches (with a GPU) has ended: torch would wait for it for ever."""
+    """Raise RuntimeError if the thread that pins batches (with a GPU) has ended: torch would wait for it for ever."""
     thread = getattr(iterator, "_pin_memory_thread", None)
     if thread is not None and not thread.is_alive():
         raise RuntimeError("the thread that copies batches into pinned memory has ended; its error stands above")
 
 
 def _init_worker(worker_id: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process decides when its workers end
+    # Ctrl-C reaches the whole process group, but the training process decides when its workers end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # one process per core: threads of a worker would compete with the other workers and the training process
+    # there is a process per core: threads would compete with the other workers and the training process
     torch.set_num_threads(1)
-    # torch's workers end when their parent process has; that of a server's forks is the server, which ends after them
+    # torch's workers end after their parent process; a server's forks have the server for it, which ends after them
     if (user := multiprocessing.parent_process()) is not None and user.pid != os.getppid():
         threading.Thread(target=_end_after, args=(user,), daemon=True).start()
 
@@ -387,9 +387,9 @@ def _end_after(process: BaseProcess) -> None:
 
 
 def _refused_locks(num_workers: int) -> str:
-    """Why the system does not make the locks of so many workers, which lie in /dev/shm; empty if it does."""
+    """Return why the system cannot make the locks of this many workers, in /dev/shm; empty if it can."""
     try:
-        # at least as many as the queues of a DataLoader have, which does not clear up after it could not make all of them
+        # at least as many as the queues of a DataLoader need, which leaves locks behind if it cannot make all of them
         _ = [multiprocessing.Lock() for _ in range(8 + 3 * num_workers if num_workers else 0)]
     except OSError as error:
         return str(error.strerror).lower()
@@ -397,5 +397,5 @@ def _refused_locks(num_workers: int) -> str:
 
 
 def _prefetch(num_workers: int, batch_bytes: int) -> int:
-    """Batches that every worker loads ahead."""
+    """Return the number of batches that every worker loads ahead."""
     return min(max(MAX_WAITING_BYTES // (batch_bytes * max(num_workers, 1)), 1), MAX_PREFETCH)

@@ -1,7 +1,7 @@
-"""Mixup and CutMix of a batch on its device: clips of two videos in one, and soft targets to match.
+"""Mixup and CutMix of a batch on its device: two videos in one clip, and soft targets to match.
 
-Mixup: Zhang et al. 2017, arXiv:1710.09412; CutMix: Yun et al. 2019, arXiv:1905.04899. What is random is drawn on the CPU, so
-that nothing waits for the device.
+Mixup: Zhang et al. 2017, arXiv:1710.09412; CutMix: Yun et al. 2019, arXiv:1905.04899. Random numbers are drawn on the CPU,
+so that nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How batches are mixed: with this probability, by mixup or CutMix, in one ratio for the whole batch.
+    """A way to mix batches: with some probability, by mixup or CutMix, in one ratio for the whole batch.
 
     num_classes: K of the targets.
-    mixup_alpha, cutmix_alpha: the share lambda of a clip's own video is Beta(alpha, alpha); 0: never this one.
+    mixup_alpha, cutmix_alpha: the share lambda of a clip's own video is Beta(alpha, alpha); 0 turns the method off.
     probability: share of the batches that are mixed.
-    cutmix_share: share of the mixed batches that CutMix mixes, where both alphas are set.
+    cutmix_share: share of CutMix among the mixed batches, if both alphas are set.
     """
 
     num_classes: int
@@ -59,7 +59,7 @@ class Mixing:
 
 
 def batch_mixing(section: DataConfig, num_classes: int) -> Mixing | None:
-    """How the data section of a config mixes batches, or None if it does not."""
+    """Return how a config's data section mixes batches, or None if it does not."""
     if section.mixup_alpha == 0 and section.cutmix_alpha == 0:
         return None
     return Mixing(
@@ -72,15 +72,15 @@ def batch_mixing(section: DataConfig, num_classes: int) -> Mixing | None:
 
 
 def mixup(clips: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """share of each clip [B, ...] and of its target [B, K], and 1 - share of its partner's."""
+    """Add share of each clip [B, ...] and of its target [B, K] to 1 - share of its partner's."""
     return _partners(clips).lerp_(clips, share), _partners(targets).lerp_(targets, share)
 
 
 def cutmix(clips: Tensor, targets: Tensor, share: float, place: np.ndarray) -> tuple[Tensor, Tensor]:
-    """A box of each clip [B, ..., H, W], the same for all frames, shows its partner; targets [B, K] by the area left.
+    """Show the partner in a box of each clip [B, ..., H, W], the same in all frames; targets [B, K] go by the area left.
 
     Args:
-        share: of the area that stays, before the box is cut off at the edges of the frame.
+        share: of the area that stays, before the box is clipped at the edges of the frame.
         place: middle of the box (x, y), in 0..1.
     """
     height, width = clips.shape[-2:]
@@ -95,7 +95,7 @@ def cutmix(clips: Tensor, targets: Tensor, share: float, place: np.ndarray) -> t
 
 
 def _partners(rows: Tensor) -> Tensor:
-    """Row i - B // 2 of [B, ...] at row i: neighbours in a batch may be clips of one video, so partners are far apart."""
-    # cat and not roll, which forgets channels last on GPUs
+    """Move row i - B // 2 of [B, ...] to row i: neighbours may be clips of one video, so partners are far apart."""
+    # cat, because roll loses channels last on GPUs
     middle = len(rows) - len(rows) // 2
     return torch.cat((rows[middle:], rows[:middle]))

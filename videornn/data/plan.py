@@ -1,4 +1,4 @@
-"""Which shape every step has and which part of an epoch it takes: integer arithmetic of the step alone."""
+"""Plan the shape of every step and its part of an epoch: integer arithmetic of the step alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videornn.errors import UserError
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The batch of a step, all ranks together: num_videos videos, clips of num_frames frames of crop_size^2 pixels."""
+    """The batch of a step over all ranks: num_videos videos, clips of num_frames frames of crop_size^2 pixels."""
 
     num_videos: int
     num_frames: int
@@ -21,7 +21,7 @@ class BatchShape:
 
     @property
     def num_pixels(self) -> int:
-        """Pixels of one clip of every video, which the work of a step is in proportion to."""
+        """Pixels of one clip of every video, to which the work of a step is proportional."""
         return self.num_videos * self.num_frames * self.crop_size**2
 
 
@@ -29,8 +29,8 @@ class BatchShape:
 class Phase:
     """num_epochs epochs whose steps take the shapes in turn.
 
-    An epoch begins with the first shape and ends where the next batch would not fit any more. lr_factor is the learning rate
-    as a multiple of the base one, where phases set it: in multigrid's long cycle.
+    An epoch begins with the first shape and ends where the next batch would no longer fit. lr_factor is the learning rate as
+    a multiple of the base one; multigrid's long cycle sets it.
     """
 
     num_epochs: int
@@ -38,8 +38,8 @@ class Phase:
     lr_factor: float = 1.0
 
 
-class Place(NamedTuple):
-    """Where a step is: the epoch, the step in it and how many it has, the first of its places in the epoch's order."""
+class StepPlan(NamedTuple):
+    """What a step takes: its epoch, its number there of num_steps, its first entry in the epoch's order, shape and phase."""
 
     epoch: int
     step: int
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 class BatchPlan:
-    """Phases on a training set of num_videos videos; everything follows from the step.
+    """Phases of training on a set of num_videos videos; everything follows from the number of the step.
 
     Raises:
         UserError: a batch is larger than the set.
@@ -68,7 +68,7 @@ class BatchPlan:
             )
         self._epoch_steps = [_steps_per_epoch(num_videos, phase.shapes) for phase in self.phases]
         lengths = [phase.num_epochs * steps for phase, steps in zip(self.phases, self._epoch_steps, strict=True)]
-        # where every phase begins, and where the last one ends
+        # the beginning of every phase, and the end of the last one
         self._epochs = [0, *accumulate(phase.num_epochs for phase in self.phases)]
         self._steps = [0, *accumulate(lengths)]
 
@@ -80,8 +80,8 @@ class BatchPlan:
     def num_steps(self) -> int:
         return self._steps[-1]
 
-    def place_of(self, step: int) -> Place:
-        """Where a step in [0, num_steps) is; raises ValueError for any other."""
+    def step_at(self, step: int) -> StepPlan:
+        """Return the plan of a step in [0, num_steps); raises ValueError for any other."""
         if not 0 <= step < self.num_steps:
             raise ValueError(f"step {step} is not in a plan of {self.num_steps} steps")
         number = bisect_right(self._steps, step) - 1
@@ -90,25 +90,25 @@ class BatchPlan:
         cycles, turn = divmod(step_in_epoch, len(phase.shapes))
         sizes = [shape.num_videos for shape in phase.shapes]
         first = cycles * sum(sizes) + sum(sizes[:turn])
-        return Place(self._epochs[number] + epoch, step_in_epoch, epoch_steps, first, phase.shapes[turn], phase)
+        return StepPlan(self._epochs[number] + epoch, step_in_epoch, epoch_steps, first, phase.shapes[turn], phase)
 
     def phase_at(self, epoch: float) -> Phase:
-        """The phase after so many epochs, in [0, num_epochs]; at the very end, the last one."""
+        """Return the phase after this many epochs, in [0, num_epochs]; at the end, the last one."""
         return self.phases[min(bisect_right(self._epochs, epoch), len(self.phases)) - 1]
 
     def epoch_at(self, step: int) -> float:
-        """Epochs done before a step in [0, num_steps]: a whole number wherever one ends, in equal parts between."""
+        """Return the epochs done before a step in [0, num_steps]; each step of an epoch counts equally."""
         if step == self.num_steps:
             return float(self.num_epochs)
-        place = self.place_of(step)
-        return place.epoch + place.step / place.num_steps
+        plan = self.step_at(step)
+        return plan.epoch + plan.step / plan.num_steps
 
     def ends_epoch(self, num_steps: int) -> bool:
-        """Whether an epoch is complete once so many steps are done."""
+        """Return whether an epoch is complete after this many steps."""
         if num_steps == 0:
             return False
-        place = self.place_of(num_steps - 1)
-        return place.step + 1 == place.num_steps
+        plan = self.step_at(num_steps - 1)
+        return plan.step + 1 == plan.num_steps
 
 
 def _steps_per_epoch(num_videos: int, shapes: tuple[BatchShape, ...]) -> int:

@@ -23,12 +23,12 @@ Operation = Callable[[Tensor, float, list[int]], Tensor]
 def rand_augment(
     images: Tensor, num_operations: int, magnitude: int, fill: tuple[int, int, int], generator: torch.Generator
 ) -> Tensor:
-    """num_operations random ones of OPERATIONS, one after the other, the same for all frames.
+    """Apply num_operations random ones of OPERATIONS, one after the other, the same to all frames.
 
     Args:
         images: uint8 [T, 3, H, W].
-        magnitude: strength, 0..30; an operation that has two directions takes either.
-        fill: RGB, 0..255, where a moved frame leaves a gap.
+        magnitude: strength, 0..30; an operation with two directions takes a random one.
+        fill: RGB, 0..255, of the gap that a moved frame leaves.
     """
     operations = list(OPERATIONS.values())
     for _ in range(num_operations):

@@ -16,7 +16,7 @@ from videornn.schema import FrameOrder, Sampling, ShortVideos
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """How a clip is taken from a video.
+    """A way to take a clip from a video.
 
     num_frames at a distance of temporal_stride frames of a sampling_fps video (None: of the video itself); with
     sampling "segments", one frame from each of num_frames equal parts of the whole video. A clip that reaches past the end
@@ -32,20 +32,20 @@ class ClipSpec:
     short_videos: ShortVideos = "repeat_last"
 
     def frame_step(self, fps: Fraction) -> Fraction:
-        """Source frames from one sampled frame to the next, for a video of that many frames per second."""
+        """Return the source frames from one sampled frame to the next, for a video of this many frames per second."""
         if self.sampling_fps is None:
             return Fraction(self.temporal_stride)
         return self.temporal_stride * fps / Fraction(self.sampling_fps).limit_denominator(1001)
 
     def duration_seconds(self, fps: Fraction) -> Fraction:
-        """Length of a clip, counting the step after its last frame too."""
+        """Return the length of a clip, counting the step after its last frame too."""
         return self.num_frames * self.frame_step(fps) / fps
 
     def shortened(self, num_frames: int, seed: int) -> ClipSpec:
-        """The same with other frames; fewer lie at a random stride, up to where they span as much time as before.
+        """Return the spec for another number of frames; fewer get a random stride, up to where they span the same time.
 
-        So multigrid training samples time (Wu et al. 2020, arXiv:1912.00998). A pure function of its arguments; seed must
-        not be the one that chooses where the clip starts.
+        This is how multigrid training samples time (Wu et al. 2020, arXiv:1912.00998). A pure function of its arguments;
+        seed must not be the one that chooses where the clip starts.
         """
         if num_frames == self.num_frames:
             return self
@@ -99,12 +99,12 @@ class MiddleClipSampler(ClipSampler):
 def clip_indices(
     num_video_frames: int, num_frames: int, frame_step: Fraction, start: int, short_videos: str = "repeat_last"
 ) -> Tensor:
-    """Indices of one clip.
+    """Return the frame indices of one clip.
 
     Args:
         frame_step: source frames from one sampled frame to the next (1 = consecutive; may be a fraction).
         start: index of the first sampled frame, in [0, num_video_frames).
-        short_videos: past the end of the video, repeat_last or loop.
+        short_videos: what follows the end of the video, repeat_last or loop.
 
     Returns:
         int64 [T], every entry a valid frame index.
@@ -122,10 +122,10 @@ def clip_indices(
 
 
 def segment_indices(num_video_frames: int, num_frames: int, offsets: Tensor) -> Tensor:
-    """Indices of one frame from each of num_frames equal parts of a video (Wang et al. 2016, arXiv:1608.00859).
+    """Return the index of one frame from each of num_frames equal parts of a video (Wang et al. 2016, arXiv:1608.00859).
 
     Args:
-        offsets: float [T] in [0, 1), where in its part each frame lies.
+        offsets: float [T] in [0, 1), the position of each frame in its part.
 
     Returns:
         int64 [T], non-decreasing, every entry a valid frame index.
@@ -135,7 +135,7 @@ def segment_indices(num_video_frames: int, num_frames: int, offsets: Tensor) -> 
 
 
 def sample_random_clip(spec: ClipSpec, num_video_frames: int, fps: Fraction, seed: int) -> Tensor:
-    """Frame indices int64 [T] of a random training clip, a pure function of its arguments."""
+    """Draw the frame indices int64 [T] of a random training clip, a pure function of the arguments."""
     generator = torch.Generator().manual_seed(seed)
     if spec.sampling == "segments":
         offsets = torch.rand(spec.num_frames, generator=generator, dtype=torch.float64)
@@ -147,7 +147,7 @@ def sample_random_clip(spec: ClipSpec, num_video_frames: int, fps: Fraction, see
 
 
 def uniform_clips(spec: ClipSpec, num_video_frames: int, fps: Fraction, num_clips: int) -> Tensor:
-    """Frame indices int64 [num_clips, T] of test clips, each in the middle of one of num_clips equal parts."""
+    """Return the frame indices int64 [num_clips, T] of test clips, each in the middle of one of num_clips equal parts."""
     if spec.sampling == "segments":
         parts = [Fraction(2 * clip + 1, 2 * num_clips) for clip in range(num_clips)]
         clips = [
@@ -162,7 +162,7 @@ def uniform_clips(spec: ClipSpec, num_video_frames: int, fps: Fraction, num_clip
 
 
 def in_order(indices: Tensor, spec: ClipSpec) -> Tensor:
-    """Indices [T] of a clip of a window, reordered as frame_order says, the same way for every clip."""
+    """Reorder the indices [T] of a clip of a window as frame_order says, the same way for every clip."""
     return _reorder(indices, spec, torch.Generator().manual_seed(0))
 
 

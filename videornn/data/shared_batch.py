@@ -1,4 +1,4 @@
-"""Samples stacked into batches, and the way of a batch from a loader worker to the device."""
+"""Stack samples into batches, and bring a batch from a loader worker to the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from videornn.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """clips uint8 [B, ...], labels int64 [B], indices int64 [B] into the table, valid bool [B], and the bad videos met.
+    """A batch: clips uint8 [B, ...], labels int64 [B], indices int64 [B] into the table, valid bool [B], bad videos found.
 
     refusals are those of read_frames.
     """
@@ -34,25 +34,25 @@ class Batch:
     refusals: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; called by DataLoader."""
+        """Return the same batch in page-locked memory; called by DataLoader."""
         return replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with clips and labels on a device."""
+        """Return the same batch with clips and labels on a device."""
         clips, labels = (tensor.to(device, non_blocking=True) for tensor in (self.clips, self.labels))
         return replace(self, clips=clips, labels=labels)
 
 
 class LostBatch(RuntimeError):
-    """A worker ended before its batch was taken."""
+    """Raised if a worker ended before its batch was taken."""
 
 
 @dataclass(frozen=True)
 class SentBatch:
-    """A Batch on its way. Its clips lie in memory that both processes map, all else is small and goes through the pipe.
+    """A Batch on its way between processes. Both map the memory of its clips; the rest is small and goes through the pipe.
 
-    It is no file in /dev/shm, where torch puts tensors: a container has 64 MB there, and others may fill it. A worker
-    of torch drops a batch that finds no room, without a word to the process that waits for it.
+    The memory is no file in /dev/shm, where torch puts tensors: a container has 64 MB there, and others may fill it. A
+    torch worker silently drops a batch that finds no room, and the training process waits for it.
 
     Attributes:
         memory: the file descriptor of the clips' memory, as multiprocessing sends one.
@@ -68,7 +68,7 @@ class SentBatch:
     refusals: list[str]
 
     def open(self) -> Batch:
-        """The batch, in the process that it was sent to; raises LostBatch if its worker is gone. It can be opened once."""
+        """Return the batch, once, in the process that it was sent to; raises LostBatch if its worker is gone."""
         try:
             memory = self.memory.detach()
         except (OSError, EOFError) as error:
@@ -79,21 +79,21 @@ class SentBatch:
         return Batch(clips, labels, indices, valid, self.bad, self.refusals)
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; called by DataLoader."""
+        """Return the batch in page-locked memory; called by DataLoader."""
         return self.open().pin_memory()
 
 
 def collate(groups: list[list[Sample]]) -> Batch | SentBatch:
-    """Stack the samples of several videos into a Batch, which a worker makes ready to be sent."""
+    """Stack the samples of several videos into a Batch; in a worker, into a SentBatch."""
     samples = [sample for group in groups for sample in group]
-    # clips come with their channels last in memory, from the decoder on: stacked so, nothing is transposed
+    # clips have their channels last in memory, as decoded: stacked like this, nothing is transposed
     clips = [sample.clips.movedim(-4, -1) for sample in samples]
     labels = [sample.label for sample in samples]
     indices = [sample.index for sample in samples]
     valid = [sample.valid for sample in samples]
     bad = [bad for sample in samples for bad in sample.bad]
     refusals = [refusal for sample in samples for refusal in sample.refusals]
-    # only Linux has memory without a name; elsewhere torch sends tensors in a way of its own
+    # only Linux has memory without a name; elsewhere torch sends tensors in its own way
     if get_worker_info() is None or not hasattr(os, "memfd_create"):
         stacked = torch.stack(clips).movedim(-1, -4)
         return Batch(stacked, torch.tensor(labels), torch.tensor(indices), torch.tensor(valid), bad, refusals)
@@ -111,9 +111,9 @@ def collate(groups: list[list[Sample]]) -> Batch | SentBatch:
 
 
 def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches with clips and labels on the device.
+    """Yield the batches with clips and labels on the device.
 
-    On CUDA a batch is copied on a stream of its own while the step before it computes: its tensors must come pinned.
+    On CUDA a batch is copied on a separate stream while the step before it computes; its tensors must be pinned.
     """
     if device.type != "cuda":
         yield from batches
@@ -130,11 +130,11 @@ def to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
             current = torch.cuda.current_stream(device)
             current.wait_event(arrived)
             for tensor in (copied.clips, copied.labels):
-                tensor.record_stream(current)  # its memory must not go to another batch before the step is done with it
+                tensor.record_stream(current)  # its memory must not go to another batch before the step has used it
             yield copied
         ahead = following
 
 
 def _map(memory: int, shape: tuple[int, ...]) -> Tensor:
-    """uint8 tensor over the memory of a file descriptor, which may be closed."""
+    """Map the memory of a file descriptor, which may then be closed, as a uint8 tensor."""
     return torch.frombuffer(mmap.mmap(memory, math.prod(shape)), dtype=torch.uint8).view(shape)

@@ -2,7 +2,7 @@
 
 Decoded frames come as uint8 [T, H, W, 3]; every transform gives uint8 [..., 3, T, H, W]. A training crop is cut out of the
 source first and only the crop is resized, which is the same picture as resize-then-crop at a fraction of the cost.
-Whatever is drawn is drawn once per clip: all its frames get the same crop, flip, colours and box.
+Random choices are drawn once per clip: all its frames get the same crop, flip, colours and box.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 # area and aspect ratio (width / height) of an erased box: Zhong et al. 2017, arXiv:1708.04896, as torchvision has them
 ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT = (0.3, 3.3)
-MAX_ASPECT = 16  # of a frame that is scaled as a whole for three crops; of longer ones each is cut out first
-MAX_DRAWS = 10  # of a box that fits, before a box that always fits stands in
+MAX_ASPECT = 16  # of frames that are scaled as a whole for three crops; of longer ones each crop is cut out first
+MAX_DRAWS = 10  # attempts at a box that fits, before one that always fits is taken
 
 Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
-# "left" or "right" as a word of its own in any case, or as a word of a camelCase name
+# "left" or "right" as a separate word in upper or lower case, or as a word of a camelCase name
 SIDE = re.compile(
     r"(?i:(?<![a-z])(?:left|right)(?![a-z]))|(?<=[a-z])(?:Left|Right)(?![a-z])|(?<![A-Za-z])(?:[Ll]eft|[Rr]ight)(?=[A-Z])"
 )
@@ -38,11 +38,11 @@ SIDE = re.compile(
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """What is done to a training clip: crop, flip, colour jitter, RandAugment, random erasing, in this order.
+    """The transform of a training clip: crop, flip, colour jitter, RandAugment, random erasing, in this order.
 
     crop_size: side of the square crop, in pixels.
-    crop: scale_jitter scales the short side to a random length in short_side (pixels) and cuts a square; resized cuts a
-        box of a random share of the frame's area in area and a random width / height in aspect_ratio, and makes it square.
+    crop: scale_jitter scales the short side to a random length in short_side (pixels) and cuts a square; resized cuts a box
+        with a random share of the frame's area, in area, and a random width / height, in aspect_ratio, and resizes it.
     squeeze: make the whole frame square first, so that a crop spans the same share of height and width.
     hflip: probability of the flip.
     mirrored: label of a flipped clip by label, -1 where clips are not flipped (see mirrored_labels); () keeps labels.
@@ -66,19 +66,19 @@ class TrainTransform:
     fill: tuple[int, int, int] = (0, 0, 0)
 
     def __call__(self, frames: Tensor, label: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """The clip that the model sees and its label; a pure function of the arguments and the generator's state.
+        """Make the clip that the model sees, and its label; a pure function of the arguments and the generator's state.
 
         Args:
             frames: uint8 [T, H, W, 3].
 
         Returns:
-            As of finish.
+            As finish.
         """
         cut = self.cutter(generator)
         return self.finish(torch.stack([cut(frame) for frame in frames]), label, generator)
 
     def cutter(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-        """A function that cuts the crop of one clip, drawn at its first frame, out of frames uint8 [H, W, 3]: [S, S, 3]."""
+        """Return a function that cuts a clip's frames uint8 [H, W, 3] to [S, S, 3]; it draws the crop at the first frame."""
         draw_box = self._draw_scaled_square if self.crop == "scale_jitter" else self._draw_resized_box
         box: Box | None = None
 
@@ -92,10 +92,10 @@ class TrainTransform:
         return cut
 
     def finish(self, crops: Tensor, label: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """The clip that the model sees and its label, of the crops of its frames uint8 [T, S, S, 3].
+        """Make the clip that the model sees, and its label, from the crops uint8 [T, S, S, 3] of its frames.
 
         Args:
-            generator: that of cutter, after it.
+            generator: the one that cutter has used.
 
         Returns:
             uint8 [3, T, crop_size, crop_size], and the label, which a flip may have changed.
@@ -105,17 +105,17 @@ class TrainTransform:
         if _draw(generator) < self.hflip and mirrored >= 0:
             images, label = F.horizontal_flip(images), mirrored
         if self.color_jitter > 0 or self.rand_augment > 0:
-            images = images.contiguous()  # most kernels of colours and warps are faster on planes
+            images = images.contiguous()  # most kernels for colours and warps are faster on planes
         images = _jitter_color(images, self.color_jitter, generator)
         images = rand_augment(images, self.rand_augment, self.rand_augment_magnitude, self.fill, generator)
         images = self._erase(images, generator)
         return images.permute(1, 0, 2, 3), label
 
     def at_crop_size(self, crop_size: int) -> TrainTransform:
-        """The same with another crop size; a smaller crop may show as much of the frame as before, or less.
+        """Return the transform with another crop size; a smaller crop may show as much of the frame as before, or less.
 
-        The lower end of short_side goes down with the crop and the upper end stays, as in SlowFast's multigrid training: a
-        crop spans anything from a part at full resolution to the whole, coarser.
+        The lower end of short_side shrinks with the crop and the upper end stays, as in SlowFast's multigrid training: a
+        crop shows anything from a part at full resolution to the whole frame, coarser.
         """
         if crop_size == self.crop_size:
             return self
@@ -125,13 +125,13 @@ class TrainTransform:
     def _draw_scaled_square(self, height: int, width: int, generator: torch.Generator) -> Box:
         scale_draw, top_draw, left_draw = torch.rand(3, generator=generator).tolist()
         low, high = self.short_side
-        # uniform in the inverse of the scale, as is usual for 256-320 jitter (Wang et al. 2018)
+        # uniform in the inverse of the scale, as usual for 256-320 jitter (Wang et al. 2018)
         target = 1 / (1 / high + scale_draw * (1 / low - 1 / high))
         box_height, box_width = _crop_extent(height, width, self.crop_size / target, self.squeeze)
         return _rounded(top_draw * (height - box_height), left_draw * (width - box_width), box_height, box_width)
 
     def _draw_resized_box(self, height: int, width: int, generator: torch.Generator) -> Box:
-        # a square of the whole area, in pixels: if the frame is squeezed first, the frame itself
+        # a square of the whole area, in pixels; if the frame is squeezed first, the frame itself
         unit = (height, width) if self.squeeze else (math.sqrt(height * width),) * 2
         box = _draw_box(height, width, unit, self.area, self.aspect_ratio, generator)
         return box or _largest_box(height, width, unit, self.aspect_ratio)
@@ -147,7 +147,7 @@ class TrainTransform:
 
 
 def train_transform(section: DataConfig, class_names: tuple[str, ...]) -> TrainTransform:
-    """The transform that the data section of a config asks for; class_names is empty where they are not known."""
+    """Build the transform of a config's data section; class_names is empty if they are unknown."""
     red, green, blue = section.mean
     return TrainTransform(
         crop_size=section.crop_size,
@@ -167,10 +167,10 @@ def train_transform(section: DataConfig, class_names: tuple[str, ...]) -> TrainT
 
 
 def mirrored_labels(class_names: tuple[str, ...]) -> tuple[int, ...]:
-    """Label of the mirrored class by label: the class whose name has left and right swapped.
+    """Return, by label, the label of the mirrored class: the one whose name has left and right swapped.
 
-    A name without these words is its own mirror image; -1 where the swapped name is no class. Directions that names do not
-    say in these words (clockwise, a "d" against a "b") are not found: such sets need a flip probability of 0.
+    A name without these words is its own mirror image; -1 if the swapped name is no class. Directions in other words
+    (clockwise, a "d" against a "b") are not found: such sets need a flip probability of 0.
     """
     labels = {name.casefold(): label for label, name in enumerate(class_names)}
     swapped = [SIDE.sub(lambda side: "right" if side[0].lower() == "left" else "left", name) for name in class_names]
@@ -181,7 +181,7 @@ def mirrored_labels(class_names: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def crop_views(frames: Tensor, crop_size: int, short_side: int, num_crops: int, *, squeeze: bool = False) -> Tensor:
-    """Square crops for testing: the centre, or three along the longer side (start, middle, end).
+    """Cut square crops for testing: the centre, or three along the longer side (start, middle, end).
 
     Args:
         frames: uint8 [T, H, W, 3].
@@ -201,10 +201,10 @@ def crop_views(frames: Tensor, crop_size: int, short_side: int, num_crops: int, 
     top, left = (height - extent[0]) * 0.5, (width - extent[1]) * 0.5
     if num_crops == 1:
         return _crop(frames, _rounded(top, left, *extent), crop_size).transpose(0, 1)[None]
-    if not squeeze and max(height, width) > MAX_ASPECT * min(height, width):  # scaled, such a frame has no bound
+    if not squeeze and max(height, width) > MAX_ASPECT * min(height, width):  # scaled, such a frame could be of any size
         places = [(2 * top * place, left) if height > width else (top, 2 * left * place) for place in (0.0, 0.5, 1.0)]
         return torch.stack([_crop(frames, _rounded(*place, *extent), crop_size).transpose(0, 1) for place in places])
-    # three crops overlap: the whole frame is scaled once
+    # the three crops overlap, so the whole frame is scaled once
     images = F.resize(frames.permute(0, 3, 1, 2), [short_side] * (2 if squeeze else 1), antialias=True)
     top, left = ((length - crop_size) * 0.5 for length in images.shape[2:])
     places = [(2 * top * place, left) if height > width else (top, 2 * left * place) for place in (0.0, 0.5, 1.0)]
@@ -221,7 +221,7 @@ def _jitter_color(images: Tensor, strength: float, generator: torch.Generator) -
 
 
 def _draw(generator: torch.Generator) -> float:
-    """Uniform in [0, 1)."""
+    """Draw a number uniformly from [0, 1)."""
     return torch.rand(1, generator=generator).item()
 
 
@@ -233,7 +233,7 @@ def _draw_box(
     aspect_ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> Box | None:
-    """A box of uniform area and log-uniform aspect ratio, anywhere in the frame; None where no draw fits into it.
+    """Draw a box of uniform area and log-uniform aspect ratio, anywhere in the frame; None if no draw fits.
 
     Args:
         unit: height and width, in pixels, of a box of area 1 and aspect ratio 1.
@@ -251,24 +251,24 @@ def _draw_box(
 
 
 def _largest_box(height: int, width: int, unit: tuple[float, float], aspect_ratio: tuple[float, float]) -> Box:
-    """The largest box in the middle of the frame whose aspect ratio, with unit as in _draw_box, is allowed."""
+    """Return the largest box in the middle of the frame whose aspect ratio, with unit as in _draw_box, is allowed."""
     box_height = min(height, round(width / unit[1] * unit[0] / aspect_ratio[0]))
     box_width = min(width, round(height / unit[0] * unit[1] * aspect_ratio[1]))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def _crop_extent(height: int, width: int, share: float, squeeze: bool) -> tuple[float, float]:
-    """Height and width, in source pixels, of a crop that spans this share of the short side (squeeze: of each side)."""
+    """Return height and width, in source pixels, of a crop of this share of the short side (squeeze: of each side)."""
     if squeeze:
         return share * height, share * width
     return share * min(height, width), share * min(height, width)
 
 
 def _rounded(top: float, left: float, height: float, width: float) -> Box:
-    """The box in whole pixels, at least one."""
+    """Round a box to whole pixels, at least one."""
     return round(top), round(left), max(round(height), 1), max(round(width), 1)
 
 
 def _crop(frames: Tensor, box: Box, size: int) -> Tensor:
-    """Part of frames [T, H, W, 3], resized to a square: [T, 3, size, size], channels last: torchvision's fast path."""
+    """Cut a box from frames [T, H, W, 3], resized to [T, 3, size, size], channels last: torchvision's fast path."""
     return F.resized_crop(frames.permute(0, 3, 1, 2), *box, [size, size], antialias=True)

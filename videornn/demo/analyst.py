@@ -1,7 +1,7 @@
-"""What there is to say of a video that a stranger sent, piece by piece, for the demo.
+"""Analyse uploaded videos for the demo, result by result, in a worker process.
 
-The network and FFmpeg are in a worker process, which takes one video at a time: a file that brings it down or hangs it costs
-a new process. This side needs no torch.
+The worker holds the network and FFmpeg and takes one video at a time: a file that crashes or hangs it costs a new process.
+The server's side needs no torch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from videornn.system.workers import Lost, Worker
 if TYPE_CHECKING:
     from videornn.inference.windows import Window
 
-TIMELINE_SECONDS = 600.0  # for all of a timeline: others wait
-PART_SECONDS = 1.0  # of work, from one look at a timeline that grows to the next
+TIMELINE_SECONDS = 600.0  # for a whole timeline, because others wait
+PART_SECONDS = 1.0  # of work between two states of a growing timeline
 MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
 
 
 class Network:
-    """The worker's side: a step is the name of a method and its arguments, and the network stays from step to step.
+    """The worker's side: a step is the name of a method and its arguments; the network stays loaded between steps.
 
-    All methods raise UserError. Imports are inside, since torch takes seconds and the other side does without it.
+    All methods raise UserError. Imports are inside, because torch takes seconds and the other side does not need it.
     """
 
     windows: Iterator[Window] | None  # of the timeline in progress
@@ -37,24 +37,24 @@ class Network:
 
     def __init__(self, checkpoint: str, window: float | None = None) -> None:
         self.checkpoint = checkpoint
-        self.window = window  # seconds, of a timeline; by default a clip, which is the whole video if it has segments
+        self.window = window  # of the timeline, in seconds; by default a clip, with segments the whole video
 
     def __call__(self, step: tuple) -> Any:
         method, *arguments = step
         return getattr(self, method)(*arguments)
 
     def load(self) -> dict[str, Any]:
-        """Load the network; returns how many classes it knows, and the endings of names of videos."""
+        """Load the network; return its number of classes, and the suffixes of videos."""
         from videornn.data.annotations.find import VIDEO_SUFFIXES
         from videornn.inference.predictor import load_predictor
 
-        with suppress(OSError):  # if memory runs out, Linux ends this process rather than another one of the user's
+        with suppress(OSError):  # if memory runs out, Linux should end this process rather than another one of the user
             Path("/proc/self/oom_score_adj").write_text("1000")
         self.predictor = load_predictor(self.checkpoint)
         return {"num_classes": len(self.predictor.class_names), "suffixes": sorted(VIDEO_SUFFIXES)}
 
     def classes(self, video: str) -> dict[str, Any]:
-        """The best classes, and the seconds of the video and of a window of its timeline."""
+        """Return the best classes, and the seconds of the video and of a window of its timeline."""
         from videornn.data.loader import clip_spec
         from videornn.data.video.decoders import open_video
 
@@ -66,7 +66,7 @@ class Network:
         return {"top": top, "seconds": seconds, "window": window}
 
     def timeline(self, video: str, part: int) -> dict[str, Any]:
-        """Go on with the timeline for PART_SECONDS, from the beginning if part is 0; returns what is known so far."""
+        """Continue the timeline for PART_SECONDS, from the beginning if part is 0; return the results so far."""
         from videornn.inference.timeline import THRESHOLD, find_segments, half_window
 
         if part == 0:
@@ -85,15 +85,15 @@ class Network:
         return {"segments": segments, "until": until, "complete": self.windows is None}
 
     def attention(self, video: str, name: str, class_name: str) -> list[dict[str, str]]:
-        """Sheets and movies of one clip, in base64.
+        """Make sheets and movies of one clip, in base64.
 
         Args:
-            name: what its sender calls the video.
-            class_name: what Grad-CAM explains.
+            name: the sender's name of the video.
+            class_name: the class that Grad-CAM explains.
         """
         from videornn.explain import explain
 
-        # not made anew where the server was killed and the folder taken away
+        # not made again if the server was killed and the folder removed
         out = tempfile.mkdtemp(dir=Path(video).parent)
         files = explain(self.predictor.trained, video, Path(out), [], name=name, class_name=class_name)
         return [
@@ -108,9 +108,9 @@ class Network:
 
 
 class Analyst:
-    """The server's side: the worker, those who wait for it, and what it found as lines for the page.
+    """The server's side: the worker, the requests that wait for it, and its results as lines for the page.
 
-    num_classes and suffixes are known once it has been started.
+    num_classes and suffixes are known after start.
     """
 
     def __init__(self, network: Network) -> None:
@@ -122,7 +122,7 @@ class Analyst:
         self._line: list[object] = []
 
     def start(self) -> None:
-        """Load the network; raises UserError if its checkpoint is not one."""
+        """Load the network; raises UserError if the checkpoint is none."""
         self._worker = Worker(self._network, self._network.step_seconds)
         try:
             about = self._ask("load")
@@ -140,23 +140,23 @@ class Analyst:
 
     @contextmanager
     def turn(self, tell: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-        """The worker is yours, once all who came before are done with it; meanwhile tells how many they are."""
+        """Wait for one's turn with the worker, telling how many are ahead, and hold it inside the context."""
         ticket = object()
         self._line.append(ticket)
         try:
             while ahead := self._line.index(ticket):
-                tell({"ahead": ahead})  # raises if the one who waits is gone
+                tell({"ahead": ahead})  # raises if the waiting client is gone
                 time.sleep(0.3)
             yield
         finally:
             self._line.remove(ticket)
 
     def analyse(self, video: Path, name: str) -> Iterator[dict[str, Any]]:
-        """Lines as they are known: the classes, the timeline of a long video, the attention; only in one's turn.
+        """Yield lines of results as they come: classes, timeline of a long video, attention; to be called in one's turn.
 
-        name is what the sender of the video calls it.
+        name is the sender's name of the video.
 
-        An "error" takes the place of a piece that failed; without classes there are no other pieces.
+        An "error" replaces a result that failed; without classes there are no other results.
         """
         seconds, window, answer = 0.0, 0.0, ""
         for line in self._piece("classes", video, self._classes(video)):
@@ -168,13 +168,13 @@ class Analyst:
         if seconds:
             yield from self._piece("attention", video, self._attention(video, name, answer))
         if self._worker is not None and self._worker.has_grown():
-            self.stop()  # the next video gets a new one
+            self.stop()  # the next video gets a new worker
         yield {"step": "done"}
 
     def _piece(self, step: str, video: Path, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {"step": step}
         try:
-            if self._worker is None:  # an earlier video or piece has cost it
+            if self._worker is None:  # lost to an earlier video or result
                 self.start()
             yield from lines
         except UserError as error:
@@ -199,7 +199,7 @@ class Analyst:
         yield {"pictures": self._ask("attention", str(video), name, class_name)}
 
     def _ask(self, *step: object) -> Any:
-        """Have the worker do a step; raises UserError, also if it crashes or hangs, which ends it."""
+        """Have the worker do a step; raises UserError, also if the worker crashes or hangs, which ends it."""
         try:
             assert self._worker is not None
             answer = self._worker.ask(step)

@@ -1,4 +1,4 @@
-"""What a browser sends, in time and in bounds; and who it is that sends."""
+"""Read what a browser sends within limits of time and size, and tell clients apart."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ HEADER_BYTES = 2**16
 
 
 class Incoming(io.RawIOBase):
-    """What a browser sends: a header that is neither long nor late, then a file, no part of which comes after a deadline.
+    """A browser's request: a header that is neither long nor late, then a file, all of which comes before a deadline.
 
-    Reading raises TimeoutError after the deadline, which is time.monotonic()'s; writing may wait for IDLE_SECONDS.
+    Reading raises TimeoutError after the deadline, by time.monotonic(); writing may wait for IDLE_SECONDS.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._header_bytes: int | None = HEADER_BYTES  # that may still come
+        self._header_bytes: int | None = HEADER_BYTES  # bytes of the header that may still come
         self.deadline = time.monotonic() + HEADER_SECONDS
 
     def header_is_here(self) -> None:
-        """From now on a file comes."""
+        """Switch from the limits of the header to those of the file."""
         self._header_bytes = None
 
     def readable(self) -> bool:
-        """It is there to be read."""
+        """Return True: the stream can be read."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io gives no other buffers
-        """What has come, as soon as something has."""
+        """Read what has come, waiting for at least one byte."""
         if self._header_bytes is not None and self._header_bytes <= 0:
             raise ConnectionError("the header is too long")
         self._connection.settimeout(max(self.deadline - time.monotonic(), 1e-3))
@@ -46,7 +46,7 @@ class Incoming(io.RawIOBase):
 
 
 def client_of(address: tuple) -> str:
-    """Who an address belongs to: whoever has one of IPv6 has 2^64 of them."""
+    """Return the client of an address: for IPv6 the network of the first 64 bits, whose 2^64 addresses one client has."""
     host = ipaddress.ip_address(address[0].partition("%")[0])
     if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is None:
         return str(ipaddress.ip_network((host, 64), strict=False))

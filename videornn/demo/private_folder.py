@@ -1,7 +1,7 @@
-"""A folder for what strangers send: it goes with its process or, if that was killed, when the user's next one starts.
+"""A folder for uploads, removed with its process or, if that was killed, when the user's next one starts.
 
-A lock tells whether the process lives: the system frees it at any death. A process id can be somebody else's by then, or
-mean nothing here, where containers share the temporary folder.
+A lock tells whether the process lives, because the system releases it however the process ends. A process id could by then
+belong to another process, or mean nothing where containers share the temporary folder.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PREFIX = "videornn-demo-"
 
 
 class PrivateFolder:
-    """A folder in the temporary one, of mode 0700; making it removes those that killed processes of this user left."""
+    """A folder inside the temporary one, with mode 0700; making it removes those left by killed processes of this user."""
 
     def __init__(self) -> None:
         for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
             if (lock := _hold(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
-        for _ in range(3):  # who starts at the same moment can take a folder that is not held yet for one that was left
+        for _ in range(3):  # another process that starts now can take a folder that is not yet held for a leftover
             self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
             self.path = Path(self._folder.name)
             self._lock = _hold(self.path)
@@ -45,9 +45,9 @@ class PrivateFolder:
 
 
 def _hold(folder: Path) -> int | None:
-    """A descriptor that holds a private folder of this user until it is closed; None where that cannot be.
+    """Return a descriptor that holds a private folder of this user until it is closed; None if it cannot be held.
 
-    It is held already, is gone, is another user's, is a link, or its disk has no locks (then nobody will remove it).
+    In that case it is already held, is gone, belongs to another user, is a link, or its disk has no locks (and it stays).
     """
     if fcntl is None:
         return None

@@ -1,8 +1,8 @@
-"""A page on this machine: drop a video, see its classes, its timeline and where the attention looks.
+"""Serve a page on this machine: drop a video, see its classes, its timeline and where the attention looks.
 
-The page posts the file to /predict. The answer is lines of JSON, each sent as soon as it is known, so that the classes show
-long before the pictures are drawn; nothing is fetched later, so uploads have no names, and a file is gone when its answer
-ends.
+The page posts the file to /predict. The answer is lines of JSON, each sent as soon as it is known, so that the classes
+appear long before the pictures are drawn. Nothing is fetched later, so uploads need no names, and a file is removed when
+its answer ends.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from videornn.errors import UserError
 from videornn.system.console import complain, say
 
 PAGE = Path(__file__).with_name("page.html")
-MAX_VIDEOS = 4  # that arrive, wait or are looked at, at a time
-MAX_ARRIVING = 2  # of the videos of one client, at a time
+MAX_VIDEOS = 4  # that arrive, wait or are analysed at a time
+MAX_ARRIVING = 2  # videos of one client at a time
 MAX_CONNECTIONS = 16  # of one client; a page needs one or two
 MAX_ALL_CONNECTIONS = 128  # each has a thread
 UPLOAD_SECONDS = 600.0  # for a whole file
-LEAST_RATE = 8000  # bytes a second of a file that arrives, on average over all RATE_SECONDS
+LEAST_RATE = 8000  # bytes per second of an arriving file, on average over RATE_SECONDS
 RATE_SECONDS = 10.0
 NOT_KNOWN = "{name} is not named like a video: .mp4, .mov, .avi, .mkv, .webm, .mts and the like are known"
 TOO_LARGE = "{name} has {size} MB, and this demo takes {limit} MB: cut the video, or start the demo with a larger --max-mb"
@@ -60,7 +60,7 @@ Request = socket.socket | tuple[bytes, socket.socket]
 
 
 class Refusal(UserError):
-    """A request that is not answered, with the HTTP status that says so."""
+    """Raised to refuse a request, with an HTTP status."""
 
     def __init__(self, status: HTTPStatus, sentence: str) -> None:
         super().__init__(sentence)
@@ -68,14 +68,14 @@ class Refusal(UserError):
 
 
 class Demo(ThreadingHTTPServer):
-    """The server: it listens from the start, and answers when it serves. Closing it ends the worker and removes all files.
+    """The server: it listens at once, and answers while it serves. Closing it ends the worker and removes all files.
 
     Raises:
         UserError: it cannot listen there.
     """
 
     daemon_threads = True
-    allow_reuse_address = os.name != "nt"  # there, two servers would share a port
+    allow_reuse_address = os.name != "nt"  # on Windows two servers would share a port
 
     def __init__(self, network: Network, *, host: str, port: int, max_bytes: int) -> None:
         self.analyst = Analyst(network)
@@ -96,18 +96,18 @@ class Demo(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Address of the page."""
         host, port = str(self.server_address[0]), self.server_address[1]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     @property
     def checkpoint(self) -> str:
-        """The end of the checkpoint's path."""
+        """Last parts of the checkpoint's path."""
         return "/".join(Path(self.analyst.checkpoint).parts[-3:])
 
     @contextmanager
     def place(self) -> Iterator[Path]:
-        """A folder for one more video; raises Refusal if there are MAX_VIDEOS."""
+        """Make a folder for one more video; raises Refusal if there are MAX_VIDEOS."""
         if self._closing or not self._places.acquire(blocking=False):
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_VIDEOS} videos are here already: try again in a minute")
         try:
@@ -118,7 +118,7 @@ class Demo(ThreadingHTTPServer):
 
     @contextmanager
     def arrival(self, client: str) -> Iterator[None]:
-        """While a video of a client arrives; raises Refusal if MAX_ARRIVING do."""
+        """Count an arriving video of a client; raises Refusal if MAX_ARRIVING already arrive."""
         if not self._take(self._arriving, client, MAX_ARRIVING):
             sentence = f"{MAX_ARRIVING} videos from you are arriving already: send this one when one of them is here"
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence)
@@ -128,13 +128,13 @@ class Demo(ThreadingHTTPServer):
             self._give_back(self._arriving, client)
 
     def verify_request(self, request: Request, client_address: tuple) -> bool:
-        """Whether a connection is taken: who holds many, be it for slow headers, does not keep others from the page."""
+        """Return whether to accept a connection; a client with many, even by slow headers, must not block the others."""
         with self._lock:
             total = sum(self._connections.values())
         return total < MAX_ALL_CONNECTIONS and self._take(self._connections, client_of(client_address), MAX_CONNECTIONS)
 
     def process_request_thread(self, request: Request, client_address: tuple) -> None:
-        """Answer a connection that was taken, in a thread of its own."""
+        """Answer an accepted connection in its own thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -153,7 +153,7 @@ class Demo(ThreadingHTTPServer):
                 del held[client]
 
     def server_bind(self) -> None:
-        """Bind without looking up the name of this machine, which HTTPServer does and may ask the network for."""
+        """Bind without looking up the name of this machine, for which HTTPServer may ask the network."""
         socketserver.TCPServer.server_bind(self)
         self.server_port = self.server_address[1]
 
@@ -165,20 +165,20 @@ class Demo(ThreadingHTTPServer):
         self._folder.remove()
 
     def handle_error(self, request: Request, client_address: object) -> None:
-        """Print what went wrong, unless it is only that the browser is gone, or this server about to be."""
+        """Print an error, unless the browser has merely gone away or this server is closing."""
         if not self._closing and not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request, with which its connection ends."""
+    """The handler of one request, with which its connection ends."""
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "videornn", ""
     server: Demo
 
     def setup(self) -> None:
-        """Read what comes in time or not at all."""
+        """Set up a reader with limits of time and size."""
         super().setup()
         self._incoming = Incoming(self.connection)
         self.rfile = io.BufferedReader(self._incoming)
@@ -199,10 +199,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._swallow()
 
     def _check_sender(self) -> None:
-        """Raises Refusal if a page from elsewhere is behind this request.
+        """Raise Refusal if this request comes from a page of another site.
 
-        Its owner can have a name of the DNS lead here (rebinding), which makes that page one of this origin, but an address
-        leads nowhere else. In Origin browsers say which page posts.
+        The owner of a site can make its DNS name lead here (rebinding), which gives its page this origin; an address cannot
+        lead elsewhere. In Origin browsers tell which page posts.
         """
         host, origin = self.headers.get("Host", "").lower(), self.headers.get("Origin")
         if not _is_address(_host_name(host)) and _host_name(host) not in self.server.names:
@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence)
         length = self._length(name)
         with self.server.place() as folder:
-            video = folder / f"video{suffix}"  # of the name, nothing else becomes part of a path
+            video = folder / f"video{suffix}"  # nothing but the suffix of the name becomes part of a path
             with self.server.arrival(client_of(self.client_address)):
                 self._receive(video, name, length)
             self.send_response(HTTPStatus.OK)
@@ -250,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._analyse(video, name)
 
     def _length(self, name: str) -> int:
-        """Content-Length; raises Refusal if it is missing or too large."""
+        """Return Content-Length; raises Refusal if it is missing or too large."""
         text = self.headers.get("Content-Length", "")
         if "Transfer-Encoding" in self.headers or not (text.isascii() and text.isdigit()):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "a video is sent as it is, with its size in Content-Length")
@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         return length
 
     def _receive(self, video: Path, name: str, length: int) -> None:
-        """Write the body, never more than length of it; raises Refusal, or ConnectionError if the sender goes away."""
+        """Write the body to a file, at most length bytes; raises Refusal, or ConnectionError if the sender goes away."""
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         end = time.monotonic() + UPLOAD_SECONDS
@@ -279,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.INSUFFICIENT_STORAGE, reason) from error
 
     def _receive_some(self, file: BinaryIO, name: str, length: int) -> int:
-        """Write what comes of the body within RATE_SECONDS; returns how much of it is left."""
+        """Write what arrives of the body within RATE_SECONDS; return how much is left."""
         self._incoming.deadline = time.monotonic() + RATE_SECONDS
         with suppress(TimeoutError):
             while length and time.monotonic() < self._incoming.deadline:
@@ -310,7 +310,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _swallow(self) -> None:
-        """Throw away for a while what still comes: a browser that is not let finish may not show the answer."""
+        """Discard what still arrives for a while: a browser that cannot finish sending may not show the answer."""
         end = time.monotonic() + 5
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
@@ -319,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
 
     def handle_expect_100(self) -> bool:
-        """The body is asked for when all else is known to be right."""
+        """Do not ask for the body yet: it is asked for when everything else is checked."""
         return True
 
     def end_headers(self) -> None:
@@ -328,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Requests are not listed."""
+        """Log no requests."""
 
 
 def serve(
@@ -339,10 +339,10 @@ def serve(
     max_megabytes: int = 200,
     window: float | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; window: seconds of the windows of a timeline, by default those of a clip.
+    """Serve the page until Ctrl-C or SIGTERM; window: seconds of the timeline's windows, by default those of a clip.
 
     Raises:
-        UserError: the checkpoint is not one, or the port is taken.
+        UserError: the checkpoint is none, or the port is taken.
     """
     try:
         with (
@@ -359,7 +359,7 @@ def serve(
 
 
 def _host_name(host: str) -> str:
-    """The name in a Host header, without the port; empty if it cannot be read."""
+    """Return the name in a Host header, without the port; empty if it cannot be read."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

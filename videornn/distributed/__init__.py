@@ -1,1 +1,1 @@
-"""Ranks: who they are, what they tell one another, which of them is lost, and the signals that stop them."""
+"""Ranks: their numbers, what they exchange, which of them is lost, and the signals that stop them."""

@@ -21,25 +21,25 @@ from videornn.distributed.store import meet, several_ranks
 from videornn.distributed.watch import MISSED_REPORTS, REPORT_SECONDS, RankWatch, is_lost_rank
 from videornn.errors import RankFailure, UserError
 
-SPARE_SECONDS = 60.0  # that NCCL waits longer than the timeout, or less if that is short
-MOST_STEPS = 16  # that go by without an exchange of what ranks stop for
-BUSY_SECONDS = 0.5  # from one word of a busy rank 0 to the next
+SPARE_SECONDS = 60.0  # that NCCL waits longer than the timeout; less if the timeout is short
+MOST_STEPS = 16  # without an exchange of reasons to stop
+BUSY_SECONDS = 0.5  # between two messages of a busy rank 0
 GLOO_SECONDS = 0.2  # for the threads of gloo to free what they hold
 
 
 @contextmanager
 def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Iterator[RankWatch]:
-    """Join the ranks that torchrun started, and name the one that is lost; nothing to do for a plain process.
+    """Join the ranks that torchrun started, and name a rank that is lost; does nothing in a plain process.
 
     Tensors on a GPU go through NCCL, those on the host (votes, objects, barriers) through gloo, whose errors reach Python.
-    NCCL's own timeout ends the process from within and names nobody, so it comes last: gloo waits timeout_seconds on a CPU,
-    the watch ends a rank that waits for its GPU soon after, and only then does NCCL (and, beside it, gloo) give up.
+    NCCL's own timeout ends the process from within and names no rank, so it comes last: gloo waits timeout_seconds on a CPU,
+    soon after the watch ends a rank that waits for its GPU, and only then does NCCL (and, beside it, gloo) give up.
 
     Args:
         timeout_seconds: how long a rank waits for another.
 
     Yields:
-        The watch, which is to be told where this rank is.
+        The watch, which must be told what this rank is doing.
 
     Raises:
         RankFailure: another rank died or hangs, or the ranks cannot join.
@@ -75,24 +75,24 @@ def process_group(device: torch.device, timeout_seconds: float = 600.0) -> Itera
         RankWatch(timeout_seconds + spare / 2, report_seconds) as watch,
     ):
         yield watch
-        dist.barrier()  # a rank that is done early keeps its connections until nobody needs them
-    # gloo's threads may still want the interpreter, to free tensors; torch 2.6 would wait for them without giving it to them
+        dist.barrier()  # a rank that is done early keeps its connections until no rank needs them
+    # gloo's threads may still need the interpreter to free tensors; torch 2.6 would wait for them while holding it
     time.sleep(GLOO_SECONDS)
     dist.destroy_process_group()
 
 
 class StopVote:
-    """Makes all ranks stop after the same step, though a reason reaches them at different ones, or only one of them.
+    """A vote that makes all ranks stop after the same step, even if the reason reaches them at different steps, or only one.
 
-    Once a second every rank says which signal it has received, and reads what all said a step later: the exchange goes on in
-    the background during a step, so that nobody waits for it, nor for a GPU. In how many steps the next one begins, ranks
-    agree on with it: as many as the slowest one does in that time, but few, for steps may become slower.
+    Once a second every rank tells which signal it has received, and a step later reads what all told: the exchange runs in
+    the background during a step, so that no rank waits for it or for a GPU. With it the ranks agree on the number of steps
+    until the next exchange: as many as the slowest rank does in a second, but few, because steps may become slower.
 
     Attributes:
-        largest: of the numbers that the ranks gave with what was read last.
+        largest: the largest of the numbers that the ranks gave in the exchange read last.
 
     Args:
-        seconds: from one exchange to the next; 0: one a step.
+        seconds: from one exchange to the next; 0: one per step.
     """
 
     def __init__(self, seconds: float = 1.0) -> None:
@@ -103,11 +103,11 @@ class StopVote:
         self._pending: tuple[dist.Work, Tensor] | None = None
 
     def decide(self, received: int, number: int = 0) -> int:
-        """Call once a step: the signal number that all ranks stop for now, the same on each, or 0.
+        """Return the signal number that all ranks stop for now, the same on each, or 0; call it once a step.
 
         Args:
             received: number of the signal that this rank has received, or 0.
-            number: of anything that all should know the largest of.
+            number: any number of which all ranks should know the largest.
         """
         if not dist.is_initialized():
             self.largest = number
@@ -125,7 +125,7 @@ class StopVote:
         return agreed
 
     def drain(self) -> int:
-        """What the last vote says; call it after the last step, so that no message of a rank is left behind."""
+        """Return the result of the last vote; call it after the last step, so that no message is left over."""
         if self._pending is None:
             return 0
         (work, votes), self._pending = self._pending, None
@@ -136,24 +136,24 @@ class StopVote:
 
 
 def rank() -> int:
-    """This process's number in [0, num_ranks)."""
+    """Return this process's number in [0, num_ranks)."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def num_ranks() -> int:
-    """How many processes work together."""
+    """Return how many processes work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def data_parallel(model: nn.Module, device: torch.device, *, static_graph: bool) -> nn.Module:
-    """A network over all ranks, each of which keeps its own buffers; a plain process has it as it is. Collective.
+    """Wrap a network for all ranks, each of which keeps its own buffers; a plain process uses it as it is. Collective.
 
-    Were the buffers those of rank 0 before every step, its clips alone would count in running averages.
+    If rank 0's buffers were copied before every step, only its clips would count in running averages.
     """
     if num_ranks() == 1:
         return model
     own = [buffer.clone() for buffer in model.buffers()]
-    # torch 2.13 and later warn of the old name; with the new one they still make all buffers those of rank 0, once, here
+    # torch 2.13 and later warn of the old name; with the new one they still copy rank 0's buffers once, here
     sync_buffers = "forward_sync_buffers"
     if sync_buffers not in inspect.signature(DistributedDataParallel).parameters:
         sync_buffers = "broadcast_buffers"
@@ -171,14 +171,14 @@ def data_parallel(model: nn.Module, device: torch.device, *, static_graph: bool)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum of a tensor over all ranks, on every rank."""
+    """Sum a tensor over all ranks, on every rank."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The value of every rank, by rank, on every rank."""
+    """Gather the value of every rank, in order, on every rank."""
     if not dist.is_initialized():
         return [value]
     values = [None] * num_ranks()
@@ -187,7 +187,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def agreed(values: dict[str, Any], *, doing: str, needs: str) -> dict[str, Any]:
-    """The values, plain ones by name, which must be the same on all ranks; raises UserError with the names of the others."""
+    """Return plain values, by name, that must agree on all ranks; raises UserError with the names of those that differ."""
     first, *others = gather_objects(values)
     for number, other in enumerate(others, start=1):
         if different := [name for name in first if other[name] != first[name]]:
@@ -199,16 +199,16 @@ def agreed(values: dict[str, Any], *, doing: str, needs: str) -> dict[str, Any]:
 
 
 def from_rank_0(function: Callable[[], Any]) -> Any:
-    """What a function returns on rank 0, which alone calls it; its UserError is raised on every rank."""
+    """Call a function on rank 0 only and return its result on every rank; its UserError is raised on every rank."""
     return from_busy_rank_0(lambda busy: function())
 
 
 def from_busy_rank_0(function: Callable[[Callable[[], None]], Any]) -> Any:
-    """The same for a function that may take longer than ranks wait for each other.
+    """Do the same for a function that may take longer than ranks wait for each other.
 
     Args:
-        function: calls what it is given whenever it has got on, be it a million times, and the others wait on; if it is
-            stuck, they wait for the timeout and no longer.
+        function: is given a callable to call whenever it makes progress, even a million times, so that the others keep
+            waiting; if it is stuck, they wait for the timeout only.
     """
     if not dist.is_initialized():
         return function(lambda: None)
@@ -236,9 +236,9 @@ def from_busy_rank_0(function: Callable[[Callable[[], None]], Any]) -> Any:
 
 
 def _use_all_cores() -> None:
-    """Share the cores of this host among its ranks, where nobody has said otherwise.
+    """Share the cores of this host among its ranks, unless OMP_NUM_THREADS was set by somebody else.
 
-    torchrun sets OMP_NUM_THREADS=1 for several ranks on a host, also where it has cores for more.
+    torchrun sets OMP_NUM_THREADS=1 for several ranks on a host, even if it has cores for more.
     """
     if os.environ.get("OMP_NUM_THREADS") == "1" and not _started_with("OMP_NUM_THREADS"):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -246,6 +246,6 @@ def _use_all_cores() -> None:
 
 
 def _started_with(name: str) -> bool:
-    """Whether torchrun itself, this process's parent, was given an environment variable (Linux tells)."""
+    """Return whether torchrun itself, the parent of this process, was given an environment variable (on Linux)."""
     place = Path(f"/proc/{os.getppid()}/environ")
     return place.is_file() and name.encode() in [line.partition(b"=")[0] for line in place.read_bytes().split(b"\0")]

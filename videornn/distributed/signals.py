@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals by which schedulers ask for a stop: noted, so that the step in progress ends and is saved."""
+"""Record Ctrl-C and the stop signals of schedulers, so that the step in progress can end and be saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPEAT_SECONDS = 1.0  # a signal that comes again within this time is the same o
 
 
 class Interrupted(Exception):
-    """A job has stopped for a signal, and what it has done is kept."""
+    """Raised when a job has stopped for a signal; its work is kept."""
 
     def __init__(self, signal_number: int, kept: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name} {kept}")
@@ -26,10 +26,10 @@ class Interrupted(Exception):
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collects the numbers of stop signals; a second one of a kind does what it would have done without this.
+    """Collect the numbers of stop signals; a second one of a kind takes its usual effect.
 
-    A scheduler signals torchrun and every rank, and torchrun passes on what it gets: copies of a signal that come within
-    REPEAT_SECONDS count once.
+    A scheduler signals torchrun and every rank, and torchrun passes signals on: copies of a signal within REPEAT_SECONDS
+    count once.
     """
     received: list[int] = []
     first_at: dict[int, float] = {}
@@ -49,7 +49,7 @@ def caught_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[list[int]]:
-    """Both raise KeyboardInterrupt; collects their numbers. A second one within REPEAT_SECONDS has no effect."""
+    """Raise KeyboardInterrupt for both signals and collect their numbers; repeats within REPEAT_SECONDS have no effect."""
     received: list[int] = []
     last = -REPEAT_SECONDS
 
@@ -67,9 +67,9 @@ def sigterm_as_ctrl_c() -> Iterator[list[int]]:
 
 @contextmanager
 def sigterm_delayed(seconds: float) -> Iterator[None]:
-    """SIGTERM ends this process only so many seconds later.
+    """Delay the end of this process on SIGTERM by some seconds.
 
-    When a rank dies, torchrun sends SIGTERM to the others at once, and they need a few seconds to tell which one it was.
+    When a rank dies, torchrun sends SIGTERM to the others at once, but they need a few seconds to find out which it was.
     """
 
     def delay(number: int, frame: object) -> None:
@@ -85,10 +85,10 @@ def sigterm_delayed(seconds: float) -> Iterator[None]:
 def handled_by(
     handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Sequence[int]
 ) -> Iterator[dict[int, Any]]:
-    """Within it signals have this handler; yields those that they had, which they get back.
+    """Give signals this handler inside the context; yields their previous handlers, which are restored at the end.
 
-    Python lets the main thread alone set handlers. In another one, as in a server or a notebook's, signals are none of a
-    job's business, nor are those whose handler is not Python's, which could not be put back.
+    Python lets only the main thread set handlers. In other threads, as of a server or a notebook, a job leaves signals
+    alone, as it does those whose handler was not set in Python and could not be restored.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""The store that torchrun (or rank 0) keeps for all ranks; here for what must not go through a process group.
+"""The store that torchrun (or rank 0) keeps for all ranks, used for what must not go through a process group.
 
 torch is imported inside functions: the command line uses this module before it needs torch.
 """
@@ -16,21 +16,21 @@ from videornn.errors import RankFailure
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-STORE_SECONDS = 5.0  # that the store may take to answer
+STORE_SECONDS = 5.0  # the longest that the store may take to answer
 
 
 def several_ranks() -> bool:
-    """Whether this process was started as one of several."""
+    """Return whether this process was started as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def store_address() -> str:
-    """HOST:PORT of the store."""
+    """Return HOST:PORT of the store."""
     return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
 def open_store(prefix: str, timeout_seconds: float = STORE_SECONDS) -> dist.Store:
-    """A connection of its own to the store, with keys of its own; raises dist.DistError if nobody keeps one."""
+    """Open a new connection to the store, with separate keys; raises dist.DistError if there is no store."""
     import torch.distributed as dist
 
     store = dist.TCPStore(
@@ -44,11 +44,11 @@ def open_store(prefix: str, timeout_seconds: float = STORE_SECONDS) -> dist.Stor
 
 
 def meet(timeout_seconds: float) -> dist.Store:
-    """torchrun's store, with keys that no earlier life of this run has used.
+    """Open torchrun's store with keys that no earlier start of this run has used.
 
-    torchrun keeps its store when it restarts the ranks, and in it the addresses of those that are gone: gloo would connect
-    to them. TORCHELASTIC_RESTART_COUNT does not tell lives apart, for each node counts by itself. So rank 0 makes up a name
-    for this life, and answers with it to the words that the others ask with, each of which is used once.
+    When torchrun restarts the ranks, it keeps its store, with the addresses of the old ranks, to which gloo would connect.
+    TORCHELASTIC_RESTART_COUNT does not tell starts apart, because each node counts by itself. So rank 0 makes up a name for
+    this start, and sends it in answer to the keys by which the other ranks ask, each of which is used once.
 
     Raises:
         RankFailure: a rank did not come in time.
@@ -75,7 +75,7 @@ def meet(timeout_seconds: float) -> dist.Store:
 
 
 def first_to_say(topic: str) -> bool:
-    """Whether this rank is the first of all that wants to say this; each life of an elastic run says it anew."""
+    """Return whether this rank is the first of all to say this; each start of an elastic run says it again."""
     if not several_ranks():
         return True
     import torch.distributed as dist
@@ -84,4 +84,4 @@ def first_to_say(topic: str) -> bool:
         store = open_store(f"said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}")
         return store.add(topic, 1) == 1
     except dist.DistError:
-        return True  # rather twice than never
+        return True  # better twice than never

@@ -1,6 +1,6 @@
-"""Which of several processes died or hangs: every rank reports where it is, and reads where the others are.
+"""Find out which of several ranks died or hangs: every rank reports where it is and reads the others' reports.
 
-A collective fails on the ranks that are well, and its error names none: "Connection closed by peer", "Timed out waiting".
+A collective fails on the healthy ranks, and its error names none: "Connection closed by peer", "Timed out waiting".
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import torch.distributed as dist
 from videornn.distributed.store import STORE_SECONDS, first_to_say, open_store, store_address
 from videornn.errors import RankFailure, UserError
 
-# in the order in which a rank goes through them once `step` steps are done
+# in the order in which a rank goes through them after `step` steps
 Doing = Literal["starting", "validating", "saving", "loading", "computing"]
 ORDER = {doing: place for place, doing in enumerate(get_args(Doing))}
 
-REPORT_SECONDS = 2.0  # between two reports of a rank, or less if the timeout is short
-MISSED_REPORTS = 3  # so many that did not come are a rank that is gone
+REPORT_SECONDS = 2.0  # between two reports of a rank; less if the timeout is short
+MISSED_REPORTS = 3  # after which a rank counts as gone
 MAX_NAMED = 4  # ranks in one sentence
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where a rank is. beat: grows while the process lives; ended: None, "" (well), or why it ended."""
+    """The report of a rank. beat: grows while the process lives; ended: None, "" (normally), or why it ended."""
 
     host: str
     pid: int
@@ -46,31 +46,31 @@ class Report:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Grows on the way through a run."""
+        """Position in the run, which only grows."""
         return self.step, ORDER[self.doing]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A rank's report as another saw it; heard, moved: when its beat and its place changed last, by the other's clock."""
+    """A rank's report as seen by another; heard, moved: when its beat and its place last changed, by the other's clock."""
 
     report: Report
     heard: float
     moved: float
 
     def update(self, report: Report, now: float) -> Seen:
-        """The same after the next look."""
+        """Return the record after the next reading."""
         heard = now if report.beat != self.report.beat else self.heard
         return Seen(report, heard, now if report.place != self.report.place else self.moved)
 
 
 def silent_ranks(seen: list[Seen], now: float, seconds: float) -> list[int]:
-    """Ranks that did not end and were not heard of for so long: they died, are stopped, or their host is cut off."""
+    """Return the ranks that did not end but are silent for this long: they died, are stopped, or their host is cut off."""
     return [rank for rank, one in enumerate(seen) if one.report.ended is None and now - one.heard > seconds]
 
 
 def hanging_ranks(seen: list[Seen], now: float, seconds: float) -> list[int]:
-    """Ranks that are behind and did not move for so long, while the foremost wait for them for as long."""
+    """Return the ranks that are behind and did not move for this long, while the foremost waited for as long."""
     live = {rank: one for rank, one in enumerate(seen) if one.report.ended is None}
     foremost = max((one.report.place for one in live.values()), default=(0, 0))
     if not any(one.report.place == foremost and now - one.moved > seconds for one in live.values()):
@@ -79,7 +79,7 @@ def hanging_ranks(seen: list[Seen], now: float, seconds: float) -> list[int]:
 
 
 def sentence_about(seen: list[Seen], now: float, seconds: float) -> str:
-    """Who is to blame: ranks that ended with a reason, else ranks silent, else ranks hanging for so many seconds."""
+    """Say which ranks are to blame: those that ended with a reason, else silent ones, else those hanging for this long."""
     ended = [rank for rank, one in enumerate(seen) if one.report.ended]
     silent, hanging = silent_ranks(seen, now, seconds), hanging_ranks(seen, now, seconds)
     phrases = []
@@ -100,18 +100,18 @@ def sentence_about(seen: list[Seen], now: float, seconds: float) -> str:
 
 
 def is_lost_rank(error: BaseException | None) -> bool:
-    """Whether an error is that of a collective or of the store, as it comes when another rank is gone."""
-    # gloo raises a plain RuntimeError, which names its source file unless another operation has timed out before
+    """Return whether an error of a collective or the store is of the kind raised when another rank is gone."""
+    # gloo raises a plain RuntimeError, which names its source file unless another operation timed out before
     marks = ("/gloo/", "Application timeout caused pair closure")
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(m in str(error) for m in marks))
 
 
 class RankWatch:
-    """Reports where this rank is, sees where the others are, and makes their loss one sentence.
+    """A watch that reports where this rank is, follows the others, and turns their loss into one sentence.
 
-    As a context it turns the error of a collective into RankFailure, or into the UserError that another rank ended with.
-    A main thread that waits for a GPU does not see that error: then the thread of the watch says the sentence and ends the
-    process, before the watchdog of NCCL would without a name. A lone process watches nobody.
+    As a context it turns the error of a collective into RankFailure, or into the UserError that another rank ended with. A
+    main thread that waits for a GPU does not see that error: then the watch's thread says the sentence and ends the process
+    before the watchdog of NCCL does so without a name. A single process watches no other.
 
     Args:
         patience_seconds: how long a rank may be silent or hang before the thread ends this process.
@@ -122,7 +122,7 @@ class RankWatch:
         self._rank, self._num_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self._patience, self._report_seconds = patience_seconds, report_seconds
         self._silence = MISSED_REPORTS * report_seconds
-        self._place: tuple[int, Doing] = (0, "starting")  # one attribute, for the thread reads it at any time
+        self._place: tuple[int, Doing] = (0, "starting")  # one attribute, because the thread reads it at any time
         self._beat = 0
         self._seen: list[Seen] = []
         self._failing = False  # the main thread knows that a rank is lost
@@ -130,13 +130,13 @@ class RankWatch:
         self._thread = threading.Thread(target=self._watch, name="rank watch", daemon=True)
 
     def at(self, step: int, doing: Doing) -> None:
-        """This rank has done so many steps and begins something; costs nothing."""
+        """Record that this rank has done a number of steps and what it begins now; costs nothing."""
         self._place = (step, doing)
 
     def __enter__(self) -> RankWatch:
         if self._num_ranks > 1:
             token = [uuid.uuid4().hex]
-            dist.broadcast_object_list(token)  # the lives of an elastic run share a store, and must not read each other
+            dist.broadcast_object_list(token)  # starts of an elastic run share a store, and must not read each other
             self._store = open_store(token[0])
             self._write()
             dist.barrier()  # now there is a report of every rank
@@ -154,7 +154,7 @@ class RankWatch:
         self._end("" if error is None else f"{type(error).__name__}: {error}", isinstance(error, UserError))
 
     def _failure(self) -> UserError | RankFailure:
-        """Why a collective failed. A rank that died is noticed by its silence, which takes a few seconds."""
+        """Find out why a collective failed; a rank that died is noticed by its silence, which takes a few seconds."""
         self._failing = True
         deadline = time.monotonic() + self._silence + self._report_seconds
         while True:
@@ -168,24 +168,24 @@ class RankWatch:
 
     def _sentence(self, now: float, seconds: float | None = None) -> str:
         unseen = now - self._seen[self._rank].heard
-        if unseen > self._silence:  # not even this rank's own report comes back
+        if unseen > self._silence:  # not even our own report comes back
             return f"the first node is gone: its torchrun at {store_address()} has not been heard of for {unseen:.0f} s"
         return sentence_about(self._seen, now, self._silence if seconds is None else seconds)
 
     def _end(self, reason: str, by_user: bool = False) -> None:
-        """The last report, which stays in the store when this process is gone."""
+        """Send the last report, which stays in the store when this process is gone."""
         self._leaving.set()
         self._thread.join(STORE_SECONDS)
-        with suppress(dist.DistError):  # whoever kept the store is gone, and so are its readers
+        with suppress(dist.DistError):  # the process with the store is gone, and with it the readers
             self._write(reason, by_user)
 
     def _watch(self) -> None:
         parent = os.getppid()
         while not self._leaving.wait(self._report_seconds):
-            if os.getppid() != parent:  # torchrun was killed: nobody would stop this rank, or start it again
+            if os.getppid() != parent:  # torchrun was killed: nothing would stop or restart this rank
                 os.kill(os.getpid(), signal.SIGTERM)
                 parent = os.getppid()
-            with suppress(dist.DistError):  # if that lasts, the silence of all ranks tells
+            with suppress(dist.DistError):  # if it lasts, the silence of all ranks shows it
                 self._write()
                 self._read()
             now = time.monotonic()

@@ -1,1 +1,1 @@
-"""Tests of networks: scores of every view of every video, and the numbers, tables and pictures made of them."""
+"""Testing networks: scores of every view of every video, and the numbers, tables and pictures made from them."""

@@ -1,4 +1,4 @@
-"""Multi-view evaluation: score every view of every video once, whatever happens meanwhile, and write what people ask for."""
+"""Multi-view evaluation: score every view of every video once, even across interruptions, and write the results."""
 
 from __future__ import annotations
 
@@ -48,10 +48,8 @@ class ScoredBatch:
 
 
 @dataclass(frozen=True)
-class TestJob:
-    """What is tested: a network, the videos of a list, the views of each, the folder for the results, what to say before."""
-
-    __test__ = False  # for pytest: this is no test
+class EvalJob:
+    """A test: a network, the videos of a list, the views of each, the folder for the results, remarks to print first."""
 
     trained: Trained
     checkpoint: str
@@ -62,14 +60,14 @@ class TestJob:
 
     @property
     def num_views(self) -> int:
-        """Views of every video."""
+        """Number of views of every video."""
         return self.spec.num_clips * self.spec.num_crops
 
 
 def score_batches(
     model: nn.Module, loader: ClipLoader, normalize: Normalize, *, precision: Precision, views_at_once: int
 ) -> Iterator[ScoredBatch]:
-    """The logits of this rank's batches, one by one; views_at_once views go through the network together."""
+    """Yield the logits of this rank's batches, one by one; views_at_once views go through the network together."""
     model.eval()
     for batch in to_device(loader, normalize.device):
         num_views = batch.clips.shape[1]
@@ -84,9 +82,9 @@ def score_batches(
 def score_all(
     model: nn.Module, loader: ClipLoader, normalize: Normalize, *, precision: Precision, views_at_once: int
 ) -> tuple[Tensor, Tensor]:
-    """Logits float32 [N, V, K] and labels int64 [N] of the sound videos of all ranks' loaders, in the order of the table.
+    """Return logits float32 [N, V, K] and labels int64 [N] of the sound videos of all ranks, in the order of the table.
 
-    They are on every rank, in memory: made for the one view of a validation.
+    Every rank holds all of them in memory, which is meant for the single view of a validation.
 
     Raises:
         UserError: no video can be decoded.
@@ -106,12 +104,12 @@ def evaluate(
 ) -> tuple[dict[str, Any], Path]:
     """Test a checkpoint on data.test (or data.val) over test.num_clips x test.num_crops views.
 
-    Scores are kept in out/unfinished as they come; a test that was killed goes on from there, with any number of ranks, to
+    Scores are kept in out/unfinished as they come; a killed test continues from there, with any number of ranks, and writes
     the same files (those of results.write_results).
 
     Args:
         out: folder for the results; by default that of run_folder.results_folder.
-        on_progress: told how many videos of how many are done.
+        on_progress: called with the number of videos done and the total.
 
     Returns:
         The content of metrics.json, and the folder.
@@ -123,22 +121,22 @@ def evaluate(
     trained = load_trained(checkpoint, overrides)
     device = trained.device
     with (
-        # torch 2.6 says of a running sum (nl_concatenation) on a GPU that its bits may change, and of nothing else in a test
+        # torch 2.6 warns that the bits of a running sum (nl_concatenation) on a GPU may vary, and of nothing else in a test
         tuned(device, deterministic=True, strict=False),
         ranks.process_group(device, trained.config.train.timeout) as watch,
         ExitStack() as stack,
     ):
-        # torch has kernels for one thread that add in another order than those for several
+        # torch's kernels for one thread add in another order than those for several
         torch.set_num_threads(max(2, torch.get_num_threads()))
-        job = new_test_job(trained, checkpoint, out)
+        job = new_eval_job(trained, checkpoint, out)
         kept = kept_scores(job)
 
-        def take_up(busy: Callable[[], None]) -> tuple[list[str | None], list[int]]:
-            sentences = [stack.enter_context(run_lock(job.out, on_wait=busy)), kept.take_up()]
+        def lock_and_list_done(busy: Callable[[], None]) -> tuple[list[str | None], list[int]]:
+            sentences = [stack.enter_context(run_lock(job.out, on_wait=busy)), kept.prepare_folder()]
             return sentences, kept.indices()
 
-        sentences, done = ranks.from_busy_rank_0(take_up)
-        received = stack.enter_context(caught_signals())  # until here there is nothing to keep, and a signal ends at once
+        sentences, done = ranks.from_busy_rank_0(lock_and_list_done)
+        received = stack.enter_context(caught_signals())  # until here a signal ends all at once: there is nothing to keep
         if done:
             sentences.append(f"going on: {len(done)} of {len(job.table)} videos are scored already")
         if ranks.rank() == 0:
@@ -152,8 +150,8 @@ def evaluate(
         return ranks.from_rank_0(lambda: _finish(job, kept, bad)), job.out
 
 
-def new_test_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> TestJob:
-    """Everything a test of a checkpoint's network needs, checked as far as that is possible without a video; collective."""
+def new_eval_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> EvalJob:
+    """Prepare a test of a checkpoint's network, checked as far as possible without reading a video; collective."""
     data, num_classes = trained.config.data, len(trained.class_names)
     source = data.test or data.val
     if source is None:
@@ -165,13 +163,13 @@ def new_test_job(trained: Trained, checkpoint: str | Path, out: Path | None) -> 
     check_labels(table, num_classes)
     check_list(table)
     out = results_folder(checkpoint) if out is None else out
-    return TestJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out, remarks)
+    return EvalJob(trained, str(checkpoint), table, view_spec(data, trained.config.test), out, remarks)
 
 
-def kept_scores(job: TestJob) -> KeptScores:
-    """Where the scores of a test are kept until it is finished; collective, raises UserError if ranks test other things."""
+def kept_scores(job: EvalJob) -> KeptScores:
+    """Open the store of the scores of an unfinished test; collective, raises UserError if ranks test different things."""
     fingerprint = ranks.agreed(_fingerprint(job), doing="test", needs="checkpoint, list and videos")
-    # of one rank: copies on the disks of other nodes have other times
+    # taken from one rank: copies on the disks of other nodes have other times
     fingerprint["files"] = ranks.from_busy_rank_0(lambda busy: _files(job.table, busy))
     return KeptScores(
         job.out / "unfinished",
@@ -183,16 +181,16 @@ def kept_scores(job: TestJob) -> KeptScores:
 
 
 def _score(
-    job: TestJob,
+    job: EvalJob,
     kept: KeptScores,
     done: list[int],
     watch: RankWatch,
     received: list[int],
     on_progress: Callable[[int, int], None],
 ) -> tuple[int, list[BadVideo]]:
-    """Score and keep this rank's share of the videos that are not done; the signal that stopped it, or 0, and bad videos.
+    """Score this rank's share of the remaining videos; return the signal that stopped it, or 0, and the bad videos.
 
-    The ranks go side by side, a video each: one that is slow is known at once, and a signal that reaches one stops all.
+    The ranks advance together, a video each: a slow one is noticed at once, and a signal that reaches one stops all.
     """
     config, rank, num_ranks = job.trained.config, ranks.rank(), ranks.num_ranks()
     remaining = sorted(set(range(len(job.table))).difference(done))
@@ -200,7 +198,7 @@ def _score(
         config.data,
         job.table,
         job.spec,
-        batch_size=1,  # what else is in a batch must not touch a video's numbers
+        batch_size=1,  # a video's numbers must not depend on others in its batch
         indices=remaining,
         pin_memory=job.trained.device.type == "cuda",
         rank=rank,
@@ -235,8 +233,8 @@ def _score(
     return stop, bad
 
 
-def _finish(job: TestJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, Any]:
-    """Write the results of what is kept, which is then no longer needed; gives the content of metrics.json."""
+def _finish(job: EvalJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, Any]:
+    """Write the results of the kept scores and remove these; return the content of metrics.json."""
     indices, logits = kept.read()
     if lost := len(job.table) - len(indices) - len(bad):
         raise UserError(
@@ -264,8 +262,8 @@ def _finish(job: TestJob, kept: KeptScores, bad: list[BadVideo]) -> dict[str, An
     return result
 
 
-def _fingerprint(job: TestJob) -> dict[str, Any]:
-    """All that the logits and their labels depend on but for the last bits (test.batch_size), in plain JSON values."""
+def _fingerprint(job: EvalJob) -> dict[str, Any]:
+    """Collect all that logits and labels depend on, except for the last bits (test.batch_size), as plain JSON values."""
     trained, table = job.trained, job.table
     config = trained.config
     weights, videos = hashlib.sha256(), hashlib.sha256()
@@ -290,7 +288,7 @@ def _fingerprint(job: TestJob) -> dict[str, Any]:
 
 
 def _files(table: VideoTable, on_file: Callable[[], None]) -> str:
-    """What tells of videos that were replaced since: a hash over their sizes and the times of their last change."""
+    """Hash the sizes and last changes of the videos, to find out later whether any were replaced."""
     found = hashlib.sha256()
     for index in range(len(table)):
         on_file()
@@ -304,8 +302,8 @@ def _files(table: VideoTable, on_file: Callable[[], None]) -> str:
 
 
 @contextmanager
-def _memory_errors(job: TestJob) -> Iterator[None]:
-    """Turns a lack of memory into a sentence about the settings that need less."""
+def _memory_errors(job: EvalJob) -> Iterator[None]:
+    """Turn a lack of memory into a sentence about the settings that need less."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Pictures of numbers."""
+"""Plot a confusion matrix and a reliability diagram."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_NAMED = 40  # classes whose names and counts fit into a confusion matrix
-MAX_PAIRS = 30  # confusions named beside a larger one
+MAX_PAIRS = 30  # confusions named beside a larger matrix
 MAX_NAME = 32  # characters of a class name in a picture
 
 
 def plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...]) -> None:
-    """Confusion matrix int64 [K, K] (rows: labels) as a picture; of many classes also the pairs confused most often.
+    """Plot a confusion matrix int64 [K, K] (rows: labels); for many classes also the pairs confused most often.
 
-    Names and counts stand in the matrix where they can be read, up to MAX_NAMED classes.
+    The matrix shows names and counts where they are legible, up to MAX_NAMED classes.
     """
     with fonts_for(class_names):
         _plot_confusion(path, confusion, class_names)
@@ -44,7 +44,7 @@ def _plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...])
         figure = Figure(figsize=(17, 1.6 + 0.26 * MAX_PAIRS), layout="constrained")
         axes, pairs = figure.subplots(1, 2, width_ratios=[1, 0.62])
         _plot_pairs(pairs, confusion, class_names)
-    # the few confusions of many classes would be too pale to be seen
+    # with many classes the few confusions would be too pale to see
     image = axes.imshow(share, cmap="Blues", norm=PowerNorm(1.0 if num_classes <= MAX_NAMED else 0.5, vmin=0, vmax=1))
     figure.colorbar(image, ax=axes, label="share of the label's videos", fraction=0.046, pad=0.02)
     if num_classes <= MAX_NAMED:
@@ -62,7 +62,7 @@ def _plot_confusion(path: Path, confusion: Tensor, class_names: tuple[str, ...])
 
 
 def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> None:
-    """The pairs (label, prediction) that are confused most often, as bars."""
+    """Plot the pairs (label, prediction) that are confused most often as bars."""
     pairs = most_confused(confusion)[:MAX_PAIRS]
     counts = [count for *_, count in pairs]
     axes.barh(range(len(counts)), counts, color="tab:red", alpha=0.6)
@@ -81,14 +81,14 @@ def _plot_pairs(axes: Axes, confusion: Tensor, class_names: tuple[str, ...]) -> 
 
 
 def _shortened(name: str) -> str:
-    """A name of at most MAX_NAME characters; of a longer one both ends, for names often differ at the end only."""
+    """Shorten a name to MAX_NAME characters, keeping both ends, because names often differ only at the end."""
     if len(name) > MAX_NAME:
         name = f"{name[: MAX_NAME // 2]}\N{HORIZONTAL ELLIPSIS}{name[1 - MAX_NAME // 2 :]}"
     return plain(name)
 
 
 def plot_reliability(path: Path, counts: Tensor, confidence: Tensor, accuracy: Tensor, ece: float) -> None:
-    """Reliability diagram: accuracy over confidence in bins, and how many videos each bin has.
+    """Plot a reliability diagram: accuracy over confidence in bins, and the number of videos in each bin.
 
     Args:
         counts: int64 [bins]; confidence, accuracy: [bins] in 0..1, NaN in empty bins; all of equal bins of 0..1.

@@ -1,4 +1,4 @@
-"""What a test says: its numbers, tables and pictures, all of them made of Scores alone."""
+"""Make the results of a test, its numbers, tables and pictures, from Scores alone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from videornn.system.files import make_folder, replacing, write_table, write_tex
 
 
 def summarize(scores: Scores) -> dict[str, Any]:
-    """The content of metrics.json: accuracies and calibration error in percent, counts of videos, what was tested and how.
+    """Return the content of metrics.json: accuracies and calibration error in percent, counts of videos, what was tested.
 
-    An ensemble has no clips of its own, and so no clip accuracies.
+    An ensemble has no clips of its own and so no clip accuracies.
     """
     num_there = len(scores.labels) + len(scores.bad)
     numbers: dict[str, Any] = {
@@ -44,7 +44,7 @@ def summarize(scores: Scores) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> list[str]:
-    """The lines that a test prints, from the content of metrics.json."""
+    """Return the lines that a test prints, from the content of metrics.json."""
     if "members" in result:
         source = f"{len(result['members'])} networks, {result['average']} averaged"
     else:
@@ -64,7 +64,7 @@ def describe(result: dict[str, Any]) -> list[str]:
 
 
 def write_results(out: Path, scores: Scores) -> dict[str, Any]:
-    """Write the files of a test into a folder, each of them whole or not at all; gives the content of metrics.json."""
+    """Write the files of a test into a folder, each as a whole or not at all; return the content of metrics.json."""
     from videornn.evaluation.plots import plot_confusion, plot_reliability  # matplotlib takes a second to import
 
     video_scores, names = scores.video_scores, scores.class_names
@@ -84,14 +84,14 @@ def write_results(out: Path, scores: Scores) -> dict[str, Any]:
 
 
 def rescore(files: list[str], overrides: list[str], out: Path | None) -> dict[str, Any]:
-    """The numbers of the scores.npz of a test, or of several tests of the same videos averaged, without the network.
+    """Compute results from the scores.npz of one test, or averaged over several tests of the same videos, without a network.
 
     Args:
-        overrides: at most test.average=...; by default it is as in the (first) file.
+        overrides: at most test.average=...; the default is that of the (first) file.
         out: folder for the files of a test; None writes none.
 
     Raises:
-        UserError: a file is not scores of a test, or they are not of the same videos and classes; another override.
+        UserError: a file holds no scores of a test; they differ in videos or classes; another override is given.
     """
     if other := [text for text in overrides if not text.startswith("test.average=")]:
         raise UserError(f"{other[0]}: of scores that are there only test.average can be changed; the rest takes a test")
@@ -103,7 +103,7 @@ def rescore(files: list[str], overrides: list[str], out: Path | None) -> dict[st
     for file in files:
         scores = load_scores(file)
         average = average or scores.average
-        if len(files) > 1:  # the views of one file are in memory at a time
+        if len(files) > 1:  # keep the views of one file at a time in memory
             scores = ensemble([scores], [file], average)
         parts.append(scores)
         del scores
@@ -113,12 +113,12 @@ def rescore(files: list[str], overrides: list[str], out: Path | None) -> dict[st
 
 
 def write_bad_videos(path: Path, bad: Iterable[BadVideo]) -> None:
-    """One row per video that could not be used."""
+    """Write one row per video that could not be used."""
     write_table(path, ["path", "reason"], [[video.path, video.reason] for video in bad])
 
 
 def _write_predictions(path: Path, scores: Scores, video_scores: Tensor) -> None:
-    """One row per video; label_rank: 1 where the label has the highest score."""
+    """Write one row per video; label_rank is 1 where the label has the highest score."""
     names, header = scores.class_names, ["path", "label", "prediction", "score", "correct", "label_score", "label_rank"]
     label_scores = video_scores.gather(1, scores.labels[:, None])
     ranks = 1 + (video_scores > label_scores).sum(dim=1)
@@ -136,7 +136,7 @@ def _write_predictions(path: Path, scores: Scores, video_scores: Tensor) -> None
 
 
 def _write_per_class(path: Path, confusion: Tensor, names: tuple[str, ...]) -> None:
-    """One row per class; top1 is its recall, nan without videos, and precision nan if it was never predicted."""
+    """Write one row per class; top1 is its recall, nan without videos; precision is nan if it was never predicted."""
     # of each class the first, which is its most frequent one, is the last to be written
     worst = {label: (names[other], count) for label, other, count in reversed(metrics.most_confused(confusion))}
     columns = (

@@ -1,4 +1,4 @@
-"""scores.npz: the logits of every view of a test, kept so that its numbers, and those of ensembles, need no network."""
+"""scores.npz: the logits of every view of a test, kept so that its results, and those of ensembles, need no network."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PLAIN = {"num_missing": int, "num_clips": int, "num_crops": int, "average": str,
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a test found out of N videos over V views and K classes, in the order of its list.
+    """The outcome of a test of N videos over V views and K classes, in the order of its list.
 
     logits: float32 [N, V, K]; labels: int64 [N]; bad: videos that could not be decoded, and why; num_missing: listed videos
-    without a file; average: what is averaged over views; step, checkpoint: which network; members: the files of an ensemble,
-    whose single view has the logarithm of the averaged scores (or the averaged logits).
+    without a file; average: what is averaged over views; step, checkpoint: the network; members: the files of an ensemble,
+    whose single view holds the logarithm of the averaged scores (or the averaged logits).
     """
 
     logits: Tensor
@@ -54,7 +54,7 @@ class Scores:
 
 
 def save_scores(path: Path, scores: Scores) -> None:
-    """Write scores.npz, whole or not at all; the same scores are the same bytes. Raises UserError if the disk is full."""
+    """Write scores.npz, as a whole or not at all, deterministically; raises UserError if the disk is full."""
     arrays: dict[str, Any] = {
         "format": np.array(FORMAT),
         "logits": scores.logits.numpy(),
@@ -70,7 +70,7 @@ def save_scores(path: Path, scores: Scores) -> None:
 
 
 def load_scores(path: str | Path) -> Scores:
-    """Read what save_scores wrote; nothing is unpickled.
+    """Load a file of save_scores; nothing is unpickled.
 
     Raises:
         UserError: the file is missing, damaged, or something else.
@@ -96,7 +96,7 @@ def load_scores(path: str | Path) -> Scores:
         raise _not_scores(path, "its parts do not belong together")
     if not num_videos or not num_views or scores.average not in get_args(Average):
         raise _not_scores(path, "it has no views of videos, or no way to average them")
-    # a part at a time: isfinite makes copies, and logits can be most of the memory
+    # a part at a time: isfinite makes copies, and logits can fill most of the memory
     finite = all(bool(part.isfinite().all()) for part in scores.logits.split(VIDEOS_AT_ONCE))
     if not finite or scores.labels.min() < 0 or scores.labels.max() >= num_classes:
         raise _not_scores(path, "it has logits that are not finite, or labels of no class")
@@ -104,16 +104,16 @@ def load_scores(path: str | Path) -> Scores:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the file, each of the type and number of dimensions that it must have."""
-    if not zipfile.is_zipfile(path):  # np.load would take other things than archives, too
+    """Read the arrays of the file, each checked for its type and number of dimensions."""
+    if not zipfile.is_zipfile(path):  # np.load would accept other files than archives, too
         raise _not_scores(path, "it is no .npz archive, or cut short")
     try:
         with stored_archive(path), np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("format", "members", *ARRAYS, *PLAIN)}
-    except Exception as error:  # zipfile and numpy meet damage with nearly any exception
+    except Exception as error:  # damage makes zipfile and numpy raise nearly any exception
         raise _not_scores(path, str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__) from error
     for name, array in arrays.items():
-        if array.size and not array.itemsize:  # any number of empty texts takes no bytes, until it is a list
+        if array.size and not array.itemsize:  # any number of empty texts takes no bytes, until they become a list
             raise _not_scores(path, f"its {name} have no bytes")
     if arrays["format"].tolist() != FORMAT:
         raise _not_scores(path, f"its format is {arrays['format'].tolist()!r}, not {FORMAT!r}")
@@ -130,16 +130,16 @@ def _not_scores(path: Path, why: str) -> UserError:
 
 
 def ensemble(parts: Sequence[Scores], names: Sequence[str], average: Average) -> Scores:
-    """The scores of the same videos by several networks, averaged with equal weight, in the order of the first.
+    """Average the scores of the same videos by several networks with equal weight, in the order of the first.
 
     Args:
-        parts: videos are the same by path and classes by name, in any order, and numbers of views may differ; of a single
-            part the views are averaged.
+        parts: their videos are matched by path and classes by name, in any order; the numbers of views may differ. Of a
+            single part the views are averaged.
         names: of the parts, for errors and for members.
         average: scores: the mean of the networks' video scores; logits: the mean of their logits.
 
     Raises:
-        UserError: other videos, labels or classes.
+        UserError: videos, labels or classes differ.
     """
     first, total = parts[0], torch.zeros((), dtype=torch.float64)
     for part, name in zip(parts, names, strict=True):
@@ -165,7 +165,7 @@ def ensemble(parts: Sequence[Scores], names: Sequence[str], average: Average) ->
 
 
 def _class_order(first: Scores, other: Scores, first_name: str, other_name: str) -> list[int]:
-    """For every class of the first its id in the other."""
+    """Return for every class of the first its id in the other."""
     there, here = ClassIds(other.class_names), ClassIds(first.class_names)
     known = [there.get(name) for name in first.class_names]
     lacking = [name for name, index in zip(first.class_names, known, strict=True) if index is None]
@@ -179,7 +179,7 @@ def _class_order(first: Scores, other: Scores, first_name: str, other_name: str)
 
 
 def _video_order(first: Scores, other: Scores, first_name: str, other_name: str) -> list[int]:
-    """For every video of the first its row in the other; a path that is there several times is, in turn, each of them."""
+    """Return for every video of the first its row in the other; repeated paths are matched in turn."""
     here, there = _numbered(first.paths), _numbered(other.paths)
     rows = {key: row for row, key in enumerate(there)}
     lacking = [path for path, time in here if (path, time) not in rows]
@@ -191,7 +191,7 @@ def _video_order(first: Scores, other: Scores, first_name: str, other_name: str)
 
 
 def _numbered(paths: Sequence[str]) -> list[tuple[str, int]]:
-    """Every path with how often it was there before."""
+    """Pair every path with the number of times it came before."""
     seen: dict[str, int] = {}
     keys = []
     for path in paths:

@@ -1,8 +1,7 @@
-"""Scores of a test in progress: every rank appends its videos to a file, so that a test killed at any instant goes on.
+"""Scores of a test in progress: every rank appends its videos to a file, so that a test killed at any time can continue.
 
 A file begins with a line that says what is tested and how, its fingerprint. Records of equal size follow, each with a
-checksum: the index of a video, and the logits of its views. What a killed process has left of a last record counts for
-nothing.
+checksum: the index of a video, and the logits of its views. A last record that a killed process left incomplete is ignored.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ DAMAGED = "a file of them is damaged"
 
 
 class KeptScores:
-    """The files in a folder; other ranks and later lives of a test see what is appended to them.
+    """The files in a folder; other ranks and later starts of a test see what is appended to them.
 
     Args:
-        folder: seen by all ranks; it exists only while a test is not finished.
+        folder: seen by all ranks; it exists only while a test is unfinished.
         fingerprint: all that the logits depend on, in plain JSON values by the names that users have for it.
-        num_videos: indices are below it.
+        num_videos: upper bound of the indices.
     """
 
     def __init__(
@@ -45,12 +44,12 @@ class KeptScores:
         self._shape = (num_views, num_classes)
         self._record_bytes = 8 + 4 * num_views * num_classes + 4
 
-    def take_up(self) -> str | None:
-        """Make the folder and remove the files of another test from it; a sentence that says why, if there were some."""
+    def prepare_folder(self) -> str | None:
+        """Make the folder and remove files of another test from it; return a sentence that says why, if there were any."""
         self.folder.mkdir(parents=True, exist_ok=True)
         reason = None
         for path in self._files():
-            if not is_file(path):  # opening a pipe waits for its writer
+            if not is_file(path):  # opening a pipe would wait for its writer
                 reason = DAMAGED
             else:
                 with open(path, "rb") as file:
@@ -62,12 +61,12 @@ class KeptScores:
         return None if reason is None else f"the scores kept in {self.folder} are not of this test ({reason}): starting anew"
 
     def indices(self) -> list[int]:
-        """Indices of the videos whose scores are kept, ascending."""
+        """Return the indices of the videos whose scores are kept, ascending."""
         return sorted({index for index, _ in self._records()})
 
     @contextmanager
     def appending(self, rank: int) -> Iterator[KeptFile]:
-        """The file of one rank, for more records; each is there, whole, as soon as append returns."""
+        """Open the file of one rank for more records; each is written as a whole when append returns."""
         path = self.folder / f"rank_{rank}.scores"
         with telling_if_full(path, 4 * math.prod(self._shape)), open(path, "ab") as file:
             if size := file.seek(0, 2):
@@ -77,7 +76,7 @@ class KeptScores:
             yield KeptFile(file)
 
     def read(self) -> tuple[list[int], Tensor]:
-        """Indices of the videos, ascending, and their logits float32 [N, V, K]."""
+        """Read the indices of the videos, ascending, and their logits float32 [N, V, K]."""
         indices = self.indices()
         rows = {index: row for row, index in enumerate(indices)}
         logits = np.empty((len(indices), *self._shape), np.float32)
@@ -86,17 +85,17 @@ class KeptScores:
         return indices, torch.from_numpy(logits)
 
     def remove(self) -> None:
-        """Take the files away, and the folder."""
+        """Remove the files and the folder."""
         for path in self._files():
             path.unlink()
-        with suppress(OSError):  # somebody has put something else there
+        with suppress(OSError):  # somebody has put other files there
             self.folder.rmdir()
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("rank_*.scores"))
 
     def _records(self) -> Iterator[tuple[int, bytes]]:
-        """Index and bytes of the logits of every sound record."""
+        """Yield index and bytes of the logits of every sound record."""
         for path in self._files():
             with open(path, "rb") as file:
                 if file.read(len(self._header)) != self._header:
@@ -107,7 +106,7 @@ class KeptScores:
                         yield index, record[8:-4]
 
     def _difference(self, start: bytes) -> str | None:
-        """In what another file, which begins so, is of another test; None if it was killed before it held a record."""
+        """Say how a file with this start differs from this test; None if its test was killed before the first record."""
         line, end, _ = start.removeprefix(MAGIC).partition(b"\n")
         if self._header.startswith(start):
             return None
@@ -128,7 +127,7 @@ class KeptFile:
         self._file = file
 
     def append(self, index: int, logits: Tensor) -> None:
-        """Keep the logits float32 [V, K] of a video, whatever happens to this process afterwards."""
+        """Write the logits float32 [V, K] of a video so that they survive the end of this process."""
         record = struct.pack("<q", index) + logits.numpy().astype("<f4").tobytes()
         self._file.write(record + struct.pack("<I", zlib.crc32(record)))
         self._file.flush()

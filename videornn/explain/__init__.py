@@ -1,4 +1,4 @@
-"""What a network looks at: maps of its attention blocks and Grad-CAM, as pictures, movies and numbers."""
+"""Show what a network looks at: maps of its attention blocks and Grad-CAM, as pictures, movies and numbers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Maps of attention blocks over one clip: what every point attends to, and what single points attend to.
+"""Compute maps of attention blocks over one clip: what all points attend to, and what single points attend to.
 
-All maps are in multiples of an even spread: 1 is what each place would get if a point spread its weight evenly.
+All maps are in multiples of an even spread: 1 is the weight of a place if a point spreads its weight evenly.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ APART = 0.25  # between chosen points, in shares of the frame
 class BlockMaps:
     """Maps of one block, each float [t, h, w] on the grid of its keys, which lie at `places` of the clip.
 
-    unary: of the weights that all queries share, or None. maps: for each query, the weights that differ between queries.
-    A softmax of the sum of two terms (NL) has also the softmax of either term alone: unary_term, and pairwise_terms for
-    each query.
+    unary: the weights that all queries share, or None. maps: for each query, the weights that differ between queries. A
+    softmax of the sum of two terms (NL) also has the softmax of either term alone: unary_term, and pairwise_terms for each
+    query.
     """
 
     places: Places
@@ -38,7 +38,7 @@ class BlockMaps:
 
 @dataclass(frozen=True)
 class Observed:
-    """What one pass of a clip shows: logits [K], input and output [1, C, T, H, W] of every block, places of every stage."""
+    """The record of one pass of a clip: logits [K], input and output [1, C, T, H, W] of blocks, places of every stage."""
 
     logits: Tensor
     blocks: dict[str, tuple[Tensor, Tensor]]
@@ -46,7 +46,7 @@ class Observed:
 
 
 def attention_blocks(model: nn.Module) -> dict[str, AttentionBlock]:
-    """The attention blocks of a network by name, in the order of its layers."""
+    """Return the attention blocks of a network by name, in the order of its layers."""
     return {name: module for name, module in model.named_modules() if isinstance(module, AttentionBlock)}
 
 
@@ -79,7 +79,7 @@ def observe(model: nn.Module, clip: Tensor) -> Observed:
 
 @torch.no_grad()
 def block_maps(block: AttentionBlock, x: Tensor, places: Places, queries: list[Query]) -> BlockMaps:
-    """Maps of a block for its input x [1, C, T', H', W'], which lies at places of the clip; of the map, only these rows."""
+    """Compute the maps of a block for input x [1, C, T', H', W'], which lies at places of the clip, for these queries."""
     pooled, key_places = block.key_pool(x), places_of_keys(block, places)
     key_grid = key_places.grid
     map_rows, unary = block.map_rows(x, pooled), block.unary_weights(x, pooled)
@@ -100,19 +100,19 @@ def block_maps(block: AttentionBlock, x: Tensor, places: Places, queries: list[Q
 
 
 def places_of_keys(block: AttentionBlock, places: Places) -> Places:
-    """Where the keys of a block lie, whose input lies at places."""
+    """Return the places of the keys of a block whose input lies at places."""
     return places if isinstance(block.key_pool, nn.Identity) else places.pooled(block.key_pool.kernel_size)
 
 
 def has_split(block: AttentionBlock) -> TypeGuard[NonLocal]:
-    """Whether the block's one softmax is of a sum of a pairwise and a unary term: NL, also Gaussian or with its own mask."""
+    """Return whether the block has one softmax of a sum of a pairwise and a unary term: NL, also Gaussian or own mask."""
     return isinstance(block, NonLocal) and not isinstance(block, PairwiseNonLocal)
 
 
 def strongest_points(x: Tensor, output: Tensor, places: Places, count: int = NUM_CHOSEN_QUERIES) -> list[Query]:
-    """Points to which a block adds most, over all frames, APART from each other in height and width.
+    """Find the points to which a block adds most, over all frames, APART from each other in height and width.
 
-    A block that adds nothing has none; the points are then those with the strongest input.
+    For a block that adds nothing, they are the points with the strongest input.
 
     Args:
         x, output: of the block, [1, C, T', H', W'], which lie at places of the clip.
@@ -133,7 +133,7 @@ def strongest_points(x: Tensor, output: Tensor, places: Places, count: int = NUM
 
 
 def _group_and_position(block: AttentionBlock, cell: tuple[int, int, int], grid: tuple[int, ...]) -> tuple[int, int]:
-    """The group of positions that see each other in which a cell (t, y, x) of the grid lies, and its place there."""
+    """Return the group of positions that see each other to which a cell (t, y, x) belongs, and its index in the group."""
     frame, place = cell[0], cell[1] * grid[2] + cell[2]
     if block.axes == "space":
         return frame, place
@@ -141,7 +141,7 @@ def _group_and_position(block: AttentionBlock, cell: tuple[int, int, int], grid:
 
 
 def _of_group(block: AttentionBlock, weights: Tensor, cell: tuple[int, int, int], key_grid: tuple[int, ...]) -> Tensor:
-    """Weights [M] of the group of a cell on the whole grid [t, h, w]; zero where the query cannot look."""
+    """Put weights [M] of the group of a cell onto the whole grid [t, h, w]; zero where the query cannot look."""
     heat = torch.zeros(key_grid, device=weights.device)
     weights = over_even(weights.float())
     if block.axes == "space":
@@ -154,11 +154,11 @@ def _of_group(block: AttentionBlock, weights: Tensor, cell: tuple[int, int, int]
 
 
 def _spread_groups(block: AttentionBlock, weights: Tensor, key_grid: tuple[int, ...]) -> Tensor:
-    """Weights [groups, M] of all groups on the whole grid [t, h, w]."""
+    """Put weights [groups, M] of all groups onto the whole grid [t, h, w]."""
     weights = over_even(weights.float())
     return (weights.T if block.axes == "time" else weights).reshape(key_grid).cpu()
 
 
 def over_even(weights: Tensor) -> Tensor:
-    """Weights [..., M] in multiples of their mean strength; without a softmax they can be negative."""
+    """Divide weights [..., M] by their mean strength; without a softmax they can be negative."""
     return weights / weights.abs().mean(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)

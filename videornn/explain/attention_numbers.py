@@ -1,7 +1,7 @@
-"""How disentangled an attention block is for one clip, in a few numbers; maps are never built as a whole.
+"""Measure how disentangled an attention block is for one clip, in a few numbers, without building whole maps.
 
-Letters: w_ij is the weight that query i gives key j, as a share of what it gives: |w_ij| / sum_j |w_ij|; m_j its mean over
-queries, u_j the unary weights; N queries, M keys. With axes "space" or "time" numbers are means over the groups.
+Letters: w_ij is the weight that query i gives key j, as a share of all its weight: |w_ij| / sum_j |w_ij|; m_j is its mean
+over queries, u_j are the unary weights; N queries, M keys. With axes "space" or "time" numbers are means over the groups.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from videornn.explain.attention_maps import has_split
 from videornn.models.nonlocal_block import AttentionBlock, MapRows, NonLocal, OwnMaskNonLocal
 from videornn.models.recompute import without_autocast
 
-# of more queries than this a random part is taken (the same every time): a mean over 8,192 maps is exact enough
+# of more queries than this, a random part counts (the same every time): a mean over 8,192 maps is exact enough
 MAX_QUERIES = 8192
-CHUNK_ENTRIES = 2**22  # of a map, that exist at a time
+CHUNK_ENTRIES = 2**22  # of a map in memory at a time
 
 MEANING = {
     "change": "length of what the block adds to its input over the length of that input, |z - x| / |x|",
@@ -34,14 +34,14 @@ MEANING = {
 
 
 def block_numbers(block: AttentionBlock, x: Tensor, output: Tensor) -> dict[str, float]:
-    """The numbers of MEANING that this block has, for its input and output [1, C, T, H, W]."""
+    """Compute the numbers of MEANING that this block has, from its input and output [1, C, T, H, W]."""
     numbers = numbers_on_device(block, x, output)
     return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
 
 
 @torch.no_grad()
 def numbers_on_device(block: AttentionBlock, x: Tensor, output: Tensor, max_queries: int | None = None) -> dict[str, Tensor]:
-    """The same as float32 scalars, which nothing waits for; of more than max_queries a random part counts."""
+    """Compute the same as float32 scalars on the device, without waiting; of more than max_queries a random part counts."""
     pooled = block.key_pool(x)
     map_rows, unary = block.map_rows(x, pooled), block.unary_weights(x, pooled)
     numbers = {"change": change(x, output)}
@@ -64,7 +64,7 @@ def numbers_on_device(block: AttentionBlock, x: Tensor, output: Tensor, max_quer
 
 
 def change(x: Tensor, output: Tensor) -> Tensor:
-    """|z - x| / |x| of input x and output z: how much the block changes what passes through it."""
+    """Compute |z - x| / |x| of input x and output z: how much the block changes its input."""
     return (output - x).float().norm() / x.float().norm().clamp_min(1e-12)
 
 
@@ -72,7 +72,7 @@ def change(x: Tensor, output: Tensor) -> Tensor:
 def map_numbers(
     map_rows: MapRows, num_queries: int, device: torch.device, max_queries: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean map m_j [groups, M], query dependence and share of effective keys of a map, from its rows.
+    """Compute the mean map m_j [groups, M], query dependence and share of effective keys of a map from its rows.
 
     Query dependence is mean_i (1/2) sum_j |w_ij - m_j|, the mean total variation distance from the mean map.
     """
@@ -88,21 +88,21 @@ def map_numbers(
 
 
 def effective_keys(shares: Tensor) -> Tensor:
-    """exp(-sum_j w_j log w_j) / M of shares [..., M]: 1 if spread evenly, 1 / M if on one key."""
+    """Compute exp(-sum_j w_j log w_j) / M of shares [..., M]: 1 if spread evenly, 1 / M if on one key."""
     return torch.special.entr(shares).sum(dim=-1).exp() / shares.shape[-1]
 
 
 def overlap(unary: Tensor, mean_map: Tensor) -> Tensor:
-    """sum_j min(u_j, m_j) of unary weights and mean map [groups, M]."""
+    """Compute sum_j min(u_j, m_j) of unary weights and mean map [groups, M]."""
     return torch.minimum(unary, mean_map).sum(dim=1).mean()
 
 
 @torch.no_grad()
 def logit_variances(block: NonLocal, x: Tensor) -> tuple[Tensor, Tensor]:
-    """P and U [groups]: mean_i Var_j of the whitened pairwise logits, and Var_j of the unary ones (NonLocal.split).
+    """Compute P and U [groups]: mean_i Var_j of the whitened pairwise logits, and Var_j of the unary ones (NonLocal.split).
 
-    P + U is mean_i Var_j of the logits themselves: whitened queries sum to zero, so the terms do not covary. For the same
-    reason P is the sum over all entries of (Q^T Q) * (K^T K), whitened, over N M: no map is needed.
+    P + U is mean_i Var_j of the logits: whitened queries sum to zero, so the terms do not covary. For the same reason P is
+    the sum over all entries of (Q^T Q) * (K^T K), whitened, divided by N M, and needs no map.
     """
     query, key = block.queries_and_keys(x, block.key_pool(x))
     query, key = query.float(), key.float()
@@ -112,13 +112,13 @@ def logit_variances(block: NonLocal, x: Tensor) -> tuple[Tensor, Tensor]:
         products = (query.transpose(1, 2) @ query) * (key.transpose(1, 2) @ key)  # [groups, D, D]
         unary = (key @ mean.transpose(1, 2)).square().mean(dim=(1, 2))
     pairwise = products.sum(dim=(1, 2)) / (query.shape[1] * key.shape[1])
-    if isinstance(block, OwnMaskNonLocal):  # whose logits of the mask have no scale
+    if isinstance(block, OwnMaskNonLocal):  # its logits of the mask have no scale
         return pairwise * block.scale**2, block.split(x, slice(0))[1].var(dim=1, correction=0)
     return pairwise * block.scale**2, unary * block.scale**2
 
 
 def _chunks(map_rows: MapRows, order: Tensor) -> Iterator[Tensor]:
-    """Shares [groups, R, M] of the queries in order, R at a time; a query without any weight has even shares."""
+    """Yield shares [groups, R, M] of the queries in order, R at a time; a query without any weight has even shares."""
     num_entries = map_rows(order[:1]).numel()
     for part in order.split(max(CHUNK_ENTRIES // num_entries, 1)):
         weights = map_rows(part).abs()

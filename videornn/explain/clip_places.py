@@ -1,7 +1,7 @@
-"""Where the features of a network lie in the clip: points of the clip to places of a grid, and back.
+"""Map points of a clip to places of a network's feature grid, and back.
 
-A place of a grid is not a tile of the frame: strided layers are padded by half their kernel, so that place i of their output
-lies on place 2 i of their input, the first one on the first pixel. Maps drawn as tiles are off by half a tile.
+A place of a grid is not a tile of the frame: strided layers are padded by half their kernel, so place i of their output lies
+on place 2 i of their input, and the first one on the first pixel. Maps drawn as tiles would be off by half a tile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from videornn.errors import UserError
 
 @dataclass(frozen=True)
 class Query:
-    """A query point: frame of the clip, and place in it as shares of height and width in 0..1."""
+    """A query point: a frame of the clip, and a point in it as shares of height and width in 0..1."""
 
     frame: int
     y: float
@@ -40,32 +40,32 @@ class Places:
         return len(self.frames), len(self.rows), len(self.columns)
 
     def cell(self, query: Query) -> tuple[int, int, int]:
-        """The place (t, y, x) that is nearest to a point of the clip."""
+        """Return the place (t, y, x) that is nearest to a point of the clip."""
         y, x = query.y * self.size[1] - 0.5, query.x * self.size[2] - 0.5
         return self.step(query.frame), _nearest(self.rows, y), _nearest(self.columns, x)
 
     def step(self, frame: int) -> int:
-        """The time step that is nearest to a frame."""
+        """Return the time step that is nearest to a frame."""
         return _nearest(self.frames, frame)
 
     def frame(self, step: int) -> int:
-        """The first of the frames that are nearest to a time step."""
+        """Return the first of the frames that are nearest to a time step."""
         return min(range(self.size[0]), key=lambda frame: (abs(float(self.frames[step]) - frame), frame))
 
     def query(self, cell: tuple[int, int, int]) -> Query:
-        """The point of the clip in the middle of a place (t, y, x)."""
+        """Return the point of the clip in the middle of a place (t, y, x)."""
         y, x = (float(self.rows[cell[1]]) + 0.5) / self.size[1], (float(self.columns[cell[2]]) + 0.5) / self.size[2]
         return Query(self.frame(cell[0]), min(y, 1 - 1e-6), min(x, 1 - 1e-6))
 
     def pooled(self, kernel: tuple[int, ...]) -> Places:
-        """Those of the grid after pooling with this kernel and stride, without padding."""
+        """Return the places of the grid after pooling with this kernel and stride, without padding."""
         axes = (self.frames, self.rows, self.columns)
         frames, rows, columns = (axis.unfold(0, k, k).mean(1) for axis, k in zip(axes, kernel, strict=True))
         return Places(frames, rows, columns, self.size)
 
 
 def grid_places(size: tuple[int, int, int], grid: tuple[int, ...], *, temporal_pool: bool = False) -> Places:
-    """The places of a grid that strided layers made of a clip of size (T, H, W).
+    """Return the places of a grid that strided layers made of a clip of size (T, H, W).
 
     temporal_pool: one of them was a max-pool over pairs of frames, which is not padded.
     """
@@ -76,7 +76,7 @@ def grid_places(size: tuple[int, int, int], grid: tuple[int, ...], *, temporal_p
 
 
 def parse_query(text: str) -> Query:
-    """A query point written as T,Y,X; raises UserError if it is not one."""
+    """Parse a query point written as T,Y,X; raises UserError if it is not one."""
     parts = text.split(",")
     try:
         frame, y, x = int(parts[0]), float(parts[1]), float(parts[2])
@@ -90,7 +90,7 @@ def parse_query(text: str) -> Query:
 
 
 def _centres(length: int, count: int) -> Tensor:
-    """Places of the output of layers of stride 2, which halve a length and round up."""
+    """Return the places of the output of layers of stride 2, which halve a length and round up."""
     pitch = 1
     while -(-length // pitch) > count:
         pitch *= 2

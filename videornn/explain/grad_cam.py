@@ -11,11 +11,11 @@ MIN_PLACES = 7  # along height and width: as many as res5 has for clips of 224 p
 
 
 def grad_cam(model: nn.Module, clip: Tensor, stage: str, label: int) -> Tensor:
-    """Grad-CAM float [t, h, w] of a class on the grid of a stage, at least 0, on the CPU.
+    """Compute Grad-CAM of a class on the grid of a stage, float [t, h, w], at least 0, on the CPU.
 
         a_k = mean over t, y, x of d y_c / d A_k(t, y, x),  L(t, y, x) = ReLU(sum_k a_k A_k(t, y, x))
 
-    A_k are the features that the stage puts out, y_c the logit of the class. Selvaraju et al. 2017, eq. 1 and 2,
+    A_k are the output features of the stage, y_c is the logit of the class. Selvaraju et al. 2017, eq. 1 and 2,
     arXiv:1610.02391, with time as a third axis.
 
     Args:
@@ -26,7 +26,7 @@ def grad_cam(model: nn.Module, clip: Tensor, stage: str, label: int) -> Tensor:
 
     def cut(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         kept.append(output.detach().requires_grad_())
-        torch.set_grad_enabled(True)  # to the end of the pass: what came before needs no gradient, nor the memory for it
+        torch.set_grad_enabled(True)  # until the end of the pass: earlier layers need no gradient, nor the memory for it
         return kept[0]
 
     hook = getattr(model, stage).register_forward_hook(cut)
@@ -41,9 +41,9 @@ def grad_cam(model: nn.Module, clip: Tensor, stage: str, label: int) -> Tensor:
 
 
 def default_stage(grids: dict[str, tuple[int, int, int]]) -> str:
-    """The deepest stage whose grid (t, h, w) has at least MIN_PLACES x MIN_PLACES places; if none has, the finest.
+    """Choose the deepest stage whose grid (t, h, w) has at least MIN_PLACES x MIN_PLACES places, else the finest.
 
-    Deep features are about classes, but those of small clips lie on 2 x 2 places, which cannot say where.
+    Deep features tell classes apart, but those of small clips lie on 2 x 2 places, too few to localise anything.
     """
     fine = [stage for stage in STAGES if min(grids[stage][1:]) >= MIN_PLACES]
     return fine[-1] if fine else max(STAGES, key=lambda stage: (min(grids[stage][1:]), stage))

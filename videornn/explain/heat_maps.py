@@ -1,4 +1,4 @@
-"""Heat maps over the frames of a clip, as a contact sheet and as a movie, with captions in plain words."""
+"""Draw heat maps over the frames of a clip, as a contact sheet and as a movie, with captions in plain words."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from videornn.system.files import replacing
 from videornn.system.lettering import encodable, fonts_for
 
 MAX_COLUMNS = 8
-HEAVY = 3.0  # a frame is, that has so many times the weight that it would have if the weight were spread evenly
+HEAVY = 3.0  # multiple of an even spread of the weight from which a frame counts as heavy
 MIN_TOP = 2.0
-MAX_MOVIE_FPS = 4  # slower than life, mostly: one must see where it glows
+MAX_MOVIE_FPS = 4  # mostly slower than life, so that one can see where it glows
 DPI = 110
-# of a sheet, in inches
+# sizes of a sheet, in inches
 MARGIN, LABELS, CELL, GAP, SCALE = 0.18, 2.5, 1.5, 0.05, 0.85
 LINE = 0.175  # height of a line of text of 9 points
 PANEL, PANEL_GAP = 2.9, 0.78  # of a movie
@@ -39,10 +39,10 @@ OUTLINE = [withStroke(linewidth=2.5, foreground="black")]
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A map over the clip and what to say of it.
+    """A map over the clip with its caption.
 
-    heat: float [t, h, w], in multiples of an even spread; values below zero glow blue. places: where it lies in the
-    clip. query: the point it belongs to, and its number on the frames.
+    heat: float [t, h, w], in multiples of an even spread; values below zero glow blue. places: where it lies in the clip.
+    query: the point it belongs to, and its number on the frames.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Scene:
 
 
 def draw_sheet(path: Path, scene: Scene) -> None:
-    """A picture: a column for each frame shown, a row of the frames themselves and one for each map."""
+    """Draw a picture with a column for each frame shown, a row of the frames themselves and a row for each map."""
     with _fonts(scene):
         _draw_sheet(path, scene)
 
@@ -102,27 +102,27 @@ def _draw_sheet(path: Path, scene: Scene) -> None:
 
 
 def draw_movie(path: Path, scene: Scene) -> None:
-    """A movie: the frames in time, with all maps beside each other."""
+    """Write a movie of the frames over time, with all maps side by side."""
     with _fonts(scene):
         write_movie(path, _movie_frames(scene), movie_fps(scene.seconds))
 
 
 def _fonts(scene: Scene) -> AbstractContextManager[None]:
-    """Those that have the letters of all that is written on a scene."""
+    """Return a context with fonts for all letters that are written on a scene."""
     return fonts_for([scene.title, *scene.captions, *(heat_map.text for heat_map in scene.maps)])
 
 
 def movie_fps(seconds: Sequence[float]) -> Fraction:
-    """Frames per second: those of the clip, but at most MAX_MOVIE_FPS, and at least one."""
+    """Return the frames per second of a movie: those of the clip, but at most MAX_MOVIE_FPS and at least one."""
     steps = np.abs(np.diff(seconds))
     step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
     return Fraction(min(max(1 / step, 1.0), float(MAX_MOVIE_FPS))).limit_denominator(100)
 
 
 def shown_frames(scene: Scene) -> list[int]:
-    """The first and the last frame, those with a query point or much of a map's weight, and others in between.
+    """Choose the first and last frame, those with a query point or much of a map's weight, and others in between.
 
-    MAX_COLUMNS of them, or more if there are so many query points and brightest points: no map must look empty.
+    There are MAX_COLUMNS, or more if there are more query points and brightest points, so that no map looks empty.
     """
     num_frames = len(scene.frames)
     shown = {0, num_frames - 1} | {query.frame for query, _ in _queries(scene.maps)}
@@ -133,13 +133,13 @@ def shown_frames(scene: Scene) -> list[int]:
         heaviest = max(hidden, key=lambda frame: max((float(share[frame]) for share in shares), default=0.0))
         if any(float(share[heaviest]) > HEAVY / num_frames for share in shares):
             shown.add(heaviest)
-        else:  # the frame that is furthest from those shown
+        else:  # the frame furthest from those shown
             shown.add(max(hidden, key=lambda frame: min(abs(frame - other) for other in shown)))
     return sorted(shown)
 
 
 def _movie_frames(scene: Scene) -> Iterator[np.ndarray]:
-    """Pictures uint8 [H, W, 3] of even size; what does not change is drawn once."""
+    """Yield pictures uint8 [H, W, 3] of even size; parts that do not change are drawn once."""
     panels = [None, *scene.maps]
     num_columns = len(panels) if len(panels) <= 4 else -(-len(panels) // 2)
     num_rows = -(-len(panels) // num_columns)
@@ -180,7 +180,7 @@ def _movie_frames(scene: Scene) -> Iterator[np.ndarray]:
             image.axes.draw_artist(image)
             image.axes.draw_artist(corner)
         for query, mark in marks:
-            for artist in mark:  # faint where the point is not in this frame, but will be or was
+            for artist in mark:  # faint if the point is in an earlier or later frame
                 artist.set_alpha(1.0 if query.frame == frame else 0.25)
                 figure.draw_artist(artist)
         figure.draw_artist(clock)
@@ -188,7 +188,7 @@ def _movie_frames(scene: Scene) -> Iterator[np.ndarray]:
 
 
 def _picture(scene: Scene, heat_map: HeatMap | None, frame: int) -> np.ndarray:
-    """A frame as it is, or with the part of a map that belongs to it."""
+    """Return a frame as it is, or with the part of a map that belongs to it."""
     picture = scene.frames[frame]
     if heat_map is None:
         return picture
@@ -199,14 +199,14 @@ def _picture(scene: Scene, heat_map: HeatMap | None, frame: int) -> np.ndarray:
 
 
 def _interpolation(centres: Tensor, length: int) -> np.ndarray:
-    """Linear interpolation from centres [n], in pixels, to all pixels, as a matrix [length, n]; constant beyond the ends."""
+    """Return the matrix [length, n] of linear interpolation from centres [n], in pixels, to all pixels; constant beyond."""
     numbers = np.arange(len(centres))
     between = np.interp(np.arange(length), centres.numpy(), numbers)
     return np.maximum(1 - np.abs(between[:, None] - numbers), 0)
 
 
 def _overlay(grey: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """A grey picture [H, W] in 0..1 with heat of -1..1 over it: black over purple to yellow, or to blue below zero."""
+    """Lay heat in -1..1 over a grey picture [H, W] in 0..1: black through purple to yellow, or to blue below zero."""
     strength = np.clip(np.abs(share), 0, 1)[..., None]
     warm = colormaps["inferno"](strength[..., 0])[..., :3]
     glow = np.where(share[..., None] < 0, strength * BLUE, warm)
@@ -215,7 +215,7 @@ def _overlay(grey: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def _scale_bar(figure: Figure, x: float, y: float, height: float, heat: Tensor) -> None:
-    """What the colours mean: 0, even, and the brightest place."""
+    """Draw the meaning of the colours: 0, even, and the brightest place."""
     top = _top(heat)
     low, high = (-top, top) if heat.min() < 0 else (0.0, top)
     axes = _picture_axes(figure, x, y, 0.12, height)
@@ -230,30 +230,30 @@ def _scale_bar(figure: Figure, x: float, y: float, height: float, heat: Tensor) 
 
 
 def _share_of(heat_map: HeatMap, frame: int) -> str:
-    """The share of the map's weight that lies at the moment of a frame."""
+    """Say which share of the map's weight lies at the moment of a frame."""
     return f"{100 * float(_shares(heat_map)[frame]):.0f} %"
 
 
 def _shares(heat_map: HeatMap) -> Tensor:
-    """For each frame [T], the share of the map's weight that lies at its time step."""
+    """Return for each frame [T] the share of the map's weight that lies at its time step."""
     strength = heat_map.heat.abs().flatten(1).sum(dim=1)
     steps = [heat_map.places.step(frame) for frame in range(heat_map.places.size[0])]
     return strength[steps] / strength.sum().clamp_min(1e-30)
 
 
 def _top(heat: Tensor) -> float:
-    """Where the colours end: at the brightest place, but at MIN_TOP in a map that is nearly even."""
+    """Return the upper end of the colours: the brightest place, but at least MIN_TOP, for maps that are nearly even."""
     return max(float(heat.abs().max()), MIN_TOP)
 
 
 def _times(multiple: float) -> str:
-    """A multiple of an even spread."""
+    """Format a multiple of an even spread."""
     return f"{multiple:.0f}x" if multiple >= 10 else f"{multiple:.1f}x"
 
 
 def _mark(axes: Axes, query: Query, number: int, size: tuple[int, int]) -> list[Text]:
-    """A query point on a picture of this height and width."""
-    # at an edge it moves in a little, or it would seem to belong to the next picture
+    """Draw a query point on a picture of this height and width."""
+    # moved in a little at an edge, where it would seem to belong to the next picture
     x, y = (min(max(at, 0.05), 0.95) * length - 0.5 for at, length in ((query.x, size[1]), (query.y, size[0])))
     options: dict[str, Any] = {"color": "white", "weight": "bold", "path_effects": OUTLINE, "clip_on": False}
     plus = axes.text(x, y, "+", fontsize=17, ha="center", va="center_baseline", **options)
@@ -265,14 +265,14 @@ def _mark(axes: Axes, query: Query, number: int, size: tuple[int, int]) -> list[
 
 
 def _corner(axes: Axes, **options: Any) -> Text:
-    """Text to be, in the lower left corner of a picture."""
+    """Create an empty text in the lower left corner of a picture."""
     return axes.text(
         0.03, 0.03, "", fontsize=7.5, color="white", va="bottom", path_effects=OUTLINE, transform=axes.transAxes, **options
     )
 
 
 def _queries(maps: Sequence[HeatMap]) -> list[tuple[Query, int]]:
-    """The query points of maps and their numbers, each once."""
+    """Return the query points of maps and their numbers, each once."""
     return list(dict.fromkeys((heat_map.query, heat_map.number) for heat_map in maps if heat_map.query is not None))
 
 
@@ -284,12 +284,12 @@ def _points(maps: Sequence[HeatMap]) -> str:
 
 
 def _brightest_frame(heat_map: HeatMap) -> int:
-    """The frame of the time step of a map that holds its largest value."""
+    """Return the frame of the time step of a map that holds its largest value."""
     return heat_map.places.frame(int(heat_map.heat.flatten(1).amax(dim=1).argmax()))
 
 
 def _picture_axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    """Axes without ticks; in inches from the left and from the top."""
+    """Add axes without ticks, placed in inches from the left and from the top."""
     total = figure.get_size_inches()
     axes = figure.add_axes((x / total[0], 1 - (y + height) / total[1], width / total[0], height / total[1]))
     axes.set_xticks([])
@@ -298,7 +298,7 @@ def _picture_axes(figure: Figure, x: float, y: float, width: float, height: floa
 
 
 def _write(figure: Figure, x: float, y: float, text: str, size: float, **options: Any) -> Text:
-    """Text whose upper left corner lies at x, y in inches from the left and from the top."""
+    """Write text whose upper left corner is at x, y, in inches from the left and from the top."""
     width, height = figure.get_size_inches()
     options = {"fontsize": size, "va": "top", "linespacing": 1.25, "parse_math": False, **options}
     return figure.text(x / width, 1 - y / height, encodable(text), **options)
@@ -326,6 +326,6 @@ def _header(scene: Scene, width: float) -> _Header:
 
 
 def _wrap(paragraphs: Sequence[str], width: float, size: float) -> list[str]:
-    """Lines that fit into so many inches."""
+    """Break paragraphs into lines that fit into a width in inches."""
     num_letters = max(int(width * 72 / (0.53 * size)), 12)  # a letter is a little more than half as wide as high
     return [line for text in paragraphs for line in textwrap.wrap(text, num_letters)]

@@ -1,4 +1,4 @@
-"""What a network looks at in a video: the maps of its attention blocks and Grad-CAM, drawn on the frames of one clip."""
+"""Explain a network on a video: draw the maps of its attention blocks and Grad-CAM on the frames of one clip."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from videornn.system.files import make_folder, short_enough, write_text
 
 @dataclass(frozen=True)
 class Clip:
-    """views uint8 [1, 3, T, S, S] as the network sees them, and where their frames are in the video.
+    """A clip: views uint8 [1, 3, T, S, S] as the network sees them, and the position of their frames in the video.
 
-    seconds: when they appear, [T]; indices: which of its num_frames they are, [T].
+    seconds: when they appear, [T]; indices: their numbers among the num_frames of the video, [T].
     """
 
     views: Tensor
@@ -46,7 +46,7 @@ class Clip:
 
     @property
     def frames(self) -> np.ndarray:
-        """uint8 [T, S, S, 3]."""
+        """Frames uint8 [T, S, S, 3]."""
         return self.views[0].permute(1, 2, 3, 0).numpy()
 
 
@@ -65,15 +65,15 @@ def explain(
     """Draw the maps of every attention block, and Grad-CAM, for one clip (centre crop) of a video, and write their numbers.
 
     Args:
-        queries: points whose maps are drawn; if empty, of every block the points to which it adds most.
-        start: second of the video at which the clip starts; by default it is the clip in the middle.
+        queries: points whose maps are drawn; if empty, for every block the points to which it adds most.
+        start: second of the video at which the clip starts; by default the clip in the middle is taken.
         stage: of Grad-CAM, one of STAGES; by default what default_stage chooses.
         class_name: of Grad-CAM; by default the predicted class.
         movies: write an mp4 beside every picture.
-        name: what the video is called in pictures; by default its file.
+        name: name of the video in pictures; by default that of its file.
 
     Returns:
-        What was written: a picture and a movie for every block in their order, those of Grad-CAM, the numbers as JSON.
+        The files written: a picture and a movie for every block in order, those of Grad-CAM, the numbers as JSON.
 
     Raises:
         UserError: the video cannot be read, the folder cannot be written, a query or the start is outside, there is no
@@ -131,7 +131,7 @@ def explain(
 
 
 def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
-    """The clip of a video, centre crop, that starts at a second, or the middle one; raises UserError."""
+    """Load the clip of a video, centre crop, that starts at a second, or the middle one; raises UserError."""
     data, spec = trained.config.data, _one_view(trained)
     if start is not None and data.sampling == "segments":
         raise UserError(
@@ -160,7 +160,7 @@ def load_clip(trained: Trained, video: str, start: float | None = None) -> Clip:
 
 
 def cut_masks(trained: Trained, clip: Clip, masks: np.ndarray, num_labels: int) -> Tensor:
-    """How much of every pixel of a clip is of label 1, 2, ..., float [num_labels, T, S, S] in 0..1.
+    """Return the share of label 1, 2, ... in every pixel of a clip, float [num_labels, T, S, S] in 0..1.
 
     Args:
         masks: labels of all frames of the clip's video, uint8 [num_frames, H, W]; they are cut and scaled as the frames are.
@@ -172,14 +172,14 @@ def cut_masks(trained: Trained, clip: Clip, masks: np.ndarray, num_labels: int) 
 
 
 def _one_view(trained: Trained) -> ViewSpec:
-    """The middle clip of a video, its centre."""
+    """Return the spec of a single view: the centre of the middle clip."""
     return view_spec(trained.config.data, trained.config.test.model_copy(update={"num_clips": 1, "num_crops": 1}))
 
 
 def _explain_block(
     block: AttentionBlock, x: Tensor, output: Tensor, places: Places, clip: Clip, queries: list[Query]
 ) -> tuple[list[str], list[HeatMap], dict[str, Any]]:
-    """Captions, maps and numbers of a block, from its input and output [1, C, T, H, W]."""
+    """Make captions, maps and numbers of a block from its input and output [1, C, T, H, W]."""
     points = queries or (strongest_points(x, output, places) if block.has_queries else [])
     maps, numbers = block_maps(block, x, places, points), block_numbers(block, x, output)
     heat_maps = block_heat_maps(block, maps, clip.seconds)
@@ -187,7 +187,7 @@ def _explain_block(
 
 
 def _draw(path: Path, scene: Scene, movies: bool) -> list[Path]:
-    """A picture, and if asked for a movie, beside each other; path has no suffix."""
+    """Draw a picture and, if asked for, a movie beside it; path has no suffix."""
     sheet = path.with_name(f"{path.name}.png")
     draw_sheet(sheet, scene)
     if not movies:
@@ -197,7 +197,7 @@ def _draw(path: Path, scene: Scene, movies: bool) -> list[Path]:
 
 
 def number_lines(path: Path) -> list[str]:
-    """The numbers that explain wrote, to be read: a line for every block."""
+    """Format the numbers that explain wrote: a line for every block."""
     record = json.loads(path.read_text(encoding="utf-8"))
     lines = []
     for block in record["blocks"]:
@@ -207,7 +207,7 @@ def number_lines(path: Path) -> list[str]:
 
 
 def _find_class(name: str, class_names: tuple[str, ...]) -> int:
-    """Id of a class by its name, which may be spelt a little differently; raises UserError with the nearest name."""
+    """Find the id of a class by its name, in nearly any spelling; raises UserError with the nearest name."""
     keys = [class_key(known) for known in class_names]
     if class_key(name) in keys:
         return keys.index(class_key(name))

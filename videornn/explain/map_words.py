@@ -1,4 +1,4 @@
-"""What maps show, in words for people who have not read the papers."""
+"""Describe maps in words for people who have not read the papers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from videornn.models.nonlocal_block import (
 
 COLLAPSED = 0.8  # share of a map's weight on one place
 FEW_KEYS = 2.0
-SAME = 0.1  # query dependence below which all points attend to about the same
+SAME = 0.1  # query dependence below which all points attend to about the same places
 IDLE = 0.01  # change below which a block hardly matters
 
 _SCOPE = {
@@ -36,7 +36,7 @@ _UNARY = {
 
 
 def block_captions(block: AttentionBlock, x: Tensor, numbers: dict[str, float]) -> list[str]:
-    """Paragraphs over the maps of a block with input x [1, C, T, H, W]: what it does, how to read it, what was found."""
+    """Write the paragraphs above the maps of a block with input x [1, C, T, H, W]: purpose, how to read it, findings."""
     grid = block.attention_grid(x)
     num_keys = {"spacetime": grid[0] * grid[1] * grid[2], "space": grid[1] * grid[2], "time": grid[0]}[block.axes]
     scope = _SCOPE[block.axes].format(num_keys)
@@ -49,7 +49,7 @@ def block_captions(block: AttentionBlock, x: Tensor, numbers: dict[str, float]) 
 
 
 def block_heat_maps(block: AttentionBlock, maps: BlockMaps, seconds: Sequence[float]) -> list[HeatMap]:
-    """The maps of a block as they are drawn, with their captions."""
+    """Return the maps of a block as they are drawn, with their captions."""
     heat_maps = []
     name = "pairwise" if isinstance(block, PairwiseNonLocal) else "attention"
     where = {"spacetime": "over all frames", "space": "in its own frame", "time": "at its own place in all frames"}[
@@ -71,7 +71,7 @@ def block_heat_maps(block: AttentionBlock, maps: BlockMaps, seconds: Sequence[fl
 
 
 def grad_cam_captions(class_name: str, score: float, stage: str, cam: Tensor) -> list[str]:
-    """Paragraphs over a Grad-CAM [t, h, w]."""
+    """Write the paragraphs above a Grad-CAM [t, h, w]."""
     size = " x ".join(map(str, cam.shape))
     captions = [
         f"Grad-CAM (Selvaraju et al. 2017): places whose features, put out by {stage}, speak for {class_name!r}, to which "
@@ -116,7 +116,7 @@ def _what(block: AttentionBlock, scope: str) -> str:
 
 
 def _found(block: AttentionBlock, numbers: dict[str, float], num_keys: int) -> str:
-    """The numbers of a block in sentences."""
+    """Describe the numbers of a block in sentences."""
     change = numbers["change"]
     idle = ", hardly at all: its maps matter little" if change < IDLE else ""
     said = [f"In this clip the block changes its input by {_percent(change)}{idle}."]
@@ -156,7 +156,7 @@ def _heat_map(
     query: Query | None = None,
     number: int = 0,
 ) -> HeatMap:
-    """A map with its caption, and what is remarkable about it."""
+    """Make a map with its caption and remarks."""
     strength = heat.abs()
     largest = float(strength.max() / strength.sum().clamp_min(1e-30))
     if not strength.any():
@@ -171,7 +171,7 @@ def _heat_map(
 
 
 def _moment(num_moments: int) -> str:
-    """Where the weight in a corner lies. Without the count, frames that share a moment seem to sum to more than 100 %."""
+    """Say what the share in a corner counts; without the number of moments, frames of one moment seem to exceed 100 %."""
     return f"at this moment, one of {num_moments} (frames can share one)"
 
 

@@ -1,8 +1,8 @@
-"""How much of the maps of attention blocks falls on objects, in clips whose masks are known.
+"""Measure how much of the maps of attention blocks falls on objects, in clips with known masks.
 
-Letters: L labels of objects, the first one 1; N queries, M keys. The share of an object in a place is that of the window
-around the place that is as wide as places lie apart. The map of an object is the mean over the maps of its queries, each as
-often as there is of the object in its place.
+Letters: L labels of objects, from 1; N queries, M keys. The share of an object in a place is its share of the window around
+the place, which is as wide as places lie apart. The map of an object is the mean over the maps of all queries, weighted by
+the share of the object in their places.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from videornn.models.nonlocal_block import AttentionBlock, Axes, NonLocal, Pairw
 
 RowsOfMap = Callable[[Tensor], Tensor]  # numbers of queries [R] -> their rows [groups, R, M]
 _PARTNERS = {CUE: ASKED, ASKED: CUE, OTHER: DISTRACTOR, DISTRACTOR: OTHER}
-# of every embedded set: how much of the maps of which objects falls on which
+# for every embedded set: the pairs of objects between which shares are measured
 RELATIONS: dict[str, dict[str, dict[int, Iterable[int]]]] = {
     "motion": {"other_object": {1: (2,), 2: (1,)}},
     "context": {
@@ -39,12 +39,12 @@ RELATIONS: dict[str, dict[str, dict[int, Iterable[int]]]] = {
 
 
 def has_shares(block: AttentionBlock) -> bool:
-    """Whether all weights of the block are of a softmax; others can be negative, and have no whole to be shares of."""
+    """Return whether all weights of the block come from a softmax; others can be negative and do not sum to one."""
     return isinstance(block, (NonLocal, UnaryNonLocal))
 
 
 def maps_of(block: AttentionBlock, x: Tensor) -> dict[str, RowsOfMap]:
-    """The maps of a block for its input [1, C, T, H, W], from which rows [groups, R, M] can be had; each row sums to 1."""
+    """Return the maps of a block for its input [1, C, T, H, W], as functions that give rows [groups, R, M] of sum 1."""
     pooled = block.key_pool(x)
     rows, unary = block.map_rows(x, pooled), block.unary_weights(x, pooled)
     maps: dict[str, RowsOfMap] = {}
@@ -61,7 +61,7 @@ def maps_of(block: AttentionBlock, x: Tensor) -> dict[str, RowsOfMap]:
 
 @torch.no_grad()
 def block_shares(block: AttentionBlock, x: Tensor, places: Places, masks: Tensor) -> dict[str, Tensor]:
-    """map_shares of every map of a block, by its name, for its input x [1, C, T', H', W'], which lies at places.
+    """Compute map_shares of every map of a block, by name, for its input x [1, C, T', H', W'], which lies at places.
 
     Args:
         masks: share of every object in the pixels of the clip, float [L, T, H, W].
@@ -75,10 +75,10 @@ def block_shares(block: AttentionBlock, x: Tensor, places: Places, masks: Tensor
 
 
 def map_shares(rows: RowsOfMap, axes: Axes, queries: Tensor, keys: Tensor, places: Places, key_places: Places) -> Tensor:
-    """What the maps of L objects give, float [2, L, L + 3]: of the map, and of an even one over what its queries reach.
+    """Compute shares of the maps of L objects, float [2, L, L + 3]: of the map, and of an even one over its queries' reach.
 
     Columns: the share of the weight on every object; on outlines; on the object itself at other moments than the query's;
-    and the share of the keys that a query in effect attends to. Rows of objects that are not in the clip are NaN.
+    and the share of the keys that a query effectively attends to. Rows of objects that are not in the clip are NaN.
 
     Args:
         queries: share of every object in the places of the queries, [L, t, h, w].
@@ -109,9 +109,9 @@ def map_shares(rows: RowsOfMap, axes: Axes, queries: Tensor, keys: Tensor, place
 
 
 def numbers_of(shares: Tensor, task: str) -> dict[str, tuple[float, float]]:
-    """What map_shares gives, by name, for a clip of an embedded set: of the map, and of an even one; NaN if not in the clip.
+    """Name the results of map_shares for a clip of an embedded set: of the map, and of an even one; NaN if not in the clip.
 
-    Means over the objects that are in the clip.
+    They are means over the objects that are in the clip.
     """
     every = range(1, shares.shape[1] + 1)
     last = len(every)
@@ -131,9 +131,9 @@ def numbers_of(shares: Tensor, task: str) -> dict[str, tuple[float, float]]:
 
 
 def ratio_interval(shares: np.ndarray, even: np.ndarray, scenes: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of two means over videos [V], and the ends of its bootstrapped 95 % interval; NaN where even maps give nothing.
+    """Compute the ratio of two means over videos [V] and the ends of its bootstrapped 95 % interval; NaN if even is zero.
 
-    scenes: int [V], of every video; videos of one scene are no independent draws, so scenes are drawn anew, as they are.
+    scenes: int [V], of every video; videos of one scene are not independent, so whole scenes are resampled.
     """
     if not even.any():
         return math.nan, math.nan, math.nan
@@ -145,13 +145,13 @@ def ratio_interval(shares: np.ndarray, even: np.ndarray, scenes: np.ndarray) -> 
 
 
 def place_shares(pixels: Tensor, places: Places) -> Tensor:
-    """Means [C, t, h, w] of pixels [C, T, H, W] over the windows of places."""
+    """Average pixels [C, T, H, W] over the windows of places to [C, t, h, w]."""
     axes = zip((places.frames, places.rows, places.columns), places.size, strict=True)
     return torch.einsum("cthw,at,bh,dw->cabd", pixels, *(windows(centres, length) for centres, length in axes))
 
 
 def windows(centres: Tensor, length: int) -> Tensor:
-    """Weights [n, length], of sum 1, of the pixels around each of n places, as wide as these lie apart, cut at the ends."""
+    """Return weights [n, length], of sum 1, of the pixels around each of n places, as wide as their spacing, cut at ends."""
     reach = float(centres[1] - centres[0]) / 2 if len(centres) > 1 else length
     pixels = torch.arange(length)
     low, high = (centres - reach)[:, None], (centres + reach)[:, None]
@@ -160,14 +160,14 @@ def windows(centres: Tensor, length: int) -> Tensor:
 
 
 def outlines(masks: Tensor) -> Tensor:
-    """Pixels, float [T, H, W], at the edge of an object of masks [L, T, H, W]: on either side of it, one pixel wide."""
+    """Mark the pixels, float [T, H, W], at the edge of an object of masks [L, T, H, W]: one pixel wide on either side."""
     inside = (masks > 0.5).float()
     spread, kept = (max_pool2d(sign * inside, 3, stride=1, padding=1) * sign for sign in (1, -1))
     return (spread - kept).amax(dim=0)
 
 
 def point_on(mask: Tensor) -> Query | None:
-    """The point of an object, share of pixels [T, H, W], nearest to its middle, in the frame that shows most of it."""
+    """Find the point of an object, share of pixels [T, H, W], nearest to its middle, in the frame that shows most of it."""
     inside = mask > 0.5
     if not inside.any():
         return None
@@ -178,7 +178,7 @@ def point_on(mask: Tensor) -> Query | None:
 
 
 def _on_grid(weights: Tensor, axes: Axes, step: int, cells: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """Weights [R, M] of queries at cells of a time step on the whole grid [R, t, h * w] of keys, zero out of their reach."""
+    """Put weights [R, M] of queries at cells of a time step onto the grid [R, t, h * w] of keys, zero out of reach."""
     if axes == "spacetime":
         return weights.reshape(len(cells), grid[0], -1).clone()
     whole = weights.new_zeros(len(cells), grid[0], grid[1] * grid[2])

@@ -1,1 +1,1 @@
-"""Networks on any video: whole, window by window, or live; timelines and drawn labels."""
+"""Run networks on any video: whole, window by window, or live; timelines and drawn labels."""

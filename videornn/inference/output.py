@@ -1,4 +1,4 @@
-"""What `videornn infer` found, as it is written: rows of JSON and CSV, a timeline per video, names that do not collide."""
+"""Write the results of `videornn infer`: rows of JSON and CSV, a timeline per video, names that do not collide."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from videornn.inference.timeline import Segment, Window, plot_timeline
 from videornn.system.files import replacing, short_enough, write_table, write_text
 from videornn.system.urls import URL, without_secrets
 
-SAVE_SECONDS = 30.0  # between two savings of the results so far
+SAVE_SECONDS = 30.0  # between two saves of the results so far
 Ranking = list[tuple[str, float]]
 
 
 def prediction_rows(ranking: Ranking) -> list[dict[str, Any]]:
-    """A dictionary per class, best first."""
+    """Return a dictionary per class, best first."""
     return [{"class": name, "score": round(score, 6)} for name, score in ranking]
 
 
 def segment_rows(segments: Sequence[Segment]) -> list[dict[str, Any]]:
-    """A dictionary per segment; times in seconds, label null where there is none."""
+    """Return a dictionary per segment; times in seconds, label null where there is none."""
     return [
         {"start": round(s.start, 3), "end": round(s.end, 3), "label": s.label, "score": round(s.score, 6)} for s in segments
     ]
 
 
 class WindowRows:
-    """A dictionary per window, made where JSON is written: there can be very many."""
+    """A sequence with a dictionary per window, made only when JSON is written, because there can be very many."""
 
     def __init__(self, windows: Iterable[Window], rank: Callable[[Tensor], Ranking]) -> None:
         self._windows, self._rank = windows, rank
@@ -51,7 +51,7 @@ class WindowRows:
 
 
 def write_json(path: Path, results: list[dict[str, Any]]) -> None:
-    """All results as a JSON list; the path '-' is standard output."""
+    """Write all results as a JSON list; the path '-' is standard output."""
     text = json.dumps(results, indent=2, default=list) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
@@ -62,7 +62,7 @@ def write_json(path: Path, results: list[dict[str, Any]]) -> None:
 
 
 def write_csv(path: Path, results: list[dict[str, Any]], *, segments: bool) -> None:
-    """One row per video and class, or per video and segment; a video that failed has one row with its error."""
+    """Write one row per video and class, or per video and segment; a failed video has one row with its error."""
     rows = []
     for result in results:
         if segments:
@@ -78,7 +78,7 @@ def write_csv(path: Path, results: list[dict[str, Any]], *, segments: bool) -> N
 
 
 class ResultFiles:
-    """The files of --json and --csv: written at the end, and now and then before it, since any run may be killed.
+    """The files of --json and --csv: written at the end, and now and then before it, because any run may be killed.
 
     Args:
         segments: whether results have segments, rather than classes of whole videos.
@@ -89,7 +89,7 @@ class ResultFiles:
         self._due = time.monotonic() + SAVE_SECONDS
 
     def write_if_due(self, results: list[dict[str, Any]]) -> None:
-        """Write what is done so far; not too often, and never for more than a tenth of the time."""
+        """Write the results so far; not too often, and never for more than a tenth of the time."""
         start = time.monotonic()
         if start < self._due:
             return
@@ -111,7 +111,7 @@ class ResultFiles:
 def write_timeline(
     folder: Path, name: str, windows: Sequence[Window], segments: Sequence[Segment], class_names: Sequence[str], title: str
 ) -> None:
-    """FOLDER/NAME_timeline.csv and .png."""
+    """Write FOLDER/NAME_timeline.csv and .png."""
     with writing("--out", folder):
         rows = [list(row.values()) for row in segment_rows(segments)]
         write_table(folder / f"{name}_timeline.csv", ["start", "end", "label", "score"], rows)
@@ -121,7 +121,7 @@ def write_timeline(
 
 @contextmanager
 def writing(option: str, path: Path):
-    """What the disk refuses becomes a sentence."""
+    """Turn errors of writing into a sentence."""
     try:
         yield
     except OSError as error:
@@ -129,9 +129,9 @@ def writing(option: str, path: Path):
 
 
 def output_names(paths: Sequence[str]) -> list[str]:
-    """A name for the results of every path: its stem, with the folders above it as far as it takes to tell them apart.
+    """Name the results of every path: by its stem, with as many folders above it as needed to tell them apart.
 
-    The names stay different where a file system does not tell upper from lower case.
+    The names differ even on file systems that ignore case.
     """
     parts = [_parts(path) for path in paths]
     depths = [1] * len(paths)
@@ -154,7 +154,7 @@ def output_names(paths: Sequence[str]) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    """Words of the folders and the stem of a path, or of a URL without what follows its place, or who asks for it."""
+    """Split a path into its folders and stem, or a URL without its query and its user."""
     if path == STDIN:
         return ["stdin"]
     place = without_secrets(path).split("://", 1)[-1].removeprefix("***@")

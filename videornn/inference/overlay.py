@@ -1,4 +1,4 @@
-"""Labels drawn into a video: what happens at the moment, the best scores, and where in the whole it is."""
+"""Draw labels into a video: what happens at the moment, the best scores, and the position in the whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videornn.data.video.pictures import MAX_FRAME_PIXELS
 from videornn.data.video.write import redraw_movie
 from videornn.inference.timeline import NONE_COLOR, Segment, Window, class_colors, time_text, window_edges
 
-SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text can be read, or a side gets LONGEST_SIDE
+SMALLEST_SIDE = 288  # pixels; smaller videos are scaled up until text is legible, or a side reaches LONGEST_SIDE
 LONGEST_SIDE = 4096
 MAX_SIDE = 16384  # of H.264
 BACK = (16, 16, 16, 190)  # behind text, RGBA
@@ -27,7 +27,7 @@ BACK = (16, 16, 16, 190)  # behind text, RGBA
 def redraw_whole(
     source: str, path: Path, class_names: Sequence[str], scores: np.ndarray, max_pixels: int = MAX_FRAME_PIXELS
 ) -> Iterator[float]:
-    """redraw_movie with the best class of a whole video: scores float32 [K] in 0..1."""
+    """Run redraw_movie with the best class of a whole video: scores float32 [K] in 0..1."""
     with open_video(source, max_pixels=max_pixels) as video:
         end = video.duration
     best = int(scores.argmax())
@@ -37,12 +37,12 @@ def redraw_whole(
 
 
 class Overlay:
-    """Draws on the pictures of one video; what does not change from frame to frame is drawn once.
+    """An overlay on the pictures of one video; parts that do not change from frame to frame are drawn once.
 
     Args:
-        windows: where in time the rows of scores lie.
+        windows: the times of the rows of scores.
         segments: what happens when.
-        scores: float32 [num_windows, K] in 0..1, those shown.
+        scores: float32 [num_windows, K] in 0..1, as shown.
         topk: classes to show.
     """
 
@@ -84,7 +84,7 @@ class Overlay:
         return np.asarray(image)
 
     def _scores_panel(self, window: int, segment: Segment) -> Image.Image:
-        """The label of the moment, and below it the best classes with bars."""
+        """Draw the label of the moment, and below it the best classes with bars."""
         unit, (width, _) = self._unit, self._size
         pad, row = unit // 2, round(1.35 * unit)
         panel = Image.new("RGBA", (min(width, 17 * unit), round(1.9 * unit) + self._topk * row + pad), (0, 0, 0, 0))
@@ -110,7 +110,7 @@ class Overlay:
         return panel
 
     def _time_bar(self) -> Image.Image:
-        """All segments along the lower edge."""
+        """Draw all segments along the lower edge."""
         width, height = self._size[0], self._unit
         bar = Image.new("RGBA", (width, height), BACK)
         draw = ImageDraw.Draw(bar)
@@ -121,7 +121,7 @@ class Overlay:
         return bar
 
     def _draw_moment(self, draw: ImageDraw.ImageDraw, seconds: float) -> None:
-        """Where on the time bar the frame is, and the time."""
+        """Draw the position of the frame on the time bar, and the time."""
         (width, height), unit = self._size, self._unit
         place = round((width - 1) * min(seconds / self._duration, 1))
         draw.rectangle((place - 2, height - unit, place + 2, height), fill="black")
@@ -133,7 +133,7 @@ class Overlay:
 
 
 def shown_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height), both even, of what is written: a whole multiple of small videos, so that text can be read."""
+    """Return the output's (width, height), both even: a whole multiple for small videos, so that text is legible."""
     longest = max(width, height)
     factor = max(min(math.ceil(SMALLEST_SIDE / min(width, height)), LONGEST_SIDE // longest), 1)
     scale = min(factor, MAX_SIDE / longest)
@@ -142,13 +142,13 @@ def shown_size(width: int, height: int) -> tuple[int, int]:
 
 @lru_cache
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: the same on every machine, and with the letters of most languages."""
+    """Load the font that comes with matplotlib: the same on every machine, with the letters of most languages."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, or as much of it as fits into so many pixels."""
+    """Return the text, or as much of it as fits into a width in pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

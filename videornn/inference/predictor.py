@@ -1,4 +1,4 @@
-"""Run a checkpoint on videos: a checkpoint is all that is needed."""
+"""Run a checkpoint on videos; nothing but the checkpoint is needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIST_SUFFIXES = frozenset([".txt", ".csv", ".json"])
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Scores float32 [K] of a video, or None and the sentence that says why."""
+    """A prediction: scores float32 [K] of a video, or None and a sentence that says why."""
 
     path: str
     scores: Tensor | None
@@ -40,7 +40,7 @@ class Prediction:
 
 
 class Predictor:
-    """Top-k classes of a video, from the mean of the softmax scores of its views."""
+    """A predictor of the top-k classes of a video, from the mean of the softmax scores of its views."""
 
     def __init__(self, trained: Trained, *, topk: int = 5) -> None:
         self.trained = trained
@@ -49,7 +49,7 @@ class Predictor:
         self._view_spec = view_spec(trained.config.data, trained.config.test)
 
     def __call__(self, path: str | Path) -> Ranking:
-        """The topk (class name, score) pairs of one video, best first; scores lie in 0..1.
+        """Return the topk (class name, score) pairs of one video, best first; scores lie in 0..1.
 
         Raises:
             DecodeError: the file is missing or is no video.
@@ -57,12 +57,12 @@ class Predictor:
         return self.rank(self.scores(path))
 
     def rank(self, scores: Tensor) -> Ranking:
-        """The topk (class name, score) pairs of scores [K], best first."""
+        """Return the topk (class name, score) pairs of scores [K], best first."""
         best = scores.topk(self.topk)
         return [(self.class_names[i], score) for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
     def scores(self, path: str | Path) -> Tensor:
-        """Scores of a video, averaged over its views, float32 [K] on the CPU; raises DecodeError."""
+        """Compute the scores of a video, averaged over its views, float32 [K] on the CPU; raises DecodeError."""
         data = self.trained.config.data
         views = load_views(
             str(path), self._view_spec, decoder=data.decoder, timeout=data.timeout, max_pixels=data.max_frame_pixels
@@ -70,10 +70,10 @@ class Predictor:
         return self.trained.scores(views)
 
     def predict_many(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
-        """The scores of many videos, in their order, as they come; a video that cannot be decoded has a reason instead.
+        """Yield the scores of many videos, in order; for a video that cannot be decoded, a reason instead.
 
-        Loader workers decode while the network computes, and views of several short videos go through it together. What else
-        is in a batch changes scores by the rounding of float32 alone (less than 1e-5), since libraries choose the order of
+        Loader workers decode while the network computes, and views of several short videos go through it together. Other
+        videos in a batch change scores only by float32 rounding (less than 1e-5), because libraries choose the order of
         their sums by the size of a batch.
         """
         table, config = _table(paths), self.trained.config
@@ -101,12 +101,12 @@ class Predictor:
         stride: float | None = None,
         worker: GeneratorWorker | None = None,
     ) -> Windows:
-        """Windows over a video of any length, as they come, in constant memory: see Windows for arguments and errors."""
+        """Return windows over a video of any length, in constant memory; see Windows for arguments and errors."""
         return Windows(self.trained, self._view_spec, str(source), window, stride, worker)
 
 
 def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str] | None = None) -> Predictor:
-    """A function from a video path to its topk (class name, score) pairs.
+    """Load a function from a video path to its topk (class name, score) pairs.
 
     Raises:
         UserError: the checkpoint is missing or is not one of videornn.
@@ -115,10 +115,9 @@ def load_predictor(checkpoint: str | Path, *, topk: int = 5, overrides: list[str
 
 
 def find_videos(paths: list[str]) -> list[str]:
-    """Videos of files, folders (searched with their subfolders, by suffix), lists, globs, URLs and cameras, in that order.
+    """Find the videos of files, folders (searched recursively, by suffix), lists, globs, URLs and cameras, in order.
 
-    A list is what load_videos takes, with a suffix of LIST_SUFFIXES; its labels, if it has some, do not matter. A folder of
-    images is a video.
+    A list is one of load_videos with a suffix of LIST_SUFFIXES; labels in it are ignored. A folder of images is a video.
 
     Raises:
         UserError: a folder has no video, a list cannot be read, or a glob matches nothing.
@@ -141,7 +140,7 @@ def find_videos(paths: list[str]) -> list[str]:
             table = load_videos(path)
             files = [table.path(index) for index in range(len(table))]
         elif os.path.exists(path) or not glob.has_magic(path):
-            files = [path]  # which has a row, be it out of reach
+            files = [path]  # it has a row even if it cannot be reached
         else:
             files = sorted(glob.glob(path, recursive=True))
             if not files:

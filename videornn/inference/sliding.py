@@ -1,4 +1,4 @@
-"""Sliding windows over a video of any length: where their clips lie, and the clips, every frame of which is cut out once."""
+"""Plan sliding windows over a video of any length, and make their clips, cutting every frame once."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MAX_WINDOW_SECONDS = 3600.0
 class WindowPlan:
     """Windows of window seconds, one every stride seconds, over a video of fps frames per second.
 
-    All frames lie on one grid of time, a step apart, and all clips on one raster of that grid, so that windows that overlap
+    All frames lie on one grid of time, a step apart, and all clips on one raster of that grid, so that overlapping windows
     share both: clips lie stride / m seconds apart, with the smallest m that leaves no gap between them. With sampling
-    "segments", a window is what a whole video is otherwise: one clip of num_frames evenly spread frames.
+    "segments", a window is treated as a whole video: one clip of num_frames evenly spread frames.
 
     Raises:
         UserError: the window is shorter than a clip or out of range, or the stride is longer than the window or too short.
@@ -76,47 +76,47 @@ class WindowPlan:
 
     @cached_property
     def clips_per_stride(self) -> int:
-        """Clips of the raster from the start of one window to that of the next."""
+        """Number of clips of the raster from the start of one window to that of the next."""
         return math.ceil(self.stride / self.clip_seconds)
 
     @cached_property
     def clips_per_window(self) -> int:
-        """Clips whose scores a window is the mean of."""
+        """Number of clips over which a window's scores are averaged."""
         spacing = self.stride / self.clips_per_stride
         return 1 + max(round((self.window - self.clip_seconds) / spacing), 0)
 
     def start(self, window: int) -> float:
-        """Seconds at which a window starts."""
+        """Return the second at which a window starts."""
         return float(window * self.stride)
 
     def end(self, window: int) -> float:
-        """Seconds at which a window ends, if the video is as long."""
+        """Return the second at which a window ends, if the video is long enough."""
         return float(window * self.stride + self.window)
 
     def is_last(self, window: int, duration: float) -> bool:
-        """Whether a window reaches the end of a video of so many seconds, up to a step of the grid."""
+        """Return whether a window reaches the end of a video of this duration, up to a step of the grid."""
         return self.end(window) + float(self.step) > duration - 1e-6
 
     def last_window(self, duration: float) -> int:
-        """Number of the first window for which is_last holds."""
+        """Return the number of the first window for which is_last holds."""
         left = duration - 1e-6 - float(self.step) - float(self.window)
         return max(math.floor(left / float(self.stride)) + 1, 0) if left > 0 else 0
 
     def is_used(self, clip: int) -> bool:
-        """Whether a clip of the raster is part of a window."""
+        """Return whether a clip of the raster is part of a window."""
         return clip % self.clips_per_stride < self.clips_per_window
 
     def clips_of(self, window: int) -> range:
-        """Numbers, on the raster, of the clips of a window."""
+        """Return the numbers, on the raster, of the clips of a window."""
         first = window * self.clips_per_stride
         return range(first, first + self.clips_per_window)
 
     def clip_start(self, clip: int) -> int:
-        """Point of the grid at which a clip of the raster begins."""
+        """Return the point of the grid at which a clip of the raster begins."""
         return round(clip * self.stride / self.clips_per_stride / self.step)
 
     def seconds(self, point: int) -> float:
-        """When to look at the screen for a point of the grid: in the middle of a frame of a constant rate (as on_screen)."""
+        """Return when a point of the grid is sampled: in the middle of a frame of a constant rate (as on_screen)."""
         place = (point + Fraction(self.view.clip.sampling == "segments", 2)) * self.step * self.fps
         return (math.floor(place) + 0.5) / float(self.fps)
 
@@ -124,9 +124,9 @@ class WindowPlan:
 def plan_windows(
     view: ViewSpec, window: float | None, stride: float | None, fps: Fraction, duration: float | None = None
 ) -> WindowPlan:
-    """Windows of so many seconds, by default those of one clip, so many seconds apart, by default half a window.
+    """Plan windows of some seconds, by default those of one clip, stride seconds apart, by default half a window.
 
-    A clip that is spread over a window is spread over the whole of a video that is known to be shorter.
+    A clip that is spread over a window is spread over the whole video if that is known to be shorter.
 
     Raises:
         UserError: window or stride make no sense.
@@ -142,14 +142,14 @@ def plan_windows(
 
 
 class StreamInfo(NamedTuple):
-    """What a stream says of itself: fps, and its duration in seconds or None."""
+    """The properties that a stream announces: fps, and its duration in seconds or None."""
 
     fps: Fraction
     duration: float | None
 
 
 class Reading(NamedTuple):
-    """How far a stream is read, and the clips uint8 [B, 3, T, S, S] that have become complete; numbers: their places.
+    """How far a stream is read, and the clips uint8 [B, 3, T, S, S] that have become complete, with their numbers.
 
     end and num_damaged are those of VideoStream; numbers are those of sliding_clips. There are none if clips is None.
     """
@@ -166,16 +166,16 @@ def read_clips(
     batch_size: int,
     max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Iterator[StreamInfo | Reading]:
-    """First what a source says of itself, then its clips, batch_size at a time; made to run in another process.
+    """Yield what a source announces, then its clips, batch_size at a time; made to run in another process.
 
     Args:
-        source: what VideoStream opens.
-        plan_windows: where windows lie over a video of so many frames per second, and of so many seconds if that is known.
+        source: as VideoStream takes it.
+        plan_windows: plans windows, given the frames per second of a video and its seconds, if known.
         max_pixels: width x height that a frame may have.
 
     Raises:
         DecodeError: the source cannot be opened or decoded, or is lost.
-        UserError: of plan_windows.
+        UserError: from plan_windows.
     """
     with errors_of_video(without_secrets(source)), VideoStream(source, max_pixels=max_pixels) as stream:
         yield StreamInfo(stream.fps, stream.duration)
@@ -189,9 +189,9 @@ def read_clips(
 
 
 def sliding_clips(stream: VideoStream, plan: WindowPlan) -> Iterator[tuple[int, Tensor]]:
-    """(number on the raster, clip uint8 [3, T, S, S], the centre crop) of a stream, each as soon as its frames are there.
+    """Yield (number on the raster, clip uint8 [3, T, S, S], centre crop) of a stream as soon as its frames have come.
 
-    If clips reach past the end of the video, the last one ends with it and stands for all from its number on. Memory holds
+    If clips reach past the end of the video, the last one ends with it and replaces all from its number on. Memory holds
     one clip.
     """
     view, num_frames = plan.view, plan.view.clip.num_frames
@@ -207,7 +207,7 @@ def sliding_clips(stream: VideoStream, plan: WindowPlan) -> Iterator[tuple[int, 
         return plan.seconds(place) < end
 
     def fill(shown: TimedFrame, until: float) -> Iterator[tuple[int, Tensor]]:
-        """The clips that are complete once a frame has been on the screen until a time."""
+        """Yield the clips that are complete when a frame has been on screen until a time."""
         nonlocal point, number
         picture = None
         while plan.seconds(point) < until:

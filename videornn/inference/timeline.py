@@ -1,4 +1,4 @@
-"""What happens when in a long video: windows with scores, the segments that follow from them, and their picture."""
+"""Tell what happens when in a long video: windows with scores, the segments made from them, and a plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-THRESHOLD = 0.3  # score that a class must reach to be a label, unless another is asked for
+THRESHOLD = 0.3  # default score that a class must reach to be a label
 NONE_COLOR = "#c9c9c9"
 MAX_CURVES = 6
 MAX_LEGEND = 14
@@ -26,7 +26,7 @@ class Window:
 
     @property
     def middle(self) -> float:
-        """Seconds."""
+        """Middle of the window in seconds."""
         return (self.start + self.end) / 2
 
 
@@ -34,8 +34,8 @@ class Window:
 class Segment:
     """A stretch of a video with one label, from start to end in seconds.
 
-    label: name of a class, or None where no class reached the threshold; score: the mean score, in 0..1, of the label (None:
-    of the best class of each moment).
+    label: name of a class, or None if no class reached the threshold; score: the mean score, in 0..1, of the label (of the
+    best class of each moment if it is None).
     """
 
     start: float
@@ -47,9 +47,9 @@ class Segment:
 def find_segments(
     windows: Sequence[Window], class_names: Sequence[str], *, smooth: float = 0.0, threshold: float = 0.0
 ) -> list[Segment]:
-    """The segments of a video, without gaps, from windows in the order of time.
+    """Find the segments of a video, without gaps, from windows in the order of time.
 
-    A window speaks for the time around its middle, half way to its neighbours. Its scores are averaged with those of the
+    A window stands for the time around its middle, half way to its neighbours. Its scores are averaged with those of the
     windows whose middles are within smooth / 2 seconds. A segment shorter than smooth seconds between two of the same label
     is a flicker and becomes part of them.
 
@@ -77,28 +77,28 @@ def find_segments(
 
 
 def half_window(windows: Sequence[Window]) -> float:
-    """Half the seconds of a window, over which scores are averaged unless other ones are asked for."""
+    """Return half the seconds of a window, over which scores are averaged by default."""
     return (windows[0].end - windows[0].start) / 2 if windows else 0.0
 
 
 def smooth_scores(windows: Sequence[Window], smooth: float) -> Tensor:
-    """Scores float32 [num_windows, K]: the mean over the windows whose middles are within smooth / 2 seconds."""
+    """Average scores to float32 [num_windows, K] over the windows whose middles are within smooth / 2 seconds."""
     scores = torch.stack([window.scores for window in windows])
     middles = torch.tensor([window.middle for window in windows], dtype=torch.float64)
-    reach = smooth / 2 + 1e-6  # a window exactly that far away is within
+    reach = smooth / 2 + 1e-6  # includes a window at exactly this distance
     first, end = torch.searchsorted(middles, middles - reach), torch.searchsorted(middles, middles + reach)
     sums = torch.cat([torch.zeros_like(scores[:1], dtype=torch.float64), scores.double().cumsum(dim=0)])
     return ((sums[end] - sums[first]) / (end - first)[:, None]).float()
 
 
 def window_edges(windows: Sequence[Window]) -> list[float]:
-    """Where, in seconds, the time that each window speaks for begins, and where that of the last one ends."""
+    """Return, in seconds, where the time that each window stands for begins, and where that of the last one ends."""
     between = [(one.middle + two.middle) / 2 for one, two in pairwise(windows)]
     return [windows[0].start, *between, windows[-1].end]
 
 
 def _without_flickers(runs: list[tuple[int, int, int]], edges: list[float], smooth: float) -> list[tuple[int, int, int]]:
-    """Runs (label, first window, end) without those shorter than smooth between two of one label, the shortest first."""
+    """Merge runs (label, first window, end) shorter than smooth between two of one label, the shortest first."""
     while True:
         flickers = [
             (edges[runs[place][2]] - edges[runs[place][1]], place)
@@ -112,7 +112,7 @@ def _without_flickers(runs: list[tuple[int, int, int]], edges: list[float], smoo
 
 
 def class_colors(segments: Sequence[Segment], class_names: Sequence[str]) -> dict[str, str]:
-    """Colours of classes: different ones for those that fill most of the segments."""
+    """Choose the colours of classes: different ones for those that fill most of the segments."""
     from matplotlib import color_sequences
     from matplotlib.colors import to_hex
 
@@ -126,7 +126,7 @@ def class_colors(segments: Sequence[Segment], class_names: Sequence[str]) -> dic
 
 
 def time_text(seconds: float) -> str:
-    """1:02:03.4 or 2:03.4: hours only where there are some, tenths of a second."""
+    """Format seconds as 1:02:03.4 or 2:03.4: hours only if there are any, and tenths of a second."""
     tenths = round(10 * seconds)
     minutes, tenths = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -137,7 +137,7 @@ def time_text(seconds: float) -> str:
 def plot_timeline(
     path: Path, windows: Sequence[Window], segments: Sequence[Segment], class_names: Sequence[str], title: str
 ) -> None:
-    """The segments as coloured bars on a time axis, above the scores, window by window, of the classes that matter most."""
+    """Plot segments as coloured bars over time, above the scores, window by window, of the most important classes."""
     from videornn.system.lettering import fonts_for  # matplotlib takes a second to import
 
     with fonts_for([title, *class_names]):

@@ -1,4 +1,4 @@
-"""Windows over a video of any length, scored as they come, in constant memory."""
+"""Score windows over a video of any length as they come, in constant memory."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from videornn.models.forward import average_views
 from videornn.system.urls import without_secrets
 from videornn.system.workers import GeneratorWorker, WorkerLost
 
-SLOWEST = 10  # times as long as what is shown, a hang is taken for one
+SLOWEST = 10  # times the duration of the video after which work counts as a hang
 
 
 class Windows:
     """The windows of one source, from its beginning to its end, to be iterated once.
 
-    A window's scores are the mean over its clips (centre crops); a clip is what the network was trained on. Nothing is
-    decoded or computed twice. The last window ends with the video.
+    A window's scores are the mean over its clips (centre crops), which are like those that the network was trained on.
+    Nothing is decoded or computed twice. The last window ends with the video.
 
     Args:
         source: a file, a folder of frames, a URL, a camera, a pipe or '-', standard input.
         window: seconds; by default those of one clip.
         stride: seconds from one window to the next; by default half a window.
-        worker: decodes, one batch ahead; without it, and of a pipe, this process does, and what crashes FFmpeg ends it.
+        worker: decodes one batch ahead; without it, and for pipes, this process decodes, and ends if FFmpeg crashes.
 
     Attributes:
         live: whether the source is read as it comes.
-        duration: seconds that the source announces, from the first window on; None for live ones, and where it does not say.
+        duration: seconds that the source announces, from the first window on; None for live ones, or if it does not tell.
         num_damaged: packets that could not be decoded so far.
 
     Raises:
@@ -86,7 +86,7 @@ class Windows:
                     number += 1
                     scored = {clip: row for clip, row in scored.items() if clip >= plan.clips_of(number)[0]}
         for left in range(number, plan.last_window(self._end) + 1):
-            # the last clip stands for those that reach past the end
+            # the last clip replaces those that reach past the end
             scored.update((clip, logits[-1]) for clip in plan.clips_of(left) if clip > last)
             yield self._window(plan, left, scored)
 
@@ -117,7 +117,7 @@ class Windows:
 
 
 class KeptWindows(Sequence[Window]):
-    """Windows in few bytes each, since a camera goes on for days: tensors that are kept hold back whole pages of memory."""
+    """A list of windows in few bytes each, for cameras that run for days: kept tensors would hold whole pages of memory."""
 
     ROWS = 1024  # of a block of scores
 
@@ -126,7 +126,7 @@ class KeptWindows(Sequence[Window]):
         self._blocks: list[np.ndarray] = []  # scores float32 [ROWS, K]
 
     def append(self, window: Window) -> None:
-        """Keep a window."""
+        """Add a window."""
         block, row = divmod(len(self), self.ROWS)
         if row == 0:
             self._blocks.append(np.empty((self.ROWS, len(window.scores)), np.float32))

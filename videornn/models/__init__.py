@@ -31,7 +31,7 @@ ATTENTION_KINDS = {
 
 
 def build_model(section: ModelConfig) -> ResNet3d:
-    """The network of a config's model section: [B, 3, T, H, W] float -> logits [B, num_classes].
+    """Build the network of a config's model section: [B, 3, T, H, W] float -> logits [B, num_classes].
 
     Raises:
         UserError: num_classes is not set, there is no such depth, the attention block or one of its places is
@@ -60,7 +60,7 @@ def build_model(section: ModelConfig) -> ResNet3d:
 
 
 def _attention(section: AttentionConfig) -> Callable[[int], nn.Module] | None:
-    """Builds the block of a config for a number of channels."""
+    """Return the function that builds a config's attention block for a number of channels."""
     if section.kind == "none":
         return None
     block = partial(ATTENTION_KINDS[section.kind], key_pool=section.key_pool, axes=section.axes)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class BatchNorm3d(nn.BatchNorm3d):
-    """nn.BatchNorm3d, as which libraries know it, for inputs [B, C, ...] of any dimension.
+    """nn.BatchNorm3d, so that libraries recognise it, for inputs [B, C, ...] of any dimension.
 
-    On a GPU clips in bfloat16 are normalised as pictures, which are views of them: the statistics are the same, but with
-    channels last in memory torch has kernels for pictures only, and cuDNN's are not asked in this precision. Clips get
-    its general ones, after a cast to float32, and a Slow R50 spent half of its step in them (docs/gpu.md).
+    On a GPU, clips in bfloat16 are normalised as pictures, which are views of them. The statistics are the same, but torch
+    has channels-last kernels for pictures only, and does not use cuDNN's in this precision: clips would get its general
+    kernels after a cast to float32, in which a Slow R50 spent half of its step (docs/gpu.md).
     """
 
     momentum: float
@@ -26,7 +26,7 @@ class BatchNorm3d(nn.BatchNorm3d):
         return as_pictures(self.normalize, x) if has_slow_kernels else self.normalize(x)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """forward, whatever the device and the number of dimensions."""
+        """Normalise x as forward does, on any device and in any number of dimensions."""
         return super().forward(x)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -34,6 +34,6 @@ class BatchNorm3d(nn.BatchNorm3d):
 
 
 def as_pictures(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """norm of clips [B, C, T, H, W], seen as [B, C, T H, W]."""
-    # not a view for autograd, which would copy gradients were a ReLU to change it in place; nothing else holds its memory
+    """Apply norm to clips [B, C, T, H, W] seen as pictures [B, C, T H, W]."""
+    # no view to autograd, which would copy gradients if a ReLU changed a view in place; nothing else holds its memory
     return torch.ops.aten._unsafe_view.default(norm(x.flatten(2, 3)), x.shape)

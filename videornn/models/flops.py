@@ -1,4 +1,4 @@
-"""Count the multiply-adds of a network, as papers of this field count them."""
+"""Count the multiply-adds of a network the way papers of this field do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ with warnings.catch_warnings():  # fvcore scripts functions as it is imported, w
 
 
 def forward_flops(model: nn.Module, clip_size: Sequence[int]) -> float:
-    """Multiply-adds of the forward pass of one clip.
+    """Count the multiply-adds of the forward pass of one clip.
 
     Args:
         model: the bare network, neither compiled nor parallel; it is left as it was.
@@ -24,10 +24,11 @@ def forward_flops(model: nn.Module, clip_size: Sequence[int]) -> float:
 
 
 def training_flops(model: nn.Module, clip_size: Sequence[int]) -> float:
-    """FLOPs of a training step for each clip: two for a multiply-add, of which every part of the network has up to three.
+    """Count the FLOPs of a training step per clip; a multiply-add counts as two.
 
-    They are the forward pass, the gradient of the weights, and that of the input. The last two are not computed in frozen
-    parts, the last not where all before is frozen too. Arguments as of forward_flops.
+    Every part of the network takes part up to three times: in the forward pass, the gradient of the weights and the
+    gradient of the input. Frozen parts compute no gradient of weights, and none of the input where all before them is
+    frozen too. Arguments as in forward_flops.
     """
     flops = flops_by_module(model, _empty_clip(model, clip_size))
     total, trainable_before = 0.0, False
@@ -44,7 +45,7 @@ def _empty_clip(model: nn.Module, clip_size: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def flops_by_module(model: nn.Module, clip: Tensor) -> dict[str, float]:
-    """Multiply-adds of every module by its name ("" is the whole), as papers of this field count them; fvcore counts."""
+    """Count the multiply-adds of every module with fvcore, by name ("" is the whole), as papers of this field do."""
     training = {module: module.training for module in model.modules()}  # frozen norms differ from the rest
     try:
         analysis = FlopCountAnalysis(model.eval(), clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -57,6 +58,6 @@ def flops_by_module(model: nn.Module, clip: Tensor) -> dict[str, float]:
 
 
 def _attention_flops(inputs: list, outputs: list) -> int:
-    """Multiply-adds of softmax(q k^T) v; fvcore does not know the fused operator."""
+    """Count the multiply-adds of softmax(q k^T) v; fvcore does not know the fused operator."""
     queries, keys, values = (value.type().sizes() for value in inputs[:3])  # [B, heads, N or M, D]
     return queries[0] * queries[1] * queries[2] * keys[2] * (queries[3] + values[3])

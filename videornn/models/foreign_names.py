@@ -1,6 +1,6 @@
-"""How other projects call the parts of a network: a format is a table of substitutions that turn its names into ours.
+"""Names that other projects give the parts of a network: a format is a table of substitutions that turn them into ours.
 
-This module alone knows foreign names, and what else foreign files call by names of their own.
+Foreign names, of tensors and of anything else in foreign files, are known to this module alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Renames = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Format:
-    """Names of one project: mark matches the start of a name that no other format has, renames apply one after another."""
+    """Names of one project: mark matches how a name starts in no other format; renames are applied one after another."""
 
     name: str
     mark: str
     renames: Renames
 
     def to_our_name(self, name: str) -> str:
-        """The name of a tensor of ours; one that belongs to nothing of ours comes out half changed."""
+        """Return our name of a tensor; the name of one that we do not have comes out half changed."""
         for pattern, ours in self.renames:
             name = re.sub(pattern, ours, name)
         return name
@@ -50,7 +50,7 @@ def _pytorchvideo(stages: Mapping[int, int]) -> Renames:
 
 
 def slowfast_clip(config: object) -> dict[str, int] | None:
-    """The clips that SlowFast's config in a file of its own asks for, as settings of ours; None if it tells none.
+    """Read the clips that a SlowFast config asks for, as our settings; None if it names none.
 
     Its frames are spread over NUM_FRAMES x SAMPLING_RATE, first and last included.
     """
@@ -126,7 +126,7 @@ FORMATS = (
             (r"^fc\.", "head."),
         ),
     ),
-    # between blocks 1 and 3 of C2D and I3D stands a pool
+    # in C2D and I3D a pool stands between blocks 1 and 3
     Format("PyTorchVideo C2D or I3D", r"blocks\.5\.res_blocks\.", _pytorchvideo({1: 2, 3: 3, 4: 4, 5: 5})),
     Format("PyTorchVideo Slow", r"blocks\.2\.res_blocks\.", _pytorchvideo({1: 2, 2: 3, 3: 4, 4: 5})),
     SLOWFAST,

@@ -1,4 +1,4 @@
-"""Run a network on clips as they are decoded: normalisation, the type that it computes in, views averaged to videos."""
+"""Run a network on decoded clips: normalise them, choose the precision, average views to videos."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from videornn.schema import Average, Precision
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-VIDEOS_AT_ONCE = 512  # whose views are averaged together, so that a large test needs no second copy of its logits
+VIDEOS_AT_ONCE = 512  # averaged together, so that a large test needs no second copy of its logits
 
 
 class Normalize(nn.Module):
-    """Make the input of a network from clips: uint8 [B, 3, T, H, W] on any device -> float32, channels last in memory.
+    """Turn clips into the input of a network: uint8 [B, 3, T, H, W] on any device -> float32, channels last in memory.
 
     Args:
         mean: per channel, of values in 0..1.
@@ -33,7 +33,7 @@ class Normalize(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.mean.device
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Normalize(nn.Module):
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """Autocast to the precision's type; nothing for fp32."""
+    """Return a context that autocasts to the precision's type; it does nothing for fp32."""
     return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
 
 
@@ -51,7 +51,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def predict_logits(
     model: nn.Module, normalize: Normalize, clips: Tensor, *, precision: Precision = "fp32", views_at_once: int
 ) -> Tensor:
-    """Logits float32 [B, K] on the CPU of clips uint8 [B, 3, T, H, W], of which views_at_once are on the device at a time.
+    """Compute logits float32 [B, K], on the CPU, of clips uint8 [B, 3, T, H, W], views_at_once at a time on the device.
 
     The model must be in eval mode, on the device of normalize.
     """
@@ -64,14 +64,14 @@ def predict_logits(
 
 
 def average_views(logits: Tensor, average: Average = "scores") -> Tensor:
-    """Scores [..., K] in 0..1 of videos from logits [..., V, K] of their views: the mean softmax, or that of the mean."""
+    """Average logits [..., V, K] of views to scores [..., K] in 0..1 of videos: mean of softmax, or softmax of mean."""
     return logits.softmax(dim=-1).mean(dim=-2) if average == "scores" else logits.mean(dim=-2).softmax(dim=-1)
 
 
 def video_scores(logits: Tensor, average: Average) -> Tensor:
-    """Scores float32 [N, K] of the logits [N, V, K] of any number of videos."""
+    """Compute scores float32 [N, K] of any number of videos from the logits [N, V, K] of their views."""
     scores = logits.new_empty(len(logits), logits.shape[-1])
-    # in place: results that lie between the large temporaries of the parts would keep their memory from being used again
+    # in place: small results between the large temporaries would keep that memory from being used again
     for part, place in zip(logits.split(VIDEOS_AT_ONCE), scores.split(VIDEOS_AT_ONCE), strict=True):
         place.copy_(average_views(part, average))
     return scores

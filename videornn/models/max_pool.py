@@ -1,4 +1,4 @@
-"""A max-pool that keeps little for the backward pass, and has the same bits every time on a GPU, too."""
+"""A max-pool that keeps little for the backward pass and gives the same bits every time, on GPUs too."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch.autograd.function import once_differentiable
 class LeanMaxPool(nn.Module):
     """A max-pool over 1, 2 or 3 dimensions that keeps its input for the backward pass and nothing else, in its dtype.
 
-    torch's own also keeps int64 indices, which at (1, 2, 2) are as large as a bfloat16 input. In 3 dimensions it is float32
-    under autocast on the CPU, and on a GPU its gradient has other bits each time, up to torch 2.11 at least; so this one is
-    made of max-pools over 2 dimensions: space, then time. The first of equal values gets the gradient, as with torch's.
+    torch's own also keeps int64 indices, which at (1, 2, 2) are as large as a bfloat16 input. In 3 dimensions it runs in
+    float32 under autocast on the CPU, and on a GPU its gradient differs in bits from run to run, up to torch 2.11 at least.
+    This one is therefore made of 2D max-pools, over space and then over time. As in torch's, the first of equal values gets
+    the gradient.
 
     Args:
         kernel_size: one size per dimension.
-        stride: the same; None: those of the kernel.
-        padding: the same; None: none.
+        stride: likewise; None: as the kernel.
+        padding: likewise; None: none.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class LeanMaxPool(nn.Module):
             return _pool(x, *axes)
         batch, channels, frames = x.shape[:3]
         if axes[1:] != [(1, 1, 0)] * 2:
-            if x.stride(1) == 1:  # channels last; views, whichever it is
+            if x.stride(1) == 1:  # channels last; a view in both cases
                 x = _pool(x.transpose(1, 2).flatten(0, 1), *axes[1:]).unflatten(0, (batch, frames)).transpose(1, 2)
             else:
                 x = _pool(x.flatten(1, 2), *axes[1:]).unflatten(1, (channels, frames))
@@ -51,15 +52,15 @@ class LeanMaxPool(nn.Module):
 
 
 def _pool(x: Tensor, of_rows: tuple[int, int, int], of_columns: tuple[int, int, int]) -> Tensor:
-    """x [B, C, H, W] pooled by kernel, stride and padding of both dimensions."""
+    """Pool x [B, C, H, W]; of_rows and of_columns are kernel, stride and padding of H and of W."""
     kernel, stride, padding = zip(of_rows, of_columns, strict=True)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the compiler chooses itself what it keeps
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the compiler chooses by itself what to keep
         return _LeanMaxPool2d.apply(x, kernel, stride, padding)
     return torch.max_pool2d(x, kernel, stride, padding)
 
 
 class _LeanMaxPool2d(torch.autograd.Function):
-    """One node, where activation checkpointing takes three times as long as the pool itself on the host."""
+    """The pool as one autograd node: activation checkpointing would take the host three times as long as the pool itself."""
 
     @staticmethod
     def forward(ctx, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:

@@ -1,11 +1,11 @@
 """The attention family: non-local blocks, their two halves, disentangled non-local and global context blocks.
 
 All share one shell, as Yin et al. 2020 (arXiv:2006.06668) draw them: z = x + BN(W_z y), and differ in y, the weighted
-sum of the values. No block builds a map of N x M weights, except to be looked at: `attention`.
+sum of the values. No block builds its map of N x M weights, except for `attention`, which is for looking at it.
 
 Letters: B batch, C channels, D inner width, N query positions, M key positions (N, or fewer if keys are pooled); i runs
 over queries, j over keys. query, key and value are the theta, phi and g of the papers. With axes "space" or "time" a
-position sees its own frame or its own place only, and B stands for all such groups of all clips.
+position sees only its own frame or its own place in all frames, and B counts all such groups of all clips.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _CONV: dict[int, type[_Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM: dict[int, type[_BatchNorm]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
 
 ALL = slice(None)
-ALIGNMENT = 8  # rows of attention are a multiple of so many channels, or its fused kernels refuse them
-TINY = 1e-12  # a mean square that counts as nothing: whitened features of a clip that is the same everywhere are zero
-MapRows = Callable[[Tensor | slice], Tensor]  # which of the queries -> their rows [B, R, M] of the map
+ALIGNMENT = 8  # fused kernels want the width of rows to be a multiple of this many channels
+TINY = 1e-12  # floor of a mean square: whitened features of a clip that is the same everywhere are zero
+MapRows = Callable[[Tensor | slice], Tensor]  # indices of queries -> their rows [B, R, M] of the map
 
 
 class AttentionBlock(nn.Module):
-    """The shell of every block: values, and what is done with their weighted sum; subclasses say what the weights are.
+    """The shell of every block: values, and what becomes of their weighted sum; subclasses define the weights.
 
         gate "norm":    z_i = x_i + BN(W_z y_i), values D wide; the gain of BN starts at zero (Wang et al. 2018, eq. 6)
         gate "scalar":  z_i = x_i + y_i, values C wide, without bias; what differs between queries in y_i is multiplied
@@ -46,7 +46,7 @@ class AttentionBlock(nn.Module):
         inner_channels: D; C / 2 by default.
         ndim: 1, 2 or 3: inputs are [B, C, T], [B, C, H, W] or [B, C, T, H, W].
         key_pool: max-pooling kernel and stride of what keys, values and the unary map see; None keeps all positions.
-        axes: which positions see each other: all, those of the same frame, or those of the same place (ndim 3 only).
+        axes: the positions that see each other: all, those of the same frame, or those of the same place (ndim 3 only).
         gate: see above.
         scale: of the logits of the pairwise softmax, "paper" or "learnt", see NonLocal.
         temperature: tau, which divides these logits; None takes the block's own, and 1 with a learnt scale.
@@ -102,11 +102,11 @@ class AttentionBlock(nn.Module):
         self.reset_parameters()
 
     def add_projections(self, channels: int, inner_channels: int, conv: type[_Conv]) -> None:
-        """The layers that the weights are made of; conv is the convolution class of ndim dimensions."""
+        """Create the layers that the weights are computed by; conv is the convolution class of ndim dimensions."""
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Convolutions: N(0, 0.01), bias 0; the gain of the norm, or the scalar: 0."""
+        """Initialise convolutions: N(0, 0.01), bias 0; the gain of the norm, or the scalar: 0."""
         for module in self.modules():
             if isinstance(module, _Conv):
                 nn.init.normal_(module.weight, std=0.01)
@@ -119,18 +119,18 @@ class AttentionBlock(nn.Module):
         y = self._to_grid(self.attend(x, self.key_pool(x)), x)
         if x.device.type != "cpu":
             return x + self._gated(y, x)
-        # W_z y is twice as large as y, and what BN would keep of it is cheap to compute again; but not for the host of a GPU
+        # BN would keep W_z y, which is twice as large as y and cheap to recompute; with a GPU that would cost host time
         return x + recompute(lambda y: self._gated(y, x), y, self.norm)
 
     def _gated(self, y: Tensor, x: Tensor) -> Tensor:
         return self.norm(_spread(self.out(y), x))
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
-        """y [B, N, D], or [B, 1, D] where it is the same for all queries."""
+        """Compute y [B, N, D], or [B, 1, D] where it is the same for all queries."""
         raise NotImplementedError
 
     def attention(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The weights that forward uses for this input, only for looking at, without gradient.
+        """Compute the weights that forward uses for this input, for looking at them, without gradient.
 
         Returns:
             Weights that differ between queries [B, N, M] (None if the block has none), and weights that all queries
@@ -142,18 +142,18 @@ class AttentionBlock(nn.Module):
             return rows and rows(ALL), self.unary_weights(x, pooled)
 
     def map_rows(self, x: Tensor, pooled: Tensor) -> MapRows | None:
-        """Weights that differ between queries, for the queries asked for: a map can be too large to exist as a whole."""
+        """Return a function that computes the query-dependent weights of given queries: a whole map can be too large."""
 
     def unary_weights(self, x: Tensor, pooled: Tensor) -> Tensor | None:
-        """Weights [B, M] that all queries share."""
+        """Compute the weights [B, M] that all queries share."""
 
     @torch.no_grad()
     def attention_grid(self, x: Tensor) -> tuple[int, ...]:
-        """Sizes (T, H, W) of the grid of key positions for this input."""
+        """Return the sizes (T, H, W) of the grid of key positions for this input."""
         return tuple(self.key_pool(x[:1]).shape[2:])
 
     def positions(self, features: Tensor) -> Tensor:
-        """[B, D, T, H, W] -> [groups, positions, D]; positions of a group see each other."""
+        """Rearrange [B, D, T, H, W] to [groups, positions, D]; the positions of a group see each other."""
         if self.axes == "space":
             features = features.transpose(1, 2).flatten(0, 1)  # [B * T, D, H, W]
         elif self.axes == "time":
@@ -161,7 +161,7 @@ class AttentionBlock(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
     def _to_grid(self, y: Tensor, x: Tensor) -> Tensor:
-        """Back: [groups, positions, D] -> [B, D, T, H, W]; one position per group gives sizes of 1 instead."""
+        """Undo `positions`: [groups, positions, D] -> [B, D, T, H, W]; one position per group gives sizes of 1 instead."""
         y = y.transpose(1, 2)  # [groups, D, positions]
         one = y.shape[2] == 1
         if self.axes == "spacetime":
@@ -177,10 +177,10 @@ class NonLocal(AttentionBlock):
 
     Wang et al. 2018, eq. 3, arXiv:1711.07971, with the square root of its code.
 
-    With a learnt scale keys are embedded as queries are (W_k is W_q) and both are divided by their root mean square over
-    channels, position by position; a scalar s, which starts at 1 and is not decayed, multiplies the logits. These are then
-    s sqrt(D) / tau times the cosine of two positions: a position sees those that are like it, and the logits have a
-    deviation near s, however wide the block is and however its weights grow.
+    With a learnt scale, keys are embedded as queries are (W_k is W_q), both are divided by their root mean square over
+    channels at each position, and a scalar s, which starts at 1 and is not decayed, multiplies the logits. The logits are
+    then s sqrt(D) / tau times the cosine of two positions: a position attends to those that are like it, and the deviation
+    of the logits stays near s, however wide the block is and however its weights grow.
     """
 
     own_temperature = 1.0
@@ -212,18 +212,18 @@ class NonLocal(AttentionBlock):
         return lambda rows: torch.softmax(_logits(query[:, rows], key, self.scale), dim=2)
 
     def queries_and_keys(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """q [B, N, D] and k [B, M, D]."""
+        """Compute q [B, N, D] and k [B, M, D]."""
         to_key = self.query if self.has_learnt_scale else self.key
         query, key = self.positions(self.query(x)), self.positions(to_key(pooled))
-        # of the two there can be fewer keys, so the scale is theirs
+        # scale the keys, because there can be fewer of them
         return self.unit(self.whiten(query)).to(query.dtype), self.sharpness(self.unit(self.whiten(key))).to(key.dtype)
 
     @torch.no_grad()
     def split(self, x: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
-        """Whitened pairwise [B, N, M] and unary [B, M] logits whose sum has the softmax that `attention` returns.
+        """Compute whitened pairwise [B, N, M] and unary [B, M] logits; the softmax of their sum is what `attention` returns.
 
-        (q_i - mu_q) . (k_j - mu_k) and mu_q . k_j, scaled; q_i . k_j has two more terms, which do not depend on j and
-        cancel. Yin et al. 2020, section 3.1. Of the queries, only the rows asked for.
+        They are (q_i - mu_q) . (k_j - mu_k) and mu_q . k_j, scaled; q_i . k_j has two more terms, which do not depend on j
+        and cancel. Yin et al. 2020, section 3.1. Pairwise logits are of the queries in rows only.
         """
         query, key = self.queries_and_keys(x, self.key_pool(x))
         mean = at_least_float32(query).mean(dim=1, keepdim=True)
@@ -251,7 +251,7 @@ class DotProductNonLocal(AttentionBlock):
         self.key = conv(channels, inner_channels, 1)
 
     def attend(self, x: Tensor, pooled: Tensor) -> Tensor:
-        # without a softmax the product is associative and q (k^T v) has no map; dividing first keeps the sum small
+        # without a softmax the product is associative, and q (k^T v) needs no map; dividing first keeps the sum small
         key, value = self.positions(self.key(pooled)), self.positions(self.value(pooled))
         return self.gain(self.positions(self.query(x)) @ ((key / key.shape[1]).transpose(1, 2) @ value))
 
@@ -287,7 +287,7 @@ class ConcatenationNonLocal(AttentionBlock):
         return lambda rows: torch.relu(a[:, rows].unsqueeze(2) + b.unsqueeze(1)) / b.shape[1]
 
     def _logits(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """a [B, N] and b [B, M]: the shares of query and key in w_f . [q_i, k_j]."""
+        """Compute a [B, N] and b [B, M], the shares of query and key in w_f . [q_i, k_j]."""
         query, key = self.positions(self.query(x)), self.positions(self.key(pooled))
         of_query, of_key = at_least_float32(self.concat.weight).T.chunk(2)  # [D, 1]: onnxruntime gets vectors wrong here
         with without_autocast(x.device):
@@ -345,7 +345,7 @@ class GlobalContext(UnaryNonLocal):
     ) -> None:
         inner_channels = max(channels // 16, 1) if inner_channels is None else inner_channels
         super().__init__(channels, inner_channels, ndim=ndim, key_pool=key_pool, axes=axes)
-        self.value = self.out = self.norm = nn.Identity()  # the context is that of x itself, and the bottleneck its gate
+        self.value = self.out = self.norm = nn.Identity()  # the context is a sum of x itself; the bottleneck gates it
         first, last = nn.Linear(channels, inner_channels), nn.Linear(inner_channels, channels)
         self.bottleneck = nn.Sequential(first, nn.LayerNorm(inner_channels), nn.ReLU(inplace=True), last)
         nn.init.zeros_(last.weight)
@@ -404,7 +404,7 @@ class AddedNonLocal(PairwiseNonLocal):
         return self._of_mean_query(self.positions(self.query(x)), self.positions(self.key(pooled)))
 
     def _of_mean_query(self, query: Tensor, key: Tensor) -> Tensor:
-        """The row [B, M] of a query that is the mean of all."""
+        """Compute the row [B, M] of a query that is the mean of all queries."""
         mean = at_least_float32(query).mean(dim=1, keepdim=True)
         return torch.softmax(_logits(mean, key, self.scale)[:, 0], dim=1)
 
@@ -439,7 +439,7 @@ class OwnMaskNonLocal(NonLocal):
         return _logits(query[:, rows], key, self.scale), at_least_float32(self.positions(self.mask(pooled)))[..., 0]
 
     def _with_mask(self, x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """q and k with a channel more, whose product is m_j, and as many of zeros as fused kernels want."""
+        """Compute q and k with one more channel, whose product is m_j, and zero channels as fused kernels need them."""
         query, key = self.queries_and_keys(x, pooled)
         more = ALIGNMENT - key.shape[2] % ALIGNMENT
         key = torch.cat([key, self.positions(self.mask(pooled))], dim=2)
@@ -480,25 +480,25 @@ class UnitRows(nn.Module):
 
 
 def _spread(y: Tensor, x: Tensor) -> Tensor:
-    """y, or if it is the same for all positions, y at each position of x, in the memory layout of x."""
+    """Return y, expanded to each position of x and in the memory layout of x if y is the same for all positions."""
     if torch.onnx.is_in_onnx_export():  # ONNX has no copy, and no layout
         return y.expand_as(x)
     return y if y.shape == x.shape else torch.empty_like(x, dtype=y.dtype).copy_(y)
 
 
 def _logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """The whole map q_i . k_j * scale [B, N, M], only for looking at."""
+    """Compute the whole map q_i . k_j * scale [B, N, M], for looking at it."""
     with without_autocast(query.device):
         return at_least_float32(query) @ at_least_float32(key).transpose(1, 2) * scale
 
 
 def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
-    """[B, 1, D] of weights [B, M] and values [B, M, D]: one sum for all queries."""
+    """Sum values [B, M, D] with weights [B, M] to [B, 1, D]: one sum for all queries."""
     return weights.to(value.dtype).unsqueeze(1) @ value
 
 
 def _running_sum(x: Tensor) -> Tensor:
-    """Sums of the first 0, 1, ..., M rows of x [B, M, D], as [B, M + 1, D]."""
+    """Return the sums of the first 0, 1, ..., M rows of x [B, M, D], as [B, M + 1, D]."""
     return torch.nn.functional.pad(x.cumsum(dim=1), (0, 0, 1, 0))
 
 
@@ -511,7 +511,7 @@ def _check(channels: int, inner_channels: int, ndim: int, key_pool: tuple[int, .
         raise ValueError(f"key_pool {key_pool} must have {ndim} entries, one per axis, or be None")
     if axes != "spacetime" and ndim != 3:
         raise ValueError(f"axes {axes!r} needs ndim 3, got {ndim}")
-    # queries of a group must find its keys: the axis that tells groups apart cannot be pooled
+    # the axis that tells groups apart must not be pooled, or the queries of a group would lose its keys
     apart = {"spacetime": (), "space": (0,), "time": (1, 2)}[axes]
     if key_pool is not None and any(key_pool[axis] != 1 for axis in apart):
         kept = "time" if axes == "space" else "space"

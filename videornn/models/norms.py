@@ -1,4 +1,4 @@
-"""Batch norm in other ways: statistics of part of a batch, of all ranks, or frozen; and parts of a network that stay put.
+"""Batch norm with statistics of part of a batch, of all ranks, or frozen; and frozen parts of a network.
 
 Norms change their class in place and keep parameters, buffers and names, so checkpoints move freely between the kinds.
 """
@@ -22,13 +22,13 @@ from videornn.schema import BatchNormKind
 
 
 def set_batch_norm(model: nn.Module, kind: BatchNormKind, bn_clips: int | None, device: torch.device) -> nn.Module:
-    """The network with its batch norms of this kind, changed in place; `freeze_parts` comes after it.
+    """Change the batch norms of a network to this kind, in place, and return it; call `freeze_parts` afterwards.
 
     Args:
-        kind: statistics of the clips of this rank (batch), of all ranks (sync), or as they are, with fixed weights, but
-            for norms of attention blocks, which stay as they were (frozen).
+        kind: statistics of the clips of this rank (batch), of all ranks (sync), or fixed statistics and weights (frozen),
+            except in attention blocks, whose norms stay as they were.
         bn_clips: clips that share statistics, see `SubBatchNorm`; None: all that go through at once. Only for batch.
-        device: where the network is to train.
+        device: the one to train on.
     """
     norms = _norms(model)
     if kind == "sync" and device.type == "cuda":
@@ -50,13 +50,13 @@ def set_batch_norm(model: nn.Module, kind: BatchNormKind, bn_clips: int | None, 
 
 
 def freeze_parts(model: nn.Module, names: Iterable[str]) -> None:
-    """Keep parts of a network as they are: no gradients, no statistics, no dropped paths. model.train() does not undo it.
+    """Freeze parts of a network: no gradients, no new statistics, no dropped paths. model.train() does not undo it.
 
-    Any part may be frozen; gradients pass through it to those before. The attention blocks of a frozen stage go on learning,
-    for they are often new there and could do nothing, unless "attention" is frozen too.
+    Any part may be frozen; gradients pass through it to the parts before. The attention blocks of a frozen stage go on
+    learning, because they are often new there, unless "attention" is frozen too.
 
     Args:
-        names: of "stem", "res2", ..., "res5" and "attention", which is all attention blocks.
+        names: any of "stem", "res2", ..., "res5" and "attention", which stands for all attention blocks.
 
     Raises:
         ValueError: no such part.
@@ -80,7 +80,7 @@ def freeze_parts(model: nn.Module, names: Iterable[str]) -> None:
 class SubBatchNorm(BatchNorm3d):
     """Batch norm of groups of num_clips successive clips, as if each group were the batch.
 
-    The running statistics are those of all groups together, as nn.BatchNorm3d would have them of the whole batch.
+    The running statistics are those of all groups together, as nn.BatchNorm3d would compute them on the whole batch.
     """
 
     def __init__(self, num_features: int, num_clips: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -121,7 +121,7 @@ class SyncBatchNormOnCpu(BatchNorm3d):
         features = at_least_float32(x)
         dims = [0, *range(2, x.ndim)]
         variance, mean = torch.var_mean(features, dims, correction=0)
-        # moments in float64, where a mean far above the deviation cancels without harm
+        # moments in float64, because a mean far above the deviation loses digits in float32
         count = torch.full_like(mean, x.numel() // x.shape[1], dtype=torch.float64)
         moments = torch.stack([count, count * mean, count * (variance + mean.double().square())])
         count, mean, square = _SumOverRanks.apply(moments)
@@ -135,14 +135,14 @@ class SyncBatchNormOnCpu(BatchNorm3d):
 
 
 class FrozenBatchNorm(BatchNorm3d):
-    """Batch norm that normalises with its running statistics in training too, and keeps them."""
+    """Batch norm that normalises with its running statistics in training too, and does not update them."""
 
     def train(self, mode: bool = True) -> FrozenBatchNorm:
         return super().train(False)
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over all ranks, of a tensor and of its gradient; torch.distributed.nn's is out of date since torch 2.15."""
+    """The sum of a tensor, and of its gradient, over all ranks; torch.distributed.nn's is deprecated since torch 2.15."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 @torch.no_grad()
 def _track_(norm: BatchNorm3d, mean: Tensor, biased_variance: Tensor, num_values: int | Tensor) -> None:
-    """Count a batch in the running statistics, as torch does: the variance unbiased."""
+    """Update the running statistics with a batch as torch does, with the unbiased variance."""
     variance = biased_variance * (num_values / (num_values - 1))
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
     norm.running_var.lerp_(variance.to(norm.running_var.dtype), norm.momentum)

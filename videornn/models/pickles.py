@@ -1,8 +1,9 @@
-"""Pickles of tensors, arrays and plain types, read by a machine of our own, which makes nothing else and calls nothing else.
+"""Read pickles of tensors, arrays and plain types, with an unpickler that makes and calls nothing else.
 
-Python's unpickler and torch's refuse to import what they do not know, yet a file can bring them down: with flags of a numpy
-dtype that make it take numbers for pointers, with tuples nested so deep that hashing one overflows the stack, with a number
-of a memo slot for which memory is set aside, with few bytes that are encoded, copied or repeated until memory is full.
+The unpicklers of Python and torch can refuse to import what they do not know, yet a file can still crash them: by flags of
+a numpy dtype that make it take numbers for pointers, by tuples nested so deep that hashing one overflows the stack, by the
+number of a memo slot for which memory is set aside, or by a few bytes that are encoded, copied or repeated until memory is
+full.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ STORAGES = {
     "torch.ComplexDoubleStorage": torch.complex128,
     "torch.storage.UntypedStorage": torch.uint8,
 }
-# those of numbers that every operation knows
+# dtypes of numbers that every operation supports
 DTYPES = {
     f"torch.{name}": getattr(torch, name)
     for name in dir(torch)
     if re.fullmatch(r"bool|u?int(8|16|32|64)|bfloat16|float(8_e[45]\w+|16|32|64)|complex(64|128)", name)
 }
-# opcodes that bring a value with them; that make one; that make a tuple of so many; that fetch what others have put aside
+# opcodes that carry a value; that make an empty one; that make a tuple of this length; that fetch from the memo
 NUMBERS = ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"]
 TEXTS = ["STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"]
 LITERALS = frozenset([*NUMBERS, *TEXTS, "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"])
@@ -51,15 +52,15 @@ NEW: dict[str, Callable[[], Any]] = {
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 GETS, PUTS = frozenset(["BINGET", "LONG_BINGET", "GET"]), frozenset(["BINPUT", "LONG_BINPUT", "PUT"])
 COPIES = 4  # protocol 2 makes bytes of a text, then an array of these
-KEYS = (str, int, float, bytes, type(None))  # of dictionaries: to hash a tuple, Python goes through all that is in it
+KEYS = (str, int, float, bytes, type(None))  # of dictionaries; no tuples, because hashing one goes through everything in it
 
 
 class Refused(Exception):
-    """A pickle asks for something that is not needed for tensors; the message names it."""
+    """Raised where a pickle asks for something that tensors do not need; the message names it."""
 
 
 class Array:
-    """What a pickle has of a numpy array: values, once they are known."""
+    """A numpy array of a pickle, whose values come after it."""
 
     def __init__(self) -> None:
         self.values: np.ndarray | None = None
@@ -75,12 +76,12 @@ class _Dtype:
 
 
 class Unpickler:
-    """Reads pickles, one after the other, from a file.
+    """A reader of pickles, one after the other, from a file.
 
     Args:
-        file: read, readline; what is asked of it beyond its end must take no memory (BytesIO, mmap).
-        num_bytes: size of the file; arrays, bytes and dictionaries made of what it holds may not exceed a few times that.
-        load_storage: gives the bytes, a flat tensor, of a storage of torch.save, by its key and the bytes that it has.
+        file: has read and readline; reading beyond its end must take no memory (BytesIO, mmap).
+        num_bytes: size of the file; the arrays, bytes and dictionaries made from it may take a few times as much, no more.
+        load_storage: given the key and the number of bytes of a storage of torch.save, returns its bytes as a flat tensor.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Unpickler:
             "collections.Counter": lambda *counts: counts[0] if counts else {},
             "builtins.set": self._set,
             "__builtin__.set": self._set,
-            "builtins.bytes": lambda: b"",  # how protocol 2 writes none, and some
+            "builtins.bytes": lambda: b"",  # protocol 2 writes empty bytes so, and others below
             "__builtin__.bytes": lambda: b"",
             "_codecs.encode": self._latin1,
             "numpy.dtype": lambda name, *flags: _Dtype(name),
@@ -114,9 +115,9 @@ class Unpickler:
         self._globals = {**self._functions, **STORAGES, **DTYPES, **dict.fromkeys(kinds)}
 
     def load(self) -> Any:
-        """The next pickle; raises Refused, or nearly anything if the file is damaged."""
+        """Read the next pickle; raises Refused, or nearly anything if the file is damaged."""
         stack: list[Any] = []
-        below: list[list[Any]] = []  # stacks under marks
+        below: list[list[Any]] = []  # the stacks below each mark
         memo: dict[int, Any] = {}
         value: Any
         for opcode, value, _ in pickletools.genops(self._file):  # type: ignore[arg-type]  # mmap has what is asked for
@@ -175,7 +176,7 @@ class Unpickler:
         return function(*arguments)
 
     def _make(self, num_bytes: int) -> None:
-        """Take note of something that is made; legitimate files have the bytes of each."""
+        """Count the bytes of something that is made; legitimate files hold all of them."""
         self._room -= num_bytes
         if self._room < 0:
             raise ValueError("more is made of the bytes than there are")
@@ -240,12 +241,12 @@ class Unpickler:
             if order not in ("<", ">", "|", "=") or parts != [None, None, None]:
                 raise Refused("an array of records")
             target.order = order
-        elif not isinstance(target, dict):  # of which the metadata of state dicts are not needed
+        elif not isinstance(target, dict):  # the metadata of state dicts is not needed
             raise ValueError(f"a {type(target).__name__} has a state")
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *arguments: Any) -> Tensor:
-    """A view of a storage; as_strided raises RuntimeError beyond its end, but would let one number stand for all."""
+    """Return a view of a storage; as_strided raises RuntimeError beyond its end, but lets one number stand for all."""
     tensor = storage.as_strided(_numbers(size), _numbers(stride), operator.index(offset))
     if tensor.numel() > storage.numel():
         raise ValueError("a tensor is larger than its storage")
@@ -266,7 +267,7 @@ def _tensor_of_bytes(
 
 
 def _numbers(values: tuple[int, ...]) -> tuple[int, ...]:
-    """Whole numbers; libraries would write anything else into their messages, be it ever so much."""
+    """Check that values are whole numbers; libraries would print anything else, however long, in their messages."""
     return tuple(map(operator.index, values))
 
 

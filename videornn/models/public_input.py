@@ -1,4 +1,4 @@
-"""The clips that weights were trained on, where no tensor tells them: frames, their distance, normalisation."""
+"""The clips that public weights were trained on, which no tensor tells: frames, stride, normalisation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _TORCHVISION_VIDEO = {
     "short_side": [128, 160],
     "crop_size": 112,
 }
-# settings of data and test for the public networks of a format, where they are not videornn's defaults
+# settings of data and test for the public networks of a format, where they differ from videornn's defaults
 INPUTS: dict[str, dict[str, dict[str, Any]]] = {
     "torchvision image ResNet": {"data": _IMAGENET},
     "torchvision video ResNet": {"data": _TORCHVISION_VIDEO, "test": {"short_side": 128, "crop_size": 112}},
-    # frames are counted as the video has them (mmaction2, SampleFrames)
+    # the stride counts frames of the video itself (mmaction2, SampleFrames)
     "MMAction2": {"data": {**_IMAGENET, "sampling_fps": None, "short_videos": "loop"}},
 }
 # SlowFast's and PyTorchVideo's "8x8" and "4x16" spread their frames from the first to the last of 64, both included
 # (torch.linspace in SlowFast's datasets/decoder.py and in pytorchvideo's UniformTemporalSubsample)
 _SPREAD = ((8, 9), (4, 21))
-# num_frames and temporal_stride of the public networks of a format, the one that most have first
+# num_frames and temporal_stride of the public networks of a format, the most common first
 CLIPS: dict[str, tuple[tuple[int, int], ...]] = {
     "SlowFast": _SPREAD,
     "PyTorchVideo Slow": _SPREAD,
@@ -32,15 +32,15 @@ CLIPS: dict[str, tuple[tuple[int, int], ...]] = {
     "MMAction2": ((8, 8), (4, 16)),
     "torchvision video ResNet": ((16, 2),),
 }
-# settings of data that change what a network sees of the same video
+# settings of data that change what a network sees of a video
 _MEANING = ("num_frames", "temporal_stride", "sampling_fps", "mean", "std", "crop_size")
 
 
 def public_input(form: str, num_frames: int | None = None) -> dict[str, dict[str, Any]]:
-    """Settings of data and test that the public networks of a format were trained with, those that are not defaults.
+    """Return the settings of data and test, other than defaults, that the public networks of a format were trained with.
 
     Args:
-        num_frames: of a clip; None, or a number that none of them has: as most have.
+        num_frames: of a clip; with None, or a number that none of them has, that of most of them is taken.
     """
     settings = {section: dict(values) for section, values in INPUTS.get(form, {}).items()}
     if form in CLIPS:
@@ -51,9 +51,9 @@ def public_input(form: str, num_frames: int | None = None) -> dict[str, dict[str
 
 
 def input_remark(config: Config, report: LoadReport) -> str | None:
-    """A sentence on how the clips of a config differ from those that loaded weights were trained on; None if they do not.
+    """Say in a sentence how a config's clips differ from those that loaded weights were trained on; None if they do not.
 
-    Weights of images know no clips, and those of caffe2 do not tell theirs.
+    Weights of images have no clips, and caffe2's do not tell theirs.
     """
     ours = config.data.model_dump(mode="json")
     if report.data is not None:
@@ -65,7 +65,7 @@ def input_remark(config: Config, report: LoadReport) -> str | None:
         return None
     keys: tuple[str, ...] = ("sampling", *_MEANING)
     if "segments" in (ours["sampling"], theirs.get("sampling")):
-        keys = tuple(key for key in keys if key not in ("temporal_stride", "sampling_fps"))  # which segments do not have
+        keys = tuple(key for key in keys if key not in ("temporal_stride", "sampling_fps"))  # segments have neither
     other = [key for key in keys if key in theirs and theirs[key] != ours[key]]
     if not other:
         return None
@@ -74,7 +74,7 @@ def input_remark(config: Config, report: LoadReport) -> str | None:
 
 
 def clip_words(config: Config) -> str:
-    """The clips of a config, in words."""
+    """Describe the clips of a config in words."""
     data = config.data
     rate = "as the video counts them" if data.sampling_fps is None else f"at {data.sampling_fps:g} fps"
     return f"{data.num_frames} frames, {data.temporal_stride} apart {rate}"

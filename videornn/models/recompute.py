@@ -1,4 +1,4 @@
-"""Activation checkpointing that counts a batch once: less memory for the backward pass."""
+"""Activation checkpointing, to save memory, that lets batch norms count a batch once only."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-# the compiler takes no context; that of torch 2.6 updates statistics in both runs, that of 2.15 in the first alone. Where it
-# is not known to, it is left to save memory by its own means
+# the compiler takes no context_fn: torch 2.6's updates statistics in both runs, 2.15's in the first only. Versions that are
+# not known to do the latter do not checkpoint; the compiler then saves memory in its own way
 COMPILER_COUNTS_ONCE = torch.__version__ >= "2.15"  # compared as versions
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:
-    """function(x), of which only x is kept for the backward pass; the rest is computed once more there.
+    """Compute function(x), keeping only x for the backward pass, which computes the rest once more.
 
     Outputs, gradients and buffers are those of function(x).
 
     Args:
-        module: holds the batch norms that function runs, if it runs any.
+        module: contains the batch norms that function runs, if any.
     """
     if not torch.is_grad_enabled():
         return function(x)
@@ -31,12 +31,12 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Autocast turned off on a device; the meta device, on which shapes are tried, has none."""
+    """Return a context that turns autocast off; it does nothing on the meta device, where shapes are tried."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class _Uncounted:
-    """Batch norms see this batch as before but do not count it again. Entered anew for every backward pass."""
+    """A context in which batch norms use this batch as before but do not count it again; entered for every backward pass."""
 
     def __init__(self, module: nn.Module) -> None:
         self.norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]

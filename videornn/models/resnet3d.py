@@ -29,10 +29,10 @@ BOTTLENECK_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 @dataclass(frozen=True)
 class Family:
-    """What tells one family of networks from another.
+    """The properties that distinguish one family of networks from another.
 
     stem_kernel: temporal kernel of the stem.
-    stage_kernels: temporal kernels of the blocks of each stage, repeated as far as the stage goes.
+    stage_kernels: temporal kernels of the blocks of each stage, repeated for as many blocks as it has.
     second_kernel: temporal kernel of the second convolution of a basic block.
     max_pool: the stem ends in a 1x3x3 max-pool of stride 2.
     temporal_pool: a max-pool over pairs of frames follows res2.
@@ -67,8 +67,8 @@ FAMILIES = {
 class Conv3d(nn.Conv3d):
     """Bias-free 3D convolution padded to keep T, H and W at stride 1, safe under bf16 autocast on the CPU.
 
-    There, with 1 < T < temporal kernel, torch 2.13 to 2.15 compute a wrong weight gradient in bf16 (relative error 1,
-    or NaN, silently), so that one case runs in float32.
+    On the CPU, with 1 < T < temporal kernel, torch 2.13 to 2.15 silently compute a wrong weight gradient in bf16 (relative
+    error 1, or NaN), so this one case runs in float32.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: _Sizes, stride: _Sizes = (1, 1, 1)) -> None:
@@ -83,7 +83,7 @@ class Conv3d(nn.Conv3d):
 
 
 class Factored3d(nn.Sequential):
-    """The (2+1)D convolution: 1x3x3 to mid_channels, norm, ReLU, 3x1x1, in place of a 3x3x3."""
+    """A (2+1)D convolution, in place of a 3x3x3 one: 1x3x3 to mid_channels, norm, ReLU, 3x1x1."""
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, stride: _Sizes) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class BasicBlock(nn.Module):
     ) -> None:
         super().__init__()
         if factored:
-            # as many parameters as the 3x3x3 from in_channels to width has; the second convolution follows suit
+            # as many parameters as a 3x3x3 convolution from in_channels to width has; the second one takes the same number
             mid_channels = in_channels * width * 27 // (in_channels * 9 + 3 * width)
             self.conv1 = ConvNorm(Factored3d(in_channels, mid_channels, width, stride))
             self.conv2 = ConvNorm(Factored3d(width, mid_channels, width, (1, 1, 1)))
@@ -168,7 +168,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Residual blocks in a row; with recompute_blocks, training keeps only their inputs and runs each once more."""
+    """A sequence of residual blocks; with recompute_blocks, training keeps only their inputs and runs each once more."""
 
     def __init__(self, *blocks: nn.Module, recompute_blocks: bool = False) -> None:
         super().__init__(*blocks)
@@ -189,11 +189,11 @@ class ResNet3d(nn.Module):
         num_classes: K.
         width: channels of the stem.
         dropout: probability before the classifier.
-        drop_path: probability that a clip skips the last residual block, which falls evenly to 0 at the first (stochastic
-            depth, Huang et al. 2016, arXiv:1603.09382).
+        drop_path: probability that a clip skips the last residual block; it falls linearly to 0 at the first block
+            (stochastic depth, Huang et al. 2016, arXiv:1603.09382).
         zero_init_residual: start every residual block as the identity.
         attention: builds the attention block for a number of channels; used at places.
-        places: for each stage name the residual blocks (0-based) that an attention block follows, or "all" of them.
+        places: for each stage name, the residual blocks (0-based) that an attention block follows, or "all" of them.
         recompute_blocks: keep only the input of each residual block for the backward pass (activation checkpointing).
 
     Raises:
@@ -265,7 +265,7 @@ class ResNet3d(nn.Module):
         self.reset_parameters(zero_init_residual)
 
     def reset_parameters(self, zero_init_residual: bool) -> None:
-        """Convolutions: Kaiming normal, fan out; norms: 1, 0 (last of a block: 0, if asked); head: N(0, 0.01), 0."""
+        """Initialise convolutions: Kaiming normal, fan out; norms: 1, 0 (last in block: 0 if asked); head: N(0, 0.01), 0."""
         for module in self.modules():
             if isinstance(module, Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -279,7 +279,7 @@ class ResNet3d(nn.Module):
         x = self.temporal_pool(self.res2(self.stem(clips)))
         x = self.res5(self.res4(self.res3(x)))  # [B, C, T', H', W']
         features = self.dropout(self.pool(x).flatten(1))
-        with without_autocast(x.device):  # bfloat16 logits of 8 to 16 lie 1/16 apart, and the best two tie in 2 % of clips
+        with without_autocast(x.device):  # bfloat16 logits of 8 to 16 lie 1/16 apart: the best two tie in 2 % of clips
             return self.head(features.to(clips.dtype))
 
 
@@ -307,7 +307,7 @@ def _drop_path(probability: float) -> nn.Module:
 def _resolve_places(
     places: Mapping[StageName, Sequence[int] | Literal["all"]], depths: tuple[int, ...]
 ) -> dict[StageName, Sequence[int]]:
-    """Block positions of every stage, "all" spelt out."""
+    """Return the block positions of every stage, with "all" spelt out."""
     num_blocks = dict(zip(STAGES, depths, strict=True))
     resolved = {}
     for stage, positions in places.items():

@@ -1,9 +1,10 @@
-"""softmax(q k^T) v without its N x M map, forward and backward, by what is fastest on the device.
+"""softmax(q k^T) v without its N x M map, forward and backward, by the fastest way on the device.
 
-That is torch's scaled_dot_product_attention where a good kernel of it takes the sizes, and else matrix products: the map is
-built for a chunk of queries at a time, and once more in the backward pass (scripts/benchmark_attention.py and check_gpu.py
-time both). On the CPU the backward pass of the fused operator uses no more cores than there are clips. On CUDA the flash and
-cuDNN kernels take half precision and widths up to 256; the one that takes the rest needs 2 to 4 times as long as products.
+That is torch's scaled_dot_product_attention where it has a good kernel for the sizes, and matrix products elsewhere: these
+build the map for a chunk of queries at a time, and again in the backward pass (scripts/benchmark_attention.py and
+check_gpu.py time both). On the CPU the backward pass of the fused operator uses no more cores than there are clips. On CUDA
+the flash and cuDNN kernels take half precision and widths up to 256; the kernel for the rest is 2 to 4 times slower than
+products.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# entries of the map that exist at a time: on the CPU 8 MB of float32, where less is slower and more is not faster
+# entries of the map that exist at a time: on the CPU 8 MB of float32; less is slower there, more is not faster
 CHUNK_ENTRIES = {"cpu": 2**21, "cuda": 2**22}
 MAX_FUSED_WIDTH = 256  # of the fast kernels of CUDA
-# a grid of CUDA blocks is no larger along the batch, which counts every place of every clip if axes is "time"
+# the largest CUDA grid along the batch, which counts every place of every clip if axes is "time"
 MAX_BATCH = 65535
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """sum_j softmax_j(q_i . k_j * scale) v_j; logits and softmax are float32 (or float64) whatever the dtype.
+    """Compute sum_j softmax_j(q_i . k_j * scale) v_j, with logits and softmax in float32 (or float64) for any dtype.
 
     Args:
         query: [B, N, D].
@@ -32,14 +33,14 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
         [B, N, E] in the dtype of value.
     """
     if _by_products(query):
-        # a function of autograd is one operator, whose multiplications nobody could count
+        # an autograd function is one operator, whose multiplications could not be counted
         attend = _ChunkedAttention.apply if torch.is_grad_enabled() else _ChunkedAttention.forward
         return attend(query, key, value, scale)
-    # a graph made for the CPU, such as one to be exported, does not ask: the answer would fix its batch size
+    # not asked when a graph is made on the CPU, for export say: the answer would fix its batch size
     if not (query.device.type == "cpu" and torch.compiler.is_compiling()) and len(query) > MAX_BATCH:
         parts = zip(query.split(MAX_BATCH), key.split(MAX_BATCH), value.split(MAX_BATCH), strict=True)
         return torch.cat([softmax_attention(*part, scale) for part in parts])
-    # the fused kernels take four dimensions, [B, heads, N, D], and nothing else
+    # the fused kernels take four dimensions only, [B, heads, N, D]
     query, key, value = (_rows_in_one_piece(x).unsqueeze(1) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
 
@@ -51,10 +52,10 @@ def _by_products(query: Tensor) -> bool:
 
 
 class _ChunkedAttention(torch.autograd.Function):
-    """Keeps queries, keys and values; the map of a chunk of queries lives inside one turn of a loop.
+    """Attention that keeps queries, keys and values only; the map of a chunk of queries lives for one turn of a loop.
 
-    Logits are products of float32: matrix products of bfloat16 would round them, which costs 2 % of a row. The other
-    products stay in bfloat16, where the CPU is fastest, but there not in float16, where it is slowest.
+    Logits are products in float32: bfloat16 products would round them, an error of 2 % of a row. The other products stay
+    in bfloat16, in which the CPU is fastest, but on the CPU not in float16, in which it is slowest.
     """
 
     @staticmethod
@@ -84,7 +85,7 @@ class _ChunkedAttention(torch.autograd.Function):
                 queries, grads = _not_half(query[:, rows]), _not_half(grad[:, rows])
                 weights = _weights(query[:, rows], keys_t, ctx.scale)
                 grad_value += weights.to(grads.dtype).transpose(1, 2) @ grads
-                # through the softmax: p (dp - sum_j p dp)
+                # gradient of the softmax: p (dp - sum_j p dp)
                 grad_weights = at_least_float32(grads @ values_t)
                 row_sums = torch.linalg.vecdot(weights, grad_weights).unsqueeze(2)
                 grad_logits = grad_weights.sub_(row_sums).mul_(weights).mul_(ctx.scale).to(queries.dtype)
@@ -94,12 +95,12 @@ class _ChunkedAttention(torch.autograd.Function):
 
 
 def _rows_in_one_piece(x: Tensor) -> Tensor:
-    # no fused kernel takes other rows, and the one left builds the map; features that are not channels last have such
+    # fused kernels refuse other rows, as of features that are not channels last, and torch's fallback builds the map
     return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _transposed(key: Tensor) -> Tensor:
-    # in one piece: products with a strided matrix of several clips are a fifth slower
+    # contiguous: products with a strided matrix of several clips are a fifth slower
     return at_least_float32(key).transpose(1, 2).contiguous()
 
 
@@ -113,7 +114,7 @@ def _chunks(query: Tensor, key: Tensor) -> list[slice]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is that already."""
+    """Convert x to float32 unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -1,4 +1,4 @@
-"""Files of tensors: those of torch.save, and pickles of numpy arrays. Nothing that a file holds is ever run."""
+"""Read files of tensors: those of torch.save, and pickles of numpy arrays. Nothing in a file is ever run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from torch import Tensor
 from videornn.errors import UserError
 from videornn.models.pickles import Array, Refused, Unpickler
 
-# where projects keep the state dict
+# keys under which projects keep the state dict
 WRAPPERS = ("state_dict", "model_state", "model", "blobs")
-# what caffe2 keeps for its optimiser
+# names of what caffe2 keeps for its optimiser
 NO_WEIGHTS = r".*_momentum|lr|model_iter"
-OLD_TORCH = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # that torch before 1.6 began its files with
-LOCAL_HEADER_BYTES = 30  # of a record of a zip archive, at least
+OLD_TORCH = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # the beginning of files of torch before 1.6
+LOCAL_HEADER_BYTES = 30  # of a record in a zip archive, at least
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors and numeric arrays of a network in a file, by name, on the CPU; optimiser states are left behind.
+    """Read the tensors and numeric arrays of a network from a file, by name, on the CPU; optimiser states are left out.
 
     Raises:
         UserError: the file is missing or damaged, or holds more than tensors, arrays and plain types.
@@ -38,7 +38,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def tensors_of(content: object) -> dict[str, Tensor]:
-    """The tensors of a network among what read_content gave."""
+    """Pick the tensors of a network from the result of read_content."""
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -54,7 +54,7 @@ def tensors_of(content: object) -> dict[str, Tensor]:
 
 
 def read_content(path: Path) -> object:
-    """All that a file holds, with tensors on the CPU; raises UserError as read_tensors does."""
+    """Read everything in a file, with tensors on the CPU; raises UserError as read_tensors does."""
     if not path.is_file():
         raise UserError(f"weights {path}: there is no such file")
     with path.open("rb") as file:
@@ -75,29 +75,29 @@ def read_content(path: Path) -> object:
         ) from error
     except Repacked as error:
         raise UserError(f"{path}: {error}; nothing of it was loaded") from error
-    except Exception as error:  # damage is met with nearly any exception
+    except Exception as error:  # damage can raise nearly any exception
         raise UserError(f"{path} is damaged, cut short, or neither a file of torch.save nor a pickle of arrays") from error
 
 
 class Repacked(ValueError):
-    """A zip archive is none that torch.save or np.savez wrote; the message says why."""
+    """Raised for a zip archive that torch.save or np.savez did not write; the message says why."""
 
 
 @contextmanager
 def stored_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive as torch.save and np.savez write it: no record is compressed, twice there, or part of another one.
+    """Open a zip archive written by torch.save or np.savez: no record is compressed, repeated or part of another one.
 
-    A few bytes of any other can stand for more than fits into memory.
+    In any other archive, a few bytes can stand for more than fits into memory.
 
     Raises:
-        Repacked: it is another one.
+        Repacked: it is another kind of archive.
         Exception: nearly any, if the file is damaged.
     """
     with zipfile.ZipFile(path) as archive:
         records, end = archive.infolist(), 0
         if not _has_one_directory(path, archive):
             raise Repacked("it is two archives in one, of which one reader sees the first and one the second")
-        if len({name.lower() for name in archive.namelist()}) < len(records):  # some readers do not tell upper from lower
+        if len({name.lower() for name in archive.namelist()}) < len(records):  # some readers ignore case
             raise Repacked("two of its records have one name")
         for record in sorted(records, key=lambda record: record.header_offset):
             if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
@@ -111,10 +111,10 @@ def stored_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _has_one_directory(path: Path, archive: zipfile.ZipFile) -> bool:
-    """Whether the end of an archive names the place at which zipfile found its list of records.
+    """Return whether the end of an archive names the position at which zipfile found its list of records.
 
-    zipfile looks for the list right before the end, others, as torch does, where the end, or a second end for large
-    archives, says that it is.
+    zipfile looks for the list right before the end; torch and others look where the end, or a second one for large
+    archives, says it is.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) - len(archive.comment)
@@ -130,17 +130,18 @@ def _has_one_directory(path: Path, archive: zipfile.ZipFile) -> bool:
 
 
 def damaged_record(path: Path) -> str | None:
-    """The first record of an archive of torch.save whose bytes are not as they were written."""
+    """Find the first record of a torch.save archive whose bytes are not as they were written; None if all are."""
     with stored_archive(path) as archive:
         record = archive.testzip()
     return None if record is None else record.partition("/")[2]
 
 
 def read_archive(path: Path) -> Any:
-    """What torch.save wrote into an archive: plain types, and tensors on the CPU.
+    """Read an archive of torch.save: plain types, and tensors on the CPU.
 
     Raises:
-        Refused, Repacked: there is more in it; it is another archive.
+        Refused: there is more in it.
+        Repacked: it is another kind of archive.
         Exception: nearly any, if the file is damaged.
     """
 
@@ -154,7 +155,7 @@ def read_archive(path: Path) -> Any:
 
 
 def check_archive(path: Path) -> None:
-    """Raise what read_archive would raise of an archive, without reading the values of its tensors."""
+    """Raise what read_archive would raise for an archive, without reading the values of its tensors."""
 
     def look(record: str, num_bytes: int) -> Tensor:
         return torch.empty(archive.getinfo(record).file_size, dtype=torch.uint8, device="meta")
@@ -164,7 +165,7 @@ def check_archive(path: Path) -> None:
 
 
 def _unpickled(archive: zipfile.ZipFile, path: Path, load: Callable[[str, int], Tensor]) -> Any:
-    """The content of an archive; load gives the bytes of a storage from the name of its record and how many there are."""
+    """Unpickle an archive; load returns the bytes of a storage, given the name of its record and their number."""
     storages: dict[str, Tensor] = {}
     (name,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
     top, content = name.removesuffix("data.pkl"), archive.read(name)
@@ -180,7 +181,7 @@ def _unpickled(archive: zipfile.ZipFile, path: Path, load: Callable[[str, int], 
 
 
 def _read_old_torch(content: mmap) -> Any:
-    """What torch before 1.6 wrote: pickles, the fourth of which is the content, and the bytes of its storages after them."""
+    """Read a file of torch before 1.6: pickles, of which the fourth is the content, then the bytes of its storages."""
     storages: dict[str, Tensor] = {}
 
     def load_storage(key: str, num_bytes: int) -> Tensor:
@@ -193,6 +194,6 @@ def _read_old_torch(content: mmap) -> Any:
     if not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
         raise ValueError("its storages are not those of its tensors")
     for key in keys:
-        content.read(8)  # how many elements
+        content.read(8)  # the number of elements
         storages[key].numpy().data[:] = content.read(storages[key].nbytes)
     return found

@@ -1,6 +1,6 @@
-"""Weights from files: our own checkpoints, those of other projects, and image networks inflated to video.
+"""Load weights from files: our own checkpoints, those of other projects, and image networks inflated to video.
 
-A file is recognised by the names of its tensors, which are turned into ours (foreign_names).
+A file is recognised by the names of its tensors, which are translated into ours (foreign_names).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from videornn.schema import Inflation
 
 MIN_SHARE = 0.95
 
-# a report names this many parts of a network and counts the rest
+# parts of a network that a report names; it counts the rest
 MAX_GROUPS = 8
 
 AFFINITY_NOTE = (
@@ -48,15 +48,15 @@ STRIDE_NOTE = "the I3D of MMAction2 also halves time in the stem and in the firs
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, in our names.
+    """The content of a file of weights, in our names.
 
     source: path of the file.
-    format: name of the format it was recognised as.
+    format: name of the recognised format.
     state: our names -> tensors, on the CPU, in the shapes of the file.
     names: our names -> names in the file.
-    unused: names in the file that belong to nothing of ours.
-    data: settings of data that the file says it was trained with, all (ours) or the clip's (SlowFast); None: it says none.
-    class_names: what the rows of the head stand for; empty: the file does not say.
+    unused: names in the file that have no counterpart in our networks.
+    data: settings of data that the file says it was trained with, all (ours) or the clip's (SlowFast); None if none.
+    class_names: the classes of the rows of the head; empty if the file does not tell.
     """
 
     source: str
@@ -70,11 +70,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a file and of a network; counters of batches are left out.
+    """The outcome of loading a file into a network; counters of batches are left out.
 
-    loaded, inflated, new: our names: copied, copied with a time axis put in, left as they were.
-    unused: names in the file.
-    notes: sentences on what a user should know.
+    loaded, inflated, new: our names of tensors that were copied, copied with a time axis added, left as they were.
+    unused: names in the file that were not loaded.
+    notes: sentences that a user should read.
     data: as in Weights.
     """
 
@@ -88,7 +88,7 @@ class LoadReport:
     data: dict[str, Any] | None
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """Return the report as lines to print."""
         rows = (
             ("loaded", self.loaded, ""),
             ("inflated", self.inflated, ""),
@@ -136,19 +136,19 @@ def load_weights(
     class_names: Sequence[str] = (),
     force: bool = False,
 ) -> LoadReport:
-    """Copy the weights of a file, or what `read_weights` made of it, into a network, in place.
+    """Copy the weights of a file, given by path or as read by `read_weights`, into a network, in place.
 
-    Tensors are taken by name and shape; attention blocks and the head are taken whole or not at all. What the file does
-    not have, or has in another shape, stays as it was.
+    Tensors are matched by name and shape; attention blocks and the head are taken whole or not at all. Tensors that the
+    file lacks, or has in another shape, stay as they were.
 
     Args:
         inflation: how a 2D kernel becomes one of t frames: repeated and divided by t, or zero but for the middle frame.
-        class_names: of the network; the head of a file that names other classes, or in another order, is not taken.
-        force: load whatever fits, be it ever so little.
+        class_names: of the network; the head of a file that names other classes, or another order, is not taken.
+        force: load whatever fits, however little it is.
 
     Raises:
-        UserError: see `read_weights`; or less than 95 % of the backbone's layers (a convolution and its norm), those of
-            the network and those of the file taken together, fit. The network is then unchanged.
+        UserError: see `read_weights`; or less than 95 % of the backbone's layers (a convolution and its norm), counting
+            those of the network and of the file together, fit. The network is then unchanged.
     """
     weights = path if isinstance(path, Weights) else read_weights(path)
     ours = model.state_dict()
@@ -179,11 +179,11 @@ def load_weights(
 
 
 def infer_network(weights: Weights) -> dict[str, Any]:
-    """The network that a file was made for, told from its names and shapes alone.
+    """Infer the network that a file was made for from its names and shapes alone.
 
     Returns:
         name, depth, width, num_classes (None without a head) and attention (kind, and places if it is not "none"), as in
-        the model section of a config. name is None for an image network: what it becomes is for the caller to say.
+        the model section of a config. name is None for an image network: the caller decides what it becomes.
 
     Raises:
         UserError: no network of ours has these blocks, kernels or attention.
@@ -206,7 +206,7 @@ def infer_network(weights: Weights) -> dict[str, Any]:
 
 
 def _data(content: object, form: Format) -> dict[str, Any] | None:
-    """What a file says of the clips that its weights were trained on."""
+    """Read what a file says about the clips that its weights were trained on."""
     if not isinstance(content, dict):
         return None
     if form is SLOWFAST:
@@ -217,7 +217,7 @@ def _data(content: object, form: Format) -> dict[str, Any] | None:
 
 
 def _class_names(content: object) -> tuple[str, ...]:
-    """What one of our checkpoints calls its classes; empty where these are numbers alone."""
+    """Read the class names of one of our checkpoints; empty if they are only numbers."""
     names = content.get("class_names") if isinstance(content, dict) else None
     names = tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
     return () if all(name == f"class {label}" for label, name in enumerate(names)) else names
@@ -247,7 +247,7 @@ def _attention(weights: Weights) -> dict[str, Any]:
         return {"kind": "none"}
     parts = {name.split(".", 3)[3] for name in _counted(weights.state) if ".attention." in name}
     for kind, build in ATTENTION_KINDS.items():
-        # kinds that differ in a softmax have the same names: the first one has it
+        # kinds that differ only by a softmax have the same names; the first of them wins
         with torch.device("meta"):
             block = build(2)
         if parts == set(_counted(block.state_dict())):
@@ -256,13 +256,13 @@ def _attention(weights: Weights) -> dict[str, Any]:
 
 
 def _add_out_biases_(state: dict[str, Tensor]) -> None:
-    """MMCV's last convolution of a non-local block has no bias before the norm; ours has, and zero is the same."""
+    """Add zero biases: MMCV's last convolution of a non-local block has no bias before the norm, ours has."""
     for name in [name for name in state if name.endswith(".attention.out.weight")]:
         state.setdefault(name.removesuffix("weight") + "bias", state[name].new_zeros(len(state[name])))
 
 
 def _fit(tensor: Tensor, shape: torch.Size, inflation: Inflation) -> Tensor | None:
-    """The tensor in our shape, or None."""
+    """Return the tensor in our shape, or None if it does not fit."""
     if tensor.shape == shape:
         return tensor
     if _is_flat(tensor.shape, shape):
@@ -270,18 +270,18 @@ def _fit(tensor: Tensor, shape: torch.Size, inflation: Inflation) -> Tensor | No
         if inflation == "average":
             return kernel.expand(shape) / frames
         return kernel * torch.eye(frames, dtype=kernel.dtype)[frames // 2].view(-1, 1, 1)
-    # caffe2 writes matrices and 1x1x1 kernels with more or fewer sizes of 1 at the end
+    # caffe2 writes matrices and 1x1x1 kernels with more or fewer trailing sizes of 1
     is_matrix = tensor.shape[:2] == shape[:2] and tensor.numel() == shape.numel() == shape[:2].numel()
     return tensor.reshape(shape) if is_matrix else None
 
 
 def _is_flat(shape: torch.Size, ours: torch.Size) -> bool:
-    """Whether a kernel [O, I, h, w] or [O, I, 1, h, w] is to become one of [O, I, t, h, w]."""
+    """Return whether a kernel [O, I, h, w] or [O, I, 1, h, w] is to become one of [O, I, t, h, w]."""
     return len(ours) == 5 and shape != ours and shape in ((*ours[:2], *ours[3:]), (*ours[:2], 1, *ours[3:]))
 
 
 def _unit(name: str) -> str | None:
-    """What a tensor is loaded together with: its attention block or the head; None in the backbone.
+    """Return the unit that a tensor is loaded with: its attention block or the head; None in the backbone.
 
     A trained gate in front of untrained weights would damage a trained network.
     """
@@ -294,12 +294,12 @@ def _blocks(names: Iterable[str]) -> set[str]:
 
 
 def _counted(names: Iterable[str]) -> list[str]:
-    """Names without the norms' counters of batches, which many files lack and no network here uses."""
+    """Drop the names of the norms' counters of batches, which many files lack and no network here uses."""
     return [name for name in names if not name.endswith("num_batches_tracked")]
 
 
 def _check_backbone(weights: Weights, ours: Mapping[str, Tensor], misfits: Collection[str]) -> None:
-    # layers, not tensors: five of six tensors belong to norms, whose shapes say nothing of temporal kernels
+    # layers, not tensors: five of six tensors belong to norms, whose shapes tell nothing about temporal kernels
     backbone = {_layer(name) for name in {**ours, **weights.state} if _unit(name) is None}
     misfits = [name for name in misfits if _unit(name) is None]
     share = 1 - len({_layer(name) for name in misfits}) / len(backbone)
@@ -317,7 +317,7 @@ def _check_backbone(weights: Weights, ours: Mapping[str, Tensor], misfits: Colle
 
 
 def _layer(name: str) -> str:
-    """The convolution and its norm that a tensor of the backbone belongs to: "res3.0.conv1", "stem.0"."""
+    """Return the layer, a convolution and its norm, of a backbone tensor: "res3.0.conv1", "stem.0"."""
     return ".".join(name.split(".")[: 2 if name.startswith("stem") else 3])
 
 
@@ -358,7 +358,7 @@ def _places(blocks: Iterable[str]) -> str:
 
 
 def _groups(names: Iterable[str]) -> str:
-    """Names by the part of the network they belong to: "res3.1.attention (13), head (2)"."""
+    """Count names by the part of the network that they belong to: "res3.1.attention (13), head (2)"."""
     counts = Counter(".".join(name.split(".")[:-1][:3]) or name for name in names)
     shown = [f"{group} ({count})" for group, count in counts.items()]
     return ", ".join(shown if len(shown) <= MAX_GROUPS else [*shown[:MAX_GROUPS], f"and {len(shown) - MAX_GROUPS} more"])

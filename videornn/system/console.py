@@ -1,4 +1,4 @@
-"""What commands say and how: lines, a progress bar with an ETA, the end with an exit code."""
+"""Output of commands: lines, a progress bar with an ETA, the end with an exit code."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rich.text import Text
 from videornn.distributed.store import first_to_say
 from videornn.system.urls import text_without_secrets
 
-JOINERS = "\u200c\u200d"  # invisible, but letters of Persian, Hindi and others, and faces, are made with them
+JOINERS = "\u200c\u200d"  # invisible, but needed for letters of Persian, Hindi and others, and for emoji
 
 
 class SafeConsole(Console):
-    """A console on which text, of a table too, is what it is: no markup, and nothing that moves the cursor."""
+    """A console that shows all text literally, in tables too: no markup, and nothing that moves the cursor."""
 
     def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
-        """What rich shows for a string."""
+        """Return what rich shows for a string."""
         plain = "\n".join(map(printable, text.split("\n")))
         return super().render_str(plain, *arguments, **{**options, "markup": False, "emoji": False, "highlight": False})
 
 
 class ProgressBar:
-    """A bar with an ETA on a terminal; a plain line now and then elsewhere; nothing on ranks other than 0."""
+    """A progress bar with an ETA on a terminal, a plain line now and then elsewhere, nothing on ranks other than 0."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -41,7 +41,7 @@ class ProgressBar:
             TimeRemainingColumn(),
         )
         console = SafeConsole(stderr=True)
-        # lines of output appear above the bar, but one that goes to a file must not end up on the terminal
+        # lines of output appear above the bar, but those that go to a file must not end up on the terminal
         self._bar = (
             Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty())
             if console.is_terminal and is_main()
@@ -52,7 +52,7 @@ class ProgressBar:
         self._begun = False
 
     def update(self, done: int, total: int) -> None:
-        """So many are done of so many; the ETA does not count on the speed of those that the first call tells of."""
+        """Show that done of total are done; those of the first call do not count for the speed behind the ETA."""
         if self._bar and self._task is not None:
             if not self._begun:
                 self._bar.reset(self._task, completed=done, total=total)
@@ -73,25 +73,25 @@ class ProgressBar:
 
 
 def is_main() -> bool:
-    """Whether this process is rank 0, the one that speaks."""
+    """Return whether this process is rank 0, the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def printable(text: str) -> str:
-    """A line of text for a terminal: letters of any script as they are, with \\x1b, \\n, \\u202e for what controls it.
+    """Make text safe for one line of a terminal: letters of any script stay, control characters become \\x1b, \\n, \\u202e.
 
-    Names of files and classes can hold anything: what clears the screen, begins a line, turns the order of letters around.
+    Names of files and classes can hold anything: codes that clear the screen, begin a line, or reverse the writing.
     """
     return "".join(c if c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 
 
 def say(*lines: str) -> None:
-    """Lines of output."""
+    """Print lines of output."""
     print(*map(printable, lines), sep="\n", flush=True)
 
 
 def complain(*lines: str, topic: str | None = None) -> None:
-    """Lines on the error stream; of several ranks that have the same to say, or have one topic, the first says it."""
+    """Print lines on the error stream; of ranks with the same lines, or the same topic, only the first prints them."""
     if first_to_say(topic or "\n".join(lines)):
         print("videornn:", "\n".join(printable(text_without_secrets(line)) for line in lines), file=sys.stderr, flush=True)
 

@@ -11,11 +11,11 @@ _FIRST, _ANY_LATER = (0,), (10**6,)
 
 @dataclass(frozen=True)
 class Fault:
-    """What is known of some versions, from the first of a pair to before the second.
+    """A known fault of some versions, from the first of a pair up to, but without, the second.
 
-    what: what cuDNN does, or is done with it.
-    remedy: what to do; {package} stands for the package that brings cuDNN.
-    source: where it is told.
+    what: what cuDNN does, or what torch does about it.
+    remedy: what to do; {package} stands for the package that contains cuDNN.
+    source: where the fault is documented.
     """
 
     torch: tuple[Version, Version]
@@ -30,7 +30,7 @@ class Fault:
 
 _NEWER_CUDNN = "pip install -U '{package}>=9.15', whatever pip then says of the version that torch asks for"
 FAULTS = (
-    # seen with 9.8 and 9.10; 9.15 is the first that torch takes for sound (pytorch pull request 166480)
+    # seen with 9.8 and 9.10; 9.15 is the first that torch considers sound (pytorch pull request 166480)
     Fault(
         torch=(_FIRST, (2, 9)),
         cudnn=((9, 8), (9, 15)),
@@ -38,7 +38,7 @@ FAULTS = (
         remedy=_NEWER_CUDNN,
         source="https://github.com/pytorch/pytorch/issues/163539",
     ),
-    # so torch goes without it: 2.9.0 without any from 9.8 on, later ones without those that are wrong
+    # so torch does without it: 2.9.0 without any from 9.8 on, later ones without the faulty ones
     Fault(
         torch=((2, 9), (2, 9, 1)),
         cudnn=((9, 8), _ANY_LATER),
@@ -58,12 +58,12 @@ FAULTS = (
 
 
 def known_faults(torch: str, cudnn: int | None, cuda: str | None) -> list[tuple[str, str]]:
-    """What is known to be wrong with versions, and what to do about it.
+    """Return the known faults of these versions, and what to do about them.
 
     Args:
         torch: torch.__version__.
         cudnn: torch.backends.cudnn.version(); None without cuDNN.
-        cuda: torch.version.cuda; None in builds for other GPUs and for CPUs, which know no cuDNN.
+        cuda: torch.version.cuda; None in builds for other GPUs and for CPUs, which have no cuDNN.
     """
     if cudnn is None or cuda is None:
         return []

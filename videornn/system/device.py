@@ -14,12 +14,12 @@ from torch import Tensor
 
 from videornn.errors import UserError
 
-LONG_ENOUGH = 0.03  # seconds of a product that says what the machine reaches; larger ones would only take longer
+LONG_ENOUGH = 0.03  # seconds of a product that shows the machine's rate; larger ones would only take longer
 _deterministic: Any = torch.utils.deterministic  # a module with a property, which type checkers cannot see
 
 
 def pick_device(choice: str) -> torch.device:
-    """The device of this rank for auto, cpu or cuda; raises UserError if there is no GPU for it."""
+    """Return the device of this rank for auto, cpu or cuda; raises UserError if there is no GPU for it."""
     if choice == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no GPU; use device=auto or device=cpu")
     if choice == "cpu" or not torch.cuda.is_available():
@@ -37,16 +37,16 @@ def pick_device(choice: str) -> torch.device:
 
 
 def tune(device: torch.device, *, deterministic: bool, strict: bool = True) -> None:
-    """Choose for this process the fastest kernels, found by trying, or those that give the same bits every time.
+    """Choose the fastest kernels for this process, found by trying, or those that give the same bits every time.
 
-    To be called before the first CUDA kernel runs. Float32 stays float32 in matrix products; convolutions on GPUs take TF32
-    for it, as torch does by itself.
+    Call it before the first CUDA kernel runs. Float32 stays float32 in matrix products; convolutions on GPUs use TF32 for
+    it, as is torch's default.
 
     Args:
-        strict: an operator that has no deterministic kernel is an error; else a warning.
+        strict: an operator without a deterministic kernel is an error, else a warning.
     """
     torch.use_deterministic_algorithms(deterministic, warn_only=not strict)
-    _deterministic.fill_uninitialized_memory = False  # a search for bugs that costs every allocation a write
+    _deterministic.fill_uninitialized_memory = False  # a debugging aid that costs every allocation a write
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
@@ -56,10 +56,10 @@ def tune(device: torch.device, *, deterministic: bool, strict: bool = True) -> N
 
 @contextmanager
 def tuned(device: torch.device, *, deterministic: bool, strict: bool = True) -> Iterator[None]:
-    """Within it this process is a job's: kernels as tune chooses them; for the arguments see there.
+    """Set this process up for a job inside the context, with kernels as tune chooses them; arguments as in tune.
 
-    Afterwards torch's kernels, threads and random numbers are what they were, for a process may live on: a notebook, a
-    server, a worker of Ray.
+    Afterwards torch's kernels, threads and random states are restored, because the process may live on: a notebook, a
+    server, a Ray worker.
     """
     cudnn, place = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
     kernels = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -80,16 +80,16 @@ def tuned(device: torch.device, *, deterministic: bool, strict: bool = True) -> 
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s (multiplications and additions) of the fastest of a few square matrix products; takes less than a second."""
+    """Measure FLOP/s (multiplications and additions) by the fastest of a few square matrix products, in under a second."""
     best, generator = 0.0, torch.Generator(device).manual_seed(0)
     for size in (512, 1024, 2048, 4096, 8192):
         left, right = torch.randn(2, size, size, device=device, generator=generator).to(dtype)
-        seconds = min(_seconds(left, right) for _ in range(4))  # the first one sets things up
+        seconds = min(_seconds(left, right) for _ in range(4))  # the first run includes set-up
         best = max(best, 2 * size**3 / seconds)
         if seconds > LONG_ENOUGH:
             break
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)  # nearly 1 GB of matrices is not what a run needs
+        torch.cuda.reset_peak_memory_stats(device)  # the nearly 1 GB of these matrices is not part of a run
     return best
 
 
@@ -102,18 +102,18 @@ def _seconds(left: Tensor, right: Tensor) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done all that was asked of it."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU the most that tensors held at a time; else the most RAM of this process (0 on Windows: not told)."""
+    """Return peak bytes: of tensors on a GPU, else of this process's RAM (0 on Windows, which does not tell)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return 0
-    import resource  # not there on Windows
+    import resource  # missing on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kilobytes on Linux

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place under another name, then moved; places for results."""
+"""Write files as a whole or not at all, under a temporary name that is then moved; check places for results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of `path` if all went well.
+    """Yield a temporary path in the same folder, which replaces `path` if no error occurs.
 
     Raises:
-        UserError: a device or a pipe has the name, whose place no file may take.
-        OSError: as it came, with the name of `path`: an error of writing has none, that of opening the temporary one.
+        UserError: `path` is a device or a pipe, which no file may replace.
+        OSError: an error of the disk, with the name of `path` instead of none or the temporary one.
     """
     _check_kind(path, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -46,18 +46,18 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, with the same line ends on every system."""
     with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files need not be UTF-8
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))  # file names need not be UTF-8
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file with a header line, of cells that spreadsheets do not take for formulas; read_rows reads it."""
+    """Write a CSV file with a header line, whose cells spreadsheets do not take for formulas; read_rows reads it."""
     text = StringIO(newline="")
     csv.writer(text).writerows([cell_of(cell) for cell in row] for row in (header, *rows))
     write_text(path, text.getvalue())
 
 
 def append_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Add rows to a CSV file as write_table writes it, which gets a header line if it is new."""
+    """Add rows to a CSV file in the format of write_table; a new file gets a header line."""
     _check_kind(path, str(path))
     new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -65,12 +65,12 @@ def append_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def short_enough(name: str) -> str:
-    """A name, cut where it is too long for file systems if an ending such as _res4.2_attention.mp4 follows."""
+    """Cut a name so that with an ending such as _res4.2_attention.mp4 it is not too long for file systems."""
     return name.encode("utf-8", "surrogateescape")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file; raises OSError where that cannot be told, as in a folder that may not be entered."""
+    """Return whether there is a file; raises OSError if that cannot be told, as in a folder that may not be entered."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def differing_parameters(record: Path, parameters: dict[str, Any]) -> str:
-    """In what the parameters in a folder's JSON record are others than these, in words; empty if they are the same.
+    """Say how the parameters in a folder's JSON record differ from these; empty if they are the same.
 
     Raises:
         UserError: the record is damaged, or something else.
@@ -104,7 +104,7 @@ def make_folder(folder: Path | None, option: str = "--out") -> None:
 
 
 def check_output_file(file: Path | None, option: str = "--out") -> None:
-    """Raises UserError, before any work, if a file for results is given and cannot be written there."""
+    """Raise UserError, before any work, if a file for results is given and cannot be written."""
     if file is None:
         return
     if file.is_dir():
@@ -116,14 +116,14 @@ def check_output_file(file: Path | None, option: str = "--out") -> None:
 
 
 def _check_kind(path: Path, given: str) -> None:
-    """Raises UserError for what only looks like a file: taking the place of /dev/null would take it from everybody."""
-    is_open_file = path.is_symlink() and os.readlink(path).startswith("/proc/")  # as /dev/stdout
+    """Raise UserError for devices and the like: a file in the place of /dev/null would take it from everybody."""
+    is_open_file = path.is_symlink() and os.readlink(path).startswith("/proc/")  # such as /dev/stdout
     if is_open_file or (path.exists() and not path.is_file() and not path.is_dir()):
         raise UserError(f"{given}: is a device or a pipe; give the name of a file")
 
 
 def _try_writing(folder: Path, given: str) -> None:
-    """Permissions do not tell of read-only disks, network shares, quotas: make a file without a name."""
+    """Try to make a file without a name, because permissions do not tell of read-only disks, network shares or quotas."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -133,10 +133,10 @@ def _try_writing(folder: Path, given: str) -> None:
 
 @contextmanager
 def telling_if_full(path: Path, num_bytes: int, *, training: bool = False) -> Iterator[None]:
-    """Raise a UserError that says what stands, and how to go on, where num_bytes find no room at path."""
+    """Turn a lack of room for num_bytes at path into a UserError that says what is left and how to go on."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save can fail again over the first failure, with a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch.save can raise a RuntimeError while handling the first failure
         if (full := _disk_full(error)) is None:
             raise
         room = f", {_size(shutil.disk_usage(path.parent).free)} are free" if full == errno.ENOSPC else ""
@@ -149,7 +149,7 @@ def telling_if_full(path: Path, num_bytes: int, *, training: bool = False) -> It
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files on the disk, so that they outlast a power cut."""
+    """Write the names of a folder's files to the disk, so that they survive a power cut."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

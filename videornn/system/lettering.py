@@ -1,4 +1,4 @@
-"""Names of classes and videos in pictures: any script, and never taken for a formula."""
+"""Draw names of classes and videos in pictures: in any script, and never as a formula."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from contextlib import contextmanager
 
 from matplotlib import font_manager, rc_context
 
-DRAWING = threading.RLock()  # matplotlib's settings are the process's: two threads would put back each other's
-NO_FONT = "Last Resort"  # comes with matplotlib, and has boxes for all letters there are
+DRAWING = threading.RLock()  # matplotlib's settings are global: two threads would restore each other's
+NO_FONT = "Last Resort"  # comes with matplotlib and has boxes for all letters
 
 
 def plain(text: str) -> str:
-    """A text in one line, without what matplotlib would read as a formula."""
+    """Return a text in one line, without anything that matplotlib would read as a formula."""
     line = encodable(" ".join(text.split())).replace("$", r"\$")
-    return f" {line}" if line.startswith("_") else line  # matplotlib before 3.10 leaves names with _ out of legends
+    return f" {line}" if line.startswith("_") else line  # matplotlib before 3.10 leaves such names out of legends
 
 
 def encodable(text: str) -> str:
-    """A text without the bytes of file names that are not UTF-8, at which matplotlib fails."""
+    """Replace the bytes of file names that are not UTF-8, on which matplotlib fails."""
     return text.encode("utf-8", "replace").decode()
 
 
 @contextmanager
 def fonts_for(texts: Iterable[str]) -> Iterator[None]:
-    """Within it, letters that matplotlib's own font lacks are drawn with other fonts of this machine.
+    """Draw letters that matplotlib's own font lacks with other fonts of this machine, inside the context.
 
-    DejaVu Sans has no Chinese, Japanese or Korean. Letters that no font has are boxes, without a warning for each of them.
+    DejaVu Sans has no Chinese, Japanese or Korean. Letters that no font has become boxes, without a warning for each.
     """
     letters = {ord(letter) for text in texts for letter in text if letter.isprintable()}
     with DRAWING, rc_context({"font.family": ["DejaVu Sans", *_families(letters)]}), warnings.catch_warnings():
@@ -37,7 +37,7 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
 
 
 def _families(letters: set[int]) -> list[str]:
-    """Fonts of this machine that have what DejaVu Sans lacks, as few as that takes; letters: code points."""
+    """Choose as few fonts of this machine as have the letters that DejaVu Sans lacks; letters: code points."""
     missing = letters - set(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
     families = []
     for font in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.weight != 400, font.style, font.name)):

@@ -1,4 +1,4 @@
-"""One training, or one test, at a time in its folder, also after kill -9."""
+"""Allow one training run, or one test, at a time in a folder, even after kill -9."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-HERE_SECONDS = 30.0  # that a process of this host is waited for, which may be about to die
-# ... and one of another host: if that died, the file system keeps its lock until it gives up on the host, by default after
+HERE_SECONDS = 30.0  # to wait for a process of this host, which may be about to end
+# ... and of another host: if that died, the file system keeps its lock until it gives up on the host, by default after
 # 90 s on a Linux NFSv4 server (a lease) and 225 s on Lustre (2.25 times its timeout)
 ELSEWHERE_SECONDS = 240.0
-TELL_SECONDS = 60.0  # from one word about it to the next
+TELL_SECONDS = 60.0  # between two messages about it
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -34,15 +34,15 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 def run_lock(
     folder: Path, *, wait_seconds: float | None = None, on_wait: Callable[[], None] = lambda: None
 ) -> Iterator[str | None]:
-    """Hold the run folder, which is made if need be, against other processes; for rank 0 alone.
+    """Lock the run folder, made if necessary, against other processes; only for rank 0.
 
-    A POSIX record lock on folder/.lock: the system releases it at the death of the process, whatever the cause, and forked
-    loader workers do not inherit it. It is the process's: it neither keeps out a second run_lock of the same process, nor
-    outlasts any closing of the file there, so that nothing else may open it.
+    It is a POSIX record lock on folder/.lock: the system releases it when the process ends for any reason, and forked loader
+    workers do not inherit it. It belongs to the process: it does not exclude a second run_lock of the same process, and is
+    lost when that process closes the file anywhere, so nothing else may open it.
 
     Args:
         wait_seconds: how long to wait for another process; by default HERE_SECONDS or ELSEWHERE_SECONDS, by its host.
-        on_wait: called ten times a second meanwhile.
+        on_wait: called ten times a second while waiting.
 
     Yields:
         None, or a sentence if the folder's file system has no locks and the folder is not held.
@@ -64,7 +64,7 @@ def run_lock(
 
 
 def _take(descriptor: int, folder: Path, wait_seconds: float | None, on_wait: Callable[[], None]) -> str | None:
-    """Lock the file and write down who holds it."""
+    """Lock the file and write into it who holds it."""
     begun, next_word = time.monotonic(), 0.0
     while True:
         try:
@@ -89,5 +89,5 @@ def _take(descriptor: int, folder: Path, wait_seconds: float | None, on_wait: Ca
         time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-    os.fsync(descriptor)  # NFS would keep it here for half a minute, and another host has to see who held the folder
+    os.fsync(descriptor)  # NFS would delay it for half a minute, and other hosts must see who holds the folder
     return None

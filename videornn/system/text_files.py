@@ -1,4 +1,4 @@
-"""Files of text that commands read: regular files of a size that they can have, in UTF-8, or one sentence why not."""
+"""Read text files given to commands: regular files of plausible size, in UTF-8, or one sentence why not."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from videornn.errors import UserError
 
 MAX_BYTES = 1 << 30  # a row of 300 bytes for three million videos, or for as many steps
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-FORMULA = re.compile("'*[=+\\-@\t\r]")  # what spreadsheets compute, or would if an apostrophe were taken away
+FORMULA = re.compile("'*[=+\\-@\t\r]")  # what spreadsheets compute, or would without the apostrophe
 
 
 class NoFile(UserError):
-    """There is no file at a path."""
+    """Raised if there is no file at a path."""
 
 
 def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """The content of a file that somebody may have put something else in the place of.
+    """Read a file, in whose place there may be something else.
 
     Raises:
         NoFile: there is none.
-        UserError: it is a folder, a pipe or a device, or larger than its kind can be.
-        OSError: it may not be read, as the command line says in one sentence.
+        UserError: it is a folder, a pipe or a device, or too large for its kind.
+        OSError: it may not be read; the command line turns this into one sentence.
     """
     try:
-        status = os.stat(path)  # first, for opening a pipe waits for its writer
+        status = os.stat(path)  # first, because opening a pipe waits for its writer
     except FileNotFoundError:
         raise NoFile(f"{path} does not exist") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'a pipe or a device'}, not a file")
     with open(path, "rb") as file:
-        # files of the system say that they have no size
+        # files of the system claim to have no size
         content = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
     if max(status.st_size, len(content)) > max_bytes:
         size = f"{max(status.st_size, len(content)) / 1e6:,.1f} MB"
@@ -47,13 +47,13 @@ def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, errors: str = "strict") -> str:
-    """The text of a file, without the byte order mark that some editors begin it with.
+    """Read the text of a file, without the byte order mark that some editors put first.
 
     Args:
-        errors: surrogateescape where a file holds names of other files, which need not be UTF-8.
+        errors: surrogateescape if a file holds names of other files, which need not be UTF-8.
 
     Raises:
-        UserError: as read_bytes, and where it is no text in UTF-8.
+        UserError: as read_bytes, and if it is no text in UTF-8.
         OSError: as read_bytes.
     """
     content = read_bytes(path, max_bytes=max_bytes)
@@ -69,15 +69,15 @@ def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES, errors: str = "st
 
 
 def read_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """The value in a JSON file; raises UserError as read_text, and where it is no JSON, and OSError as read_bytes."""
+    """Read the value in a JSON file; raises UserError as read_text, and if it is no JSON, and OSError as read_bytes."""
     return parse_json(read_text(path, max_bytes=max_bytes), str(path))
 
 
 def parse_json(text: str | bytes, place: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """The value of a JSON text; raises UserError, which begins with its place, where it is none.
+    """Parse a JSON text; raises UserError, which begins with its place, if it is none.
 
     Args:
-        object_hook: what takes the place of an object.
+        object_hook: turns every object into the value that replaces it.
     """
     try:
         return json.loads(text, object_hook=object_hook)
@@ -87,20 +87,20 @@ def parse_json(text: str | bytes, place: str, object_hook: Callable[[dict], Any]
         raise UserError(f"{place} is not valid JSON: {error}") from None
     except UnicodeDecodeError:
         raise UserError(f"{place} is not valid JSON: it is no text in UTF-8") from None
-    except ValueError:  # of whole numbers with thousands of digits
+    except ValueError:  # whole numbers with thousands of digits, too
         raise UserError(f"{place} is not valid JSON: it has a number with thousands of digits") from None
 
 
 def json_lines(path: str | Path, is_sound: Callable[[dict[str, Any]], bool]) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The lines of a file that a run adds objects to, one a line, and the objects.
+    """Yield the lines of a file to which a run adds objects, one per line, with the objects.
 
-    What a kill, a full disk or a power cut has left of a last line is left out.
+    An incomplete last line, left by a kill, a full disk or a power cut, is skipped.
 
     Args:
-        is_sound: whether an object is what it should be.
+        is_sound: returns whether an object is as it should be.
 
     Raises:
-        UserError: as read_bytes, and where another line than the last is no such object.
+        UserError: as read_bytes, and if a line before the last is no such object.
         OSError: as read_bytes.
     """
     lines = read_bytes(path).splitlines(keepends=True)
@@ -117,13 +117,13 @@ def json_lines(path: str | Path, is_sound: Callable[[dict[str, Any]], bool]) -> 
 
 
 def read_rows(path: str | Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, by column; what a short row lacks is "", what a long one has more is left out.
+    """Read the rows of a CSV file with a header, by column; missing cells are "", and surplus ones are left out.
 
     Args:
-        columns: those that the file must have.
+        columns: columns that the file must have.
 
     Raises:
-        UserError: as read_text, and where it is no such table.
+        UserError: as read_text, and if it is no such table.
         OSError: as read_bytes.
     """
     rows = read_cells(path)
@@ -149,15 +149,15 @@ def read_cells(path: str | Path) -> Iterator[list[str]]:
 
 
 def cell_of(value: object) -> object:
-    """A cell of a table as spreadsheets take it for text: what they would compute has an apostrophe before it.
+    """Return a cell that spreadsheets take for text: an apostrophe is put before anything that they would compute.
 
-    Numbers stay as they are. text_of_cell takes the apostrophe away.
+    Numbers stay as they are. text_of_cell removes the apostrophe.
     """
     return f"'{value}" if isinstance(value, str) and FORMULA.match(value) and not _is_number(value) else value
 
 
 def text_of_cell(cell: str) -> str:
-    """The text that cell_of was given."""
+    """Return the text that cell_of was given."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 

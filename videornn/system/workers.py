@@ -1,7 +1,7 @@
-"""One function over many items in worker processes, any of which may crash or hang: its item is named, the rest goes on.
+"""Run a function over many items in worker processes; if one crashes or hangs, its item is named and the rest goes on.
 
 A pool of `concurrent.futures` is lost as a whole when one process crashes, and cannot tell which item was to blame. Here
-the parent hands out one item at a time, so it always knows what a worker is doing and puts a new one in its place.
+the parent hands out one item at a time, so it always knows what a worker is doing, and replaces lost workers.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from typing import Any, Literal, TypeVar
 
 from videornn.distributed.signals import handled_by
 
-# forks of a server, which imports what they need once: a new worker is there at once, and shares its memory
+# forks of a server, which imports everything once: a new worker starts at once and shares its memory
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-GROWN_BYTES = 2**30  # that a worker may keep after an item, beyond what it needs; then another takes its place
+GROWN_BYTES = 2**30  # of memory that a worker may keep after an item, beyond its needs, before it is replaced
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Lost:
-    """What stands in for the result of an item whose worker crashed or hung."""
+    """The result of an item whose worker crashed or hung."""
 
     kind: Literal["crashed", "timeout"]
     reason: str
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def imported_once(module: str, start_method: str) -> Iterator[None]:
-    """Have the server of forks import a module for all workers, if it starts meanwhile; other start methods have none."""
+    """Have the server of forks, if it starts inside the context, import a module for all workers."""
     if start_method != "forkserver":
         yield
         return
     from multiprocessing import forkserver  # not for Windows
 
-    before = forkserver._forkserver._preload_modules  # type: ignore[attr-defined]  # there is no other way to put it back
+    before = forkserver._forkserver._preload_modules  # type: ignore[attr-defined]  # there is no public way to restore it
     multiprocessing.set_forkserver_preload([*(name for name in before if name != "__main__"), module])
     try:
         yield
@@ -60,7 +60,7 @@ def imported_once(module: str, start_method: str) -> Iterator[None]:
 
 
 def start_server(module: str) -> None:
-    """Have the server of workers start and import a module, while this process does other things; where there is one."""
+    """Have the server of workers, if there is one, start and import a module while this process does other things."""
     global START_METHOD
     if START_METHOD == "forkserver":
         from multiprocessing import forkserver
@@ -68,12 +68,12 @@ def start_server(module: str) -> None:
         try:
             with _left_to_the_parent(), imported_once(module, START_METHOD):
                 forkserver.ensure_running()
-        except OSError:  # there is no room for its socket, or the name of TMPDIR is too long for one
+        except OSError:  # no room for its socket, or TMPDIR is too long for a socket's name
             START_METHOD = "spawn"
 
 
 def _left_to_the_parent() -> AbstractContextManager:
-    """What starts in this context leaves Ctrl-C to its parent from its first moment on, and so do its forks."""
+    """Return a context in which started processes, and their forks, leave Ctrl-C to the parent from the start."""
     return handled_by(signal.SIG_IGN, (signal.SIGINT,))
 
 
@@ -86,12 +86,12 @@ def run_parallel(
 ) -> Iterator[tuple[int, Result | Lost]]:
     """Yield (index of the item, result) as results come, in any order.
 
-    Workers are no forks of this process, since one with threads (a progress bar, torch) can hang, so a script that calls
-    this needs the usual `if __name__ == "__main__":`. They leave Ctrl-C to the parent, which ends them.
+    Workers are no forks of this process, because forks of a process with threads (a progress bar, torch) can hang; so a
+    script that calls this needs the usual `if __name__ == "__main__":`. They leave Ctrl-C to the parent, which ends them.
 
     Args:
-        function: something picklable; an exception of it is raised here.
-        num_workers: processes; 0 runs everything in this one, where nothing guards against a crash or a hang.
+        function: picklable; its exceptions are raised here.
+        num_workers: processes; 0 runs everything in this one, without protection against a crash or a hang.
         timeout_seconds: longest time for one item, not counting the start of the process.
 
     Raises:
@@ -117,7 +117,7 @@ def run_parallel(
                     workers.remove(worker)
                     if todo:
                         workers.append(Worker(function, timeout_seconds))
-                if index is not None:  # else it has only said that it is ready
+                if index is not None:  # otherwise it has only reported that it is ready
                     yield index, answer
     finally:
         for worker in workers:
@@ -125,41 +125,41 @@ def run_parallel(
 
 
 class Worker:
-    """A process, the parent's end of its pipe, and which item it is at (None: it is still starting).
+    """A process, the parent's end of its pipe, and the item it works on (None: it is still starting).
 
-    The function is sent to it once, and keeps from item to item what it will. After a Lost, the process must be stopped;
-    once it has grown, it should be.
+    The function is sent to it once, and may keep state from item to item. After a Lost, the process must be stopped; when it
+    has grown, it should be.
 
     Args:
-        function: something picklable.
+        function: picklable.
         timeout_seconds: longest time for one item, not counting the start of the process; None is no limit.
     """
 
     def __init__(self, function: Callable, timeout_seconds: float | None) -> None:
-        start_server(getattr(function, "func", function).__module__)  # of a partial, too
+        start_server(getattr(function, "func", function).__module__)  # also for a partial
         context = multiprocessing.get_context(START_METHOD)
         self.pipe, theirs = context.Pipe()
         self.index: int | None = None
-        self.timeout_seconds = timeout_seconds  # a change of it holds at once
-        self._given = 0.0  # when, on the monotonic clock, it got its item
-        self._num_bytes = self._usual_bytes = 0  # of its memory, after the last answer and before the first item
+        self.timeout_seconds = timeout_seconds  # a change takes effect at once
+        self._given = 0.0  # when it got its item, on the monotonic clock
+        self._num_bytes = self._usual_bytes = 0  # its memory after the last answer, and before the first item
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]  # typeshed: not of the base class
             target=_serve, args=(theirs, function), daemon=True
         )
-        # a server takes seconds to answer at first, in which Ctrl-C must be heard
+        # a new server takes seconds to answer, during which Ctrl-C must work
         with nullcontext() if START_METHOD == "forkserver" else _left_to_the_parent():
             self._process.start()
-        theirs.close()  # or the pipe would not end with the process
+        theirs.close()  # otherwise the pipe would not end with the process
 
     def ask(self, item: object) -> Any:
-        """Wait for what the function returns for an item, or for Lost; raises what the function raises."""
+        """Return what the function returns for an item, or Lost, waiting for it; raises what the function raises."""
         if self.index is None:
-            self.wait()  # until it says that it is ready
+            self.wait()  # until it reports that it is ready
         self.give(0, item)
         return self.wait()
 
     def wait(self) -> Any:
-        """Wait for the answer to what it has been given."""
+        """Wait for the answer to the item that it was given."""
         left = self.seconds_left()
         wait([self.pipe], None if left == math.inf else left)
         return self.answer()
@@ -167,15 +167,15 @@ class Worker:
     def give(self, index: int, item: object) -> None:
         self.index = index
         self._given = time.monotonic()
-        with suppress(OSError):  # a process that is gone is noticed when its answer is read
+        with suppress(OSError):  # the loss of the process is noticed when its answer is read
             self.pipe.send(item)
 
     def has_grown(self) -> bool:
-        """Whether it keeps much more memory than when it began, for good: whatever it was, the next one is without it."""
+        """Return whether it permanently keeps much more memory than at its start, so that a new process would need less."""
         return self._num_bytes > self._usual_bytes + GROWN_BYTES
 
     def take_as_usual(self) -> None:
-        """Count what it keeps by now as what it needs."""
+        """Take its current memory as what it needs."""
         self._usual_bytes = self._num_bytes
 
     def seconds_left(self) -> float:
@@ -184,7 +184,7 @@ class Worker:
         return max(self._given + self.timeout_seconds - time.monotonic(), 0)
 
     def answer(self) -> Any:
-        """What the function returned, or Lost; raises what the function raised."""
+        """Return what the function returned, or Lost; raises what the function raised."""
         if not self.pipe.poll():
             assert self.timeout_seconds is not None  # else it is waited for
             return Lost("timeout", f"took longer than {round(self.timeout_seconds, 1):g} s")
@@ -204,25 +204,25 @@ class Worker:
         return result
 
     def stop(self) -> None:
-        self._process.terminate()  # which lets it take its temporary files away
+        self._process.terminate()  # lets it remove its temporary files
         self._process.join(timeout=2)
-        self.kill()  # where it hangs in a decoder
+        self.kill()  # if it hangs in a decoder
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.join(timeout=5)  # where it hangs in a dead disk, even this does not end it
+        self._process.join(timeout=5)  # if it hangs on a dead disk, even a kill does not end it
         self.pipe.close()
 
 
 class WorkerLost(Exception):
-    """A worker crashed or hung; the message says which."""
+    """Raised if a worker crashed or hung; the message says which."""
 
 
 class GeneratorWorker:
     """A process that runs generators for its parent, one after the other; any may crash or hang.
 
-    It starts with the first generator, and anew after one that has cost it. While the parent looks at an item, it makes the
-    next one.
+    It starts with the first generator, and again after one that crashed it. While the parent uses an item, it makes the next
+    one.
 
     Attributes:
         timeout_seconds: longest time for one item; it may be changed at any moment.
@@ -233,7 +233,7 @@ class GeneratorWorker:
         self._worker: Worker | None = None
 
     def iterate(self, generate: Callable[..., Iterator[Item]], *arguments: object) -> Iterator[Item]:
-        """The items of generate(*arguments), all of it picklable; raises what it raises.
+        """Yield the items of generate(*arguments), all of it picklable; raises what it raises.
 
         Raises:
             WorkerLost: the process crashed, or an item took too long.
@@ -243,7 +243,7 @@ class GeneratorWorker:
         idle = False
         try:
             worker.timeout_seconds = None
-            worker.ask((generate, arguments))  # which imports what they need: no part of the time for an item
+            worker.ask((generate, arguments))  # includes the imports, which do not count as time for an item
             if is_new:
                 worker.take_as_usual()
             worker.give(0, None)
@@ -257,11 +257,11 @@ class GeneratorWorker:
             idle = not worker.has_grown()
         except WorkerLost:
             raise
-        except Exception:  # of the generator, which is over; the process waits for another
+        except Exception:  # the generator is over; the process waits for another
             idle = not worker.has_grown()
             raise
         finally:
-            if not idle:  # lost, too large, or still at work on an item that nobody wants any more
+            if not idle:  # lost, too large, or still at work on an item that is no longer wanted
                 self.stop()
 
     def _start(self, module: str) -> Worker:
@@ -278,12 +278,12 @@ class GeneratorWorker:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._worker is not None:  # it waits for work that will not come, and takes a second to end by itself
+        if self._worker is not None:  # by itself it would take a second to end
             self._worker.kill()
 
 
 class _Generators:
-    """The worker's side: begins what it is given, then makes an item, in a tuple, for every None; None is the end."""
+    """The worker's side: starts a given generator, then makes an item, in a tuple, for every None; None is the end."""
 
     def __call__(self, begun: tuple[Callable[..., Iterator], tuple] | None) -> tuple[object] | None:
         if begun is not None:
@@ -296,7 +296,7 @@ class _Generators:
 
 
 def _serve(pipe: Connection, function: Callable) -> None:
-    """What a worker does until its parent ends it or is gone."""
+    """Serve as a worker until the parent ends it or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with suppress(EOFError, OSError):
@@ -305,13 +305,13 @@ def _serve(pipe: Connection, function: Callable) -> None:
             item = pipe.recv()
             try:
                 answer = (False, function(item))
-            except Exception as error:  # whatever it is, the parent raises it
+            except Exception as error:  # any exception is raised in the parent
                 answer = (True, error)
             pipe.send((*answer, _resident_bytes()))
 
 
 def _resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say."""
+    """Return the memory of this process; 0 if the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -319,7 +319,7 @@ def _resident_bytes() -> int:
 
 
 def exit_reason(exit_code: int) -> str:
-    """How a process ended, in words."""
+    """Say how a process ended."""
     if exit_code == -signal.SIGKILL:
         return "SIGKILL, as when memory runs out"
     return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"

@@ -1,4 +1,4 @@
-"""What surrounds training: foreign weights, exports, tables of networks, timing, the page of this installation."""
+"""Tools around training: foreign weights, exports, tables of networks, timing, a check of the installation."""
 
 from typing import Literal
 

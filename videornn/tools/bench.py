@@ -1,4 +1,4 @@
-"""Whether this machine can feed the network: the cost of a training clip by stage, the rates of loader and network."""
+"""Measure whether this machine can feed the network: cost of a training clip by stage, rates of loader and network."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from videornn.system.workers import num_cores
 from videornn.training.optim import build_optimizer
 from videornn.training.step import train_step
 
-CPU_BATCH = 8  # clips of a timed step on a CPU, where a whole batch can take minutes
-NUM_PREPARED = 4  # videos that are prepared to see what that gives
-PREPARE_SECONDS = 60.0  # for each of them; a longer one is left out
+CPU_BATCH = 8  # clips of a timed step on a CPU, on which a whole batch can take minutes
+NUM_PREPARED = 4  # videos that are prepared to measure the gain
+PREPARE_SECONDS = 60.0  # for each of them; one that takes longer is left out
 
 
 @dataclass(frozen=True)
 class Feeding:
-    """How many cores feed a GPU, and how many are here.
+    """The number of cores that feed a GPU, and the number that are here.
 
     Args:
         gpu_rate: clips per second that the GPU takes.
-        core_rates: clips per second that a core loads, of the videos "as they are" and, if that was timed, "prepared".
+        core_rates: clips per second that a core loads, of the videos "as they are" and, if timed, "prepared".
         num_cores, num_gpus: of this machine.
-        ways: what else loads more.
+        ways: further ways to load more.
     """
 
     gpu_rate: float
@@ -55,17 +55,17 @@ class Feeding:
 
     @property
     def cores_needed(self) -> dict[str, int]:
-        """For each GPU, one of them for training itself."""
+        """Cores needed for each GPU, including one for training itself."""
         return {kind: math.ceil(self.gpu_rate / rate) + 1 for kind, rate in self.core_rates.items()}
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the GPU's rate that the cores of this machine reach, at most 1."""
+        """Shares of the GPU's rate that the cores of this machine reach, at most 1."""
         cores = self.num_cores / self.num_gpus
         return {kind: min(cores / (self.gpu_rate / rate + 1), 1.0) for kind, rate in self.core_rates.items()}
 
     def advice(self) -> str:
-        """Whether this machine feeds the GPU, and what to do if it does not."""
+        """Say whether this machine feeds the GPU, and what to do if it does not."""
         needs = ", ".join(f"{cores} cores with videos {kind}" for kind, cores in self.cores_needed.items())
         gpus = f"{self.num_gpus} GPUs" if self.num_gpus > 1 else "it"
         here = (
@@ -84,7 +84,7 @@ class Feeding:
         return f"{here}, which reach {reached} of its rate. Ways out: {'; '.join((*ways, 'more cores'))}"
 
     def numbers(self) -> dict[str, object]:
-        """All of it, for a program."""
+        """Return all numbers, for a program."""
         kinds = {"as they are": "as_they_are", "prepared": "prepared"}
         return {
             "gpu_clips_per_second": self.gpu_rate,
@@ -102,7 +102,7 @@ class LoadingReport:
 
     Args:
         stages: seconds per clip on one core, by stage.
-        model_rate: of a training step, timed or given.
+        model_rate: rate of training steps, timed or given.
         num_bad: videos that could not be decoded.
         prepared: stages of prepared videos, if a few were prepared.
     """
@@ -121,13 +121,13 @@ class LoadingReport:
         return _core_rate(self.stages)
 
     def feeding(self) -> Feeding:
-        """How many cores this machine needs for GPUs of model_rate each."""
+        """Return how many cores this machine needs for GPUs of model_rate each."""
         rates = {"as they are": self.core_rate, **({"prepared": _core_rate(self.prepared)} if self.prepared else {})}
         num_gpus = max(torch.cuda.device_count(), 1)
         return Feeding(self.model_rate, rates, num_cores(), num_gpus, tuple(self._ways()))
 
     def advice(self) -> str:
-        """Whether the workers keep up with the network, and what to do if they do not."""
+        """Say whether the workers keep up with the network, and what to do if they do not."""
         if self.loader_rate >= self.model_rate:
             return f"the loader gives {self.loader_rate / self.model_rate:.1f} times what the network takes: nothing to do"
         cores = num_cores()
@@ -142,7 +142,7 @@ class LoadingReport:
         return f"the network would wait for data {idle:.0f} % of the time. Ways out: {'; '.join(ways)}"
 
     def _ways(self) -> list[str]:
-        """What makes a clip cheaper, of any videos."""
+        """List what makes a clip cheaper, for any videos."""
         light = ["lighter augmentation, since most of the time goes into it"]
         return [
             *(light if self.stages["transform"] > 0.5 / self.core_rate else []),
@@ -165,11 +165,11 @@ def bench_loading(
 
     Args:
         num_clips: training clips to time, by stage and again with the workers.
-        gpu_rate: clips per second of a GPU that may not be here: no step is timed then, but a few videos are prepared.
-        on_progress: told the number of clips timed by stage, and num_clips.
+        gpu_rate: clips per second of a GPU that need not be here: then no step is timed, but a few videos are prepared.
+        on_progress: called with the number of clips timed by stage, and num_clips.
 
     Raises:
-        UserError: there is no training list, or nothing in it can be decoded, or gpu_rate is no rate.
+        UserError: there is no training list, nothing in it can be decoded, or gpu_rate is no rate.
     """
     if gpu_rate is not None and not 0 < gpu_rate < math.inf:
         raise UserError(f"--gpu-clips-per-second must be a number of clips above 0, such as 400, got {gpu_rate:g}")
@@ -191,7 +191,7 @@ def bench_loading(
 def _time_stages(
     config: Config, table: VideoTable, device: torch.device, num_clips: int, on_clip: Callable[[int], None]
 ) -> tuple[dict[str, float], int]:
-    """Mean seconds per clip of every stage, in this process and on one thread; number of bad videos met."""
+    """Measure mean seconds per clip of every stage, in this process on one thread, and count the bad videos."""
     plan = plain_plan(config.data, len(table), 1, config.data.clips_per_video)
     dataset = build_loader(config.data, table, plan=plan, seed=config.seed).dataset
     assert isinstance(dataset, TrainClips)  # as there is a plan
@@ -214,7 +214,7 @@ def _time_stages(
         assert isinstance(batch, Batch)  # ready to be sent by workers only
         batches.append(batch)
     seconds["collate"] = clock() - start
-    normalize(batches[0].clips)  # the first use of a device sets it up
+    normalize(batches[0].clips)  # the first use of a device includes its set-up
     wait_for(device)
     start = clock()
     for batch in batches:
@@ -225,7 +225,7 @@ def _time_stages(
 
 
 def _prepared_stages(config: Config, listed: str, table: VideoTable, num_clips: int) -> dict[str, float]:
-    """Stages of a few of the videos as `videornn data prepare` makes them; none if they are its work, or none can be."""
+    """Time the stages on a few videos prepared as by `videornn data prepare`; none if they already are, or none can be."""
     section = config.data
     source = Path(listed).expanduser()
     if ((source if source.is_dir() else source.parent) / RECORD).exists():
@@ -251,7 +251,7 @@ def _prepared_stages(config: Config, listed: str, table: VideoTable, num_clips: 
 
 
 def _order(num_videos: int, seed: int) -> list[int]:
-    """In which order videos are timed."""
+    """Return the order in which videos are timed."""
     return torch.randperm(num_videos, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
@@ -284,7 +284,7 @@ def _read_clips(
 
 
 def _timed(cut: Cut, seconds: list[float]) -> Cut:
-    """The same, which notes how long it took each time."""
+    """Wrap a cut so that it records how long it took each time."""
 
     def timed(frame: torch.Tensor) -> torch.Tensor:
         start = time.perf_counter()
@@ -296,10 +296,10 @@ def _timed(cut: Cut, seconds: list[float]) -> Cut:
 
 
 def _loader_rate(config: Config, table: VideoTable, num_clips: int) -> tuple[float, int]:
-    """Clips per second that the loader of this config gives when nobody else wants the cores; number of its workers."""
+    """Measure the clips per second of this config's loader with the cores to itself, and return its number of workers."""
     per_video = config.data.clips_per_video
     batch_size = min(config.train.batch_size, len(table) * per_video, max(num_clips // 8, 1) * per_video)
-    epochs = num_clips + config.data.num_workers + 1  # more than are begun: each has a batch at least
+    epochs = num_clips + config.data.num_workers + 1  # more than will be used: each has at least one batch
     plan = plain_plan(config.data, len(table), epochs, batch_size // per_video * per_video)
     loader = build_loader(config.data, table, plan=plan, seed=config.seed)
     batches = iter(loader)
@@ -312,7 +312,7 @@ def _loader_rate(config: Config, table: VideoTable, num_clips: int) -> tuple[flo
 
 
 def _model_rate(config: Config, num_classes: int, device: torch.device) -> float:
-    """Clips per second of a training step on clips that are already there."""
+    """Measure the clips per second of a training step on clips in memory."""
     section = config.train
     num_classes = config.model.num_classes or num_classes
     model = build_model(config.model.model_copy(update={"num_classes": num_classes}))
@@ -328,4 +328,4 @@ def _model_rate(config: Config, num_classes: int, device: torch.device) -> float
         train_step(model, [(normalize(clips), labels.to(device))], optimizer, precision=section.precision)
         wait_for(device)
         seconds.append(time.perf_counter() - start)
-    return batch_size / min(seconds[1:])  # the first one sets things up
+    return batch_size / min(seconds[1:])  # the first one includes set-up

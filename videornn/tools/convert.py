@@ -1,4 +1,4 @@
-"""A foreign checkpoint made into one of videornn: network told from the tensors, with the input that it was trained on."""
+"""Convert a foreign checkpoint to one of videornn: infer the network from its tensors, and set the input of its training."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def convert(
 
     Args:
         overrides: `section.key=value` settings that the tensors do not tell, or tell wrongly; an image network needs
-            model.name, for it can become any of them.
-        labels: file with one class name a line; without it classes are called by their numbers.
+            model.name, because it can become any of them.
+        labels: file with one class name a line; without it classes are named by their numbers.
         force: keep whatever fits.
 
     Raises:
-        UserError: the source cannot be read, is of videornn already, has no head, or is no network of ours; the labels
-            are not as many as its classes; an override is wrong.
+        UserError: the source cannot be read, is of videornn already, has no head, or is no network of ours; the number of
+            labels is not that of its classes; an override is wrong.
     """
     overrides = overrides or []
-    names = None if labels is None else load_labels(labels)  # first: weights can take a minute
+    names = None if labels is None else load_labels(labels)  # first, because weights can take a minute
     weights = read_weights(source)
     if weights.format == "videornn":
         raise UserError(f"{source} is a checkpoint of videornn already")
@@ -45,7 +45,7 @@ def convert(
     trained["data"] = trained.get("data", {}) | (weights.data or {})
     config = override_config(config_from_dict({**trained, "model": network}, str(source)), overrides)
     if weights.format in CLIPS and weights.data is None and not _says(overrides, "data.temporal_stride"):
-        data = public_input(weights.format, config.data.num_frames)["data"]  # the distance belongs to the number
+        data = public_input(weights.format, config.data.num_frames)["data"]  # the stride belongs to the number of frames
         config = override_config(config, [f"data.temporal_stride={data['temporal_stride']}"])
     if config.model.num_classes is None:
         raise UserError(f"{source} has no classifier: start a training from it (model.init={source}) instead")
@@ -67,13 +67,13 @@ def convert(
 
 
 def _says(overrides: list[str], key: str) -> bool:
-    """Whether overrides give a setting, or the section that it is in."""
+    """Return whether overrides give a setting, or the section that it is in."""
     return any(override.partition("=")[0] in (key, key.partition(".")[0]) for override in overrides)
 
 
 def _input_notes(config: Config, report: LoadReport) -> tuple[str, ...]:
-    """Which clips a converted network will be given, and why."""
-    if report.format == "torchvision image ResNet":  # which knows no clips
+    """Say which clips a converted network will be given, and why."""
+    if report.format == "torchvision image ResNet":  # it has no clips
         return ()
     clips = f"test and infer take clips of {clip_words(config)}"
     if report.format not in CLIPS:

@@ -1,6 +1,6 @@
-"""What this installation has, by trying it, and what is wrong with it: the page to read first and to put into a report.
+"""Examine this installation by trying it, and say what is wrong with it: the first thing to read and to report.
 
-Nothing but the standard library is imported before it is looked at, so that a broken package is a line, not a traceback.
+Nothing but the standard library is imported before it is checked, so that a broken package is a line, not a traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from videornn.system.cudnn_faults import known_faults
 from videornn.system.workers import Lost, num_cores, run_parallel
 
-# what a command cannot do without, by the name it is imported by
+# packages that commands need, by the name of the import
 REQUIRED = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -44,23 +44,23 @@ OPTIONAL = {
     "onnxruntime": "export",
     "playwright": "tests of pages",
 }
-LIBRARIES = ("libavcodec", "libavformat", "libswscale")  # of FFmpeg, that we use
+LIBRARIES = ("libavcodec", "libavformat", "libswscale")  # of FFmpeg, as far as we use it
 DECODERS = ("pyav", "torchcodec", "decord")
 DECODER_SECONDS = 60.0
 MIN_SHM_GB = 0.5  # room for the buffers of a few GPUs; loader workers need none
 MIN_FREE_GB = 5.0
-MATRIX = {"cuda": 1024, "cpu": 512}  # side of those whose product is timed
-# clips, channels, frames, height and width of the tensor whose convolution is timed: res2 of a network that trains
+MATRIX = {"cuda": 1024, "cpu": 512}  # side of the matrices whose product is timed
+# clips, channels, frames, height and width of the tensor whose convolution is timed, as in res2 of a network in training
 CONVOLVED = {"cuda": (8, 64, 8, 56, 56), "cpu": (2, 8, 4, 8, 8)}
-MAX_ERROR = 0.01  # of a bf16 convolution, relative, of the whole tensor: rounding alone gives 0.002 to 0.004
-MAX_PRODUCT_SECONDS = 0.1  # a CPU without bf16 takes 60 times as long as in float32: once is enough then
+MAX_ERROR = 0.01  # relative, of the whole tensor of a bf16 convolution: rounding alone gives 0.002 to 0.004
+MAX_PRODUCT_SECONDS = 0.1  # a CPU without bf16 takes 60 times as long as in float32: then once is enough
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the report: what was looked at, what was found, and what to do about it if anything.
+    """A line of the report: what was checked, what was found, and what to do about it, if anything.
 
-    fatal: nothing can be trained like this.
+    fatal: training is not possible like this.
     """
 
     topic: str
@@ -70,7 +70,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at this installation, line by line as each is found; takes some seconds."""
+    """Examine this installation, yielding lines as they are found; takes some seconds."""
     yield Finding("videornn", f"{_version('videornn') or 'not installed'}, in {Path(__file__).parents[1]}")
     yield Finding("Python", f"{platform.python_version()} on {platform.platform()}")
     packages, modules = _packages()
@@ -85,14 +85,14 @@ def examine() -> Iterator[Finding]:
 
 
 def _packages() -> tuple[Finding, dict[str, ModuleType]]:
-    """Whether every required package can be imported, and those that can."""
+    """Try to import every required package; return the finding and the packages that work."""
     modules, broken = {}, []
     for name, module in REQUIRED.items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 modules[name] = import_module(module)
-        except Exception as error:  # a package can fail in any way, and which it was is all that counts here
+        except Exception as error:  # a package can fail in any way; only which one matters here
             broken.append(f"{name} ({_first_line(error)})")
     versions = ", ".join(f"{name} {_version(name) or 'of unknown version'}" for name in modules)
     if not broken:
@@ -110,14 +110,14 @@ def _torch(torch: ModuleType) -> Iterator[Finding]:
         yield _no_gpu(torch)
         yield _bfloat16(torch, "cpu")
         return
-    if torch.version.cuda:  # others have another library under this name
+    if torch.version.cuda:  # other builds have a different library under this name
         yield from _cudnn(torch.__version__, torch.backends.cudnn.version(), torch.version.cuda)
     for index in range(torch.cuda.device_count()):
         yield from _gpu(torch, index)
 
 
 def _cudnn(torch_version: str, version: int | None, cuda: str | None) -> Iterator[Finding]:
-    """What is known of this cuDNN with this PyTorch."""
+    """Report what is known of this cuDNN with this PyTorch."""
     faults = known_faults(torch_version, version, cuda)
     for text, advice in faults:
         yield Finding("cuDNN", text, advice)
@@ -126,7 +126,7 @@ def _cudnn(torch_version: str, version: int | None, cuda: str | None) -> Iterato
 
 
 def _no_gpu(torch: ModuleType) -> Finding:
-    """Why torch sees no GPU, and what to do if there is one."""
+    """Explain why torch sees no GPU, and what to do if there is one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if not (torch.version.cuda or torch.version.hip):
@@ -144,7 +144,7 @@ def _no_gpu(torch: ModuleType) -> Finding:
 
 
 def _gpu(torch: ModuleType, index: int) -> Iterator[Finding]:
-    """A GPU, by letting it convolve."""
+    """Check a GPU by a convolution."""
     gpu = torch.cuda.get_device_properties(index)
     name = f"GPU {index}"
     text = f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB, compute capability {gpu.major}.{gpu.minor}"
@@ -163,10 +163,10 @@ def _gpu(torch: ModuleType, index: int) -> Iterator[Finding]:
 
 
 def _convolution(torch: ModuleType, device: str) -> Finding:
-    """How fast and how right a 3x3x3 convolution in bf16 is, in the layout that networks have here."""
+    """Check speed and error of a 3x3x3 convolution in bf16, in the memory layout of our networks."""
     try:
         ratio, error = _bf16_against_float32(torch, device)
-    except RuntimeError as failure:  # of a GPU that others fill, mostly
+    except RuntimeError as failure:  # mostly of a GPU that others fill
         return Finding("convolution", f"3x3x3 on {device} fails: {_first_line(failure)}")
     text = f"3x3x3 in bf16 {ratio:.2g} times as fast as in float32 on {device}, relative error {error:.1g}"
     if not error < MAX_ERROR:  # NaN too
@@ -178,14 +178,14 @@ def _convolution(torch: ModuleType, device: str) -> Finding:
 
 
 def _bf16_against_float32(torch: ModuleType, device: str) -> tuple[float, float]:
-    """How many times as fast a convolution in bf16 is as in float32, and its relative error."""
+    """Measure how many times faster a convolution is in bf16 than in float32, and its relative error."""
     generator = torch.Generator(device).manual_seed(0)
     size = CONVOLVED[device.partition(":")[0]]
     layer = torch.nn.Conv3d(size[1], size[1], 3, padding=1, bias=False).to(device, memory_format=torch.channels_last_3d)
     x = torch.randn(size, device=device, generator=generator).contiguous(memory_format=torch.channels_last_3d)
     half, x16 = copy.deepcopy(layer).bfloat16(), x.bfloat16()
-    layer.load_state_dict(half.state_dict())  # the same numbers, so that what differs is the convolution
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):  # torch's own kernels share nothing with cuDNN's
+    layer.load_state_dict(half.state_dict())  # the same weights, so that only the convolution differs
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):  # torch's own kernels are independent of cuDNN's
         expected = layer(x16.float())
     error = ((half(x16).detach().float() - expected).norm() / expected.norm()).item()
     rounds = [[_seconds_of_step(torch, *pair) for pair in ((layer, x), (half, x16))] for _ in range(3)]
@@ -194,7 +194,7 @@ def _bf16_against_float32(torch: ModuleType, device: str) -> tuple[float, float]
 
 
 def _seconds_of_step(torch: ModuleType, layer: Any, x: Any) -> float:
-    """The fastest of a few times a convolution forward and back."""
+    """Measure the fastest of a few runs of a convolution, forward and backward."""
     times: list[float] = []
     while len(times) < 4 and sum(times) < MAX_PRODUCT_SECONDS:
         layer.weight.grad = None
@@ -206,9 +206,9 @@ def _seconds_of_step(torch: ModuleType, layer: Any, x: Any) -> float:
 
 
 def _bfloat16(torch: ModuleType, device: str) -> Finding:
-    """How fast matrix products in bf16, the default precision, are against float32."""
+    """Check the speed of matrix products in bf16, the default precision, against float32."""
     dtypes = (torch.float32, torch.bfloat16)
-    # in turn, so that a moment in which the machine is busy with something else does not meet one of them alone
+    # taking turns, so that a moment in which the machine is busy does not hit only one of them
     rounds = [[_seconds_of_product(torch, device, dtype) for dtype in dtypes] for _ in range(3)]
     float32, bfloat16 = map(min, zip(*rounds, strict=True))
     ratio = float32 / bfloat16
@@ -251,7 +251,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _memory() -> str:
-    """Memory of the machine and the limit of its container, in words; empty where they are not known."""
+    """Describe the memory of the machine and the limit of its container; empty if they are unknown."""
     if not hasattr(os, "sysconf"):  # Windows
         return ""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -262,7 +262,7 @@ def _memory() -> str:
 
 
 def _ffmpeg(av: ModuleType) -> Finding:
-    """The FFmpeg that PyAV brings, and whether it encodes the videos that we write."""
+    """Report the FFmpeg that PyAV brings, and whether it can encode the videos that we write."""
     libraries = getattr(av, "library_versions", {})
     versions = ", ".join(f"{name} {'.'.join(map(str, libraries[name]))}" for name in sorted(libraries) if name in LIBRARIES)
     if "libx264" in av.codecs_available:
@@ -273,7 +273,7 @@ def _ffmpeg(av: ModuleType) -> Finding:
 
 
 def _decoders() -> Iterator[Finding]:
-    """Every decoder on a video made on the spot, in processes of their own: a broken one can crash."""
+    """Try every decoder on a video made on the spot, in separate processes, because a broken one can crash."""
     answers: dict[int, str | Lost] = dict(
         run_parallel(why_not_decoder, DECODERS, num_workers=1, timeout_seconds=DECODER_SECONDS)
     )
@@ -290,13 +290,13 @@ def _decoders() -> Iterator[Finding]:
 
 
 def why_not_decoder(name: str) -> str:
-    """Why a decoder does not work, empty if it does; for a process of its own."""
+    """Return why a decoder does not work, empty if it does; run in a separate process."""
     warnings.simplefilter("ignore")
     try:
         from videornn.data.video.decoders import why_not
 
         return why_not(name)
-    except Exception as error:  # of a package, in any way
+    except Exception as error:  # a package can fail in any way
         return _first_line(error)
 
 

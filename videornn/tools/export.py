@@ -1,8 +1,8 @@
-"""A trained network as one file that runs without videornn: ONNX, or a program of torch.export.
+"""Export a trained network to one file that runs without videornn: ONNX, or a program of torch.export.
 
-It takes clips as they are decoded, uint8 RGB [B, 3, T, S, S] of any B, and gives logits float32 [B, K]: normalisation is in
-the graph, so that nobody can get it wrong; the softmax is not, because views may be averaged before or after it. What a clip
-is, and what the classes are called, stands in the file as JSON: `about`.
+It takes decoded clips, uint8 RGB [B, 3, T, S, S] of any B, and returns logits float32 [B, K]: normalisation is in the graph,
+so that nobody can get it wrong; the softmax is not, because views may be averaged before or after it. What a clip is, and
+the names of the classes, are in the file as JSON: `about`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from videornn.training.manifest import package_versions
 
 SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4  # of a logit, absolute plus relative
-BATCH_SIZES = (1, 3)  # that are compared; neither is the one that the graph is recorded with
+BATCH_SIZES = (1, 3)  # to compare; neither is the one that the graph is recorded with
 RECORDED_BATCH = 2
-# from here on torch.onnx goes through torch.export, as torch's own default; before, that fails with today's onnxscript
+# from here on torch.onnx uses torch.export by default; earlier versions fail to do so with today's onnxscript
 ONNX_OF_PROGRAM = torch.__version__ >= "2.9"  # compared as versions
 
 Runner = Callable[[Tensor], Tensor]
@@ -43,10 +43,10 @@ Runner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Exported:
-    """A file written and compared with PyTorch.
+    """The result of an export: a file written and compared with PyTorch.
 
-    clip_shape: [3, T, S, S] of its input; num_classes: K; num_bytes, seconds: size, and the time that all of it took;
-    difference, largest: the largest difference of a logit, and the largest logit.
+    clip_shape: [3, T, S, S] of its input; num_classes: K; num_bytes, seconds: size of the file and total time; difference,
+    largest: the largest difference of a logit, and the largest logit.
     """
 
     path: Path
@@ -59,16 +59,16 @@ class Exported:
 
 
 def export(checkpoint: Path, format: ExportFormat, out: Path | None = None) -> Exported:
-    """Write a trained network for another runtime, if that computes the same logits.
+    """Write a trained network for another runtime, and check that this computes the same logits.
 
-    In float32 on the CPU, whatever train.precision and the device of the training were; the file runs on others as well.
+    This is done in float32 on the CPU, whatever train.precision and the training device; the file runs on others as well.
 
     Args:
         out: the file; by default beside the checkpoint, with the suffix of the format.
 
     Raises:
-        UserError: the checkpoint cannot be read, a package is missing, out cannot be written, or the logits differ; then
-            out is as it was before.
+        UserError: the checkpoint cannot be read, a package is missing, out cannot be written, or the logits differ; out is
+            then unchanged.
     """
     start = time.monotonic()
     out = checkpoint.with_suffix(SUFFIXES[format]) if out is None else out
@@ -93,10 +93,10 @@ def export(checkpoint: Path, format: ExportFormat, out: Path | None = None) -> E
 
 
 def about(trained: Trained) -> dict[str, str]:
-    """What a file says of itself: JSON texts by name.
+    """Return the description that is stored in a file: JSON texts by name.
 
-    class_names: K names by id. normalization: mean and std of values in 0..1, which the graph takes out itself. clip: how
-    frames are chosen and cut, by the names that the settings have. views: how many clips and crops a video is tested with.
+    class_names: K names by id. normalization: mean and std of values in 0..1, which the graph applies itself. clip: how
+    frames are chosen and cut, by the names of the settings. views: how many clips and crops a video is tested with.
     videornn: the network, its training step, and the version that wrote the file.
     """
     config = trained.config
@@ -128,7 +128,7 @@ def about(trained: Trained) -> dict[str, str]:
 
 
 class _FromPixels(nn.Module):
-    """The network behind its normalisation: clips uint8 [B, 3, T, H, W] -> logits float32 [B, K]."""
+    """The network with its normalisation in front: clips uint8 [B, 3, T, H, W] -> logits float32 [B, K]."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ def _write_onnx(path: Path, network: nn.Module, example: Tensor, texts: dict[str
         **axes,
     )
     model = onnx.load(path)
-    # shapes of inner values, some wrong, which runtimes find themselves; the source lines, with paths, of every node
+    # shapes of inner values, some of them wrong, which runtimes infer anyway; source lines, with paths, of every node
     del model.graph.value_info[:], model.graph.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -190,7 +190,7 @@ def _write_program(path: Path, network: nn.Module, example: Tensor, texts: dict[
             node.meta.pop("stack_trace", None)  # source lines, with paths
     content = io.BytesIO()
     torch.export.save(program, content, extra_files=texts)
-    path.write_bytes(content.getbuffer())  # not by torch, whose error does not say that a disk is full
+    path.write_bytes(content.getbuffer())  # not by torch, whose error would not say that a disk is full
 
 
 def _load_program(path: Path) -> Runner:
@@ -198,7 +198,7 @@ def _load_program(path: Path) -> Runner:
 
 
 def _compare(trained: Trained, run: Runner, shape: tuple[int, ...]) -> tuple[float, float]:
-    """The largest difference between the logits of a loaded file and those of PyTorch, and the largest logit.
+    """Return the largest difference between the logits of a loaded file and of PyTorch, and the largest logit.
 
     Raises:
         UserError: a logit differs by more than the tolerance, or is not finite.
@@ -219,7 +219,7 @@ def _compare(trained: Trained, run: Runner, shape: tuple[int, ...]) -> tuple[flo
 
 
 def _random_clips(trained: Trained, batch_size: int, shape: tuple[int, ...]) -> Tensor:
-    """Clips uint8 [batch_size, *shape] with the mean, the spread and the smoothness of videos."""
+    """Make random clips uint8 [batch_size, *shape] with the mean, deviation and smoothness of videos."""
     generator = torch.Generator().manual_seed(batch_size)
     coarse = [max(length // 8, 2) for length in shape[1:]]
     noise = torch.randn(batch_size, 3, *coarse, generator=generator)
@@ -231,14 +231,14 @@ def _random_clips(trained: Trained, batch_size: int, shape: tuple[int, ...]) -> 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """What exporters print, log and warn of is shown only if they fail."""
+    """Hide what exporters print, log and warn about, unless they fail."""
     said, logged = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (UserError, OSError):  # of which the exporter has nothing to say
+    except (UserError, OSError):  # the exporter's output does not concern these
         raise
     except Exception:
         sys.stderr.write(said.getvalue())

@@ -1,4 +1,4 @@
-"""What a network is: stages, output shapes, parameters and FLOPs in one table."""
+"""Describe a network: stages, output shapes, parameters and FLOPs in one table."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PARTS = ("stem", "res2", "temporal_pool", "res3", "res4", "res5", "head")
 
 
 def describe(source: Path, overrides: list[str]) -> Table:
-    """A table of the network of a config file or checkpoint.
+    """Return a table of the network of a config file or checkpoint.
 
-    FLOPs are multiply-adds of one training-size clip, as papers of this field count them.
+    FLOPs are multiply-adds for one clip of the training size, as papers of this field count them.
 
     Raises:
         UserError: the source cannot be read.

@@ -1,1 +1,1 @@
-"""Training: the loop, its step, its optimizer, what is checked before it and what is written down."""
+"""Training: the loop, its step, its optimizer, the checks before it and the records of it."""

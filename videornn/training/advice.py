@@ -1,4 +1,4 @@
-"""Say in a sentence what a training lacks on this machine, and which settings need less of it."""
+"""Say in a sentence what a training run lacks on this machine, and which settings need less of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def errors_of_a_step(run: Run, logger: RunLogger) -> Iterator[None]:
-    """Turns what the machine lacks into a sentence about the settings that need it; a run folder that is gone, too."""
+    """Turn errors of what the machine lacks into a sentence about the settings that need it; also of a lost run folder."""
     try:
         yield
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def errors_of_a_step(run: Run, logger: RunLogger) -> Iterator[None]:
 
 
 def what_is_lacking(run: Run, error: Exception) -> str | None:
-    """Memory or a deterministic kernel; None if an error is about something else."""
+    """Return whether memory or a deterministic kernel is lacking, in words; None if an error is about something else."""
     operator, lack, _ = str(error).partition(" does not have a deterministic implementation")
     if lack:
         return (
@@ -48,7 +48,7 @@ def what_is_lacking(run: Run, error: Exception) -> str | None:
 
 
 def _ways_to_need_less(run: Run) -> str:
-    """What a run may be resumed with to take less memory, as far as something is left; with what follows it."""
+    """List the settings left to resume a run with less memory, and what they entail."""
     num_parts, ways = 2 * run.config.train.accumulate, []
     if all(shape.num_videos % (ranks.num_ranks() * num_parts) == 0 for shape in run.plan.shapes):
         ways.append(f"train.accumulate={num_parts} (half as many at once, no other result but for batch norm)")
@@ -59,7 +59,7 @@ def _ways_to_need_less(run: Run) -> str:
 
 @contextmanager
 def memory_of_validation(run: Run) -> Iterator[None]:
-    """Turns a lack of memory into a sentence about the settings of a validation, which has no gradient to make in parts."""
+    """Turn a lack of memory into a sentence about the settings of validation, which has no gradient to make in parts."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

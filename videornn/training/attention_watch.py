@@ -1,4 +1,4 @@
-"""What attention blocks do while a network trains: numbers for its log lines, and a remark on maps that are of no use."""
+"""Watch attention blocks while a network trains: numbers for its log lines, and remarks on useless maps."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from videornn.explain.attention_numbers import numbers_on_device
 from videornn.models.forward import Precision, autocast
 
 SHOWN = ("change", "logit_deviation", "effective_keys", "query_dependence", "unary_effective_keys")
-NUM_QUERIES = 256  # of a clip: enough for a mean
-COLLAPSED = 0.03  # share of the keys that a query in effect attends to
+NUM_QUERIES = 256  # per clip: enough for a mean
+COLLAPSED = 0.03  # share of the keys that a query effectively attends to
 EVEN = 0.98
-EARLY = 0.2  # share of a run in which maps are only beginning
+EARLY = 0.2  # share of a run in which maps are still forming
 
 
 class AttentionWatch:
-    """Looks at every attention block of a network in training, on one clip at a time.
+    """A watch on every attention block of a network in training, on one clip at a time.
 
     Args:
         model: the bare network, in training mode; it is left as it was.
@@ -36,15 +36,15 @@ class AttentionWatch:
         self._sharpens = f"; {' or '.join(sharpens)}, in a new run, lets them choose" if sharpens else ""
 
     def numbers(self, clip: Tensor) -> dict[str, float]:
-        """Of each block the numbers SHOWN that it has ("res3.1/effective_keys"), for a normalised clip [1, 3, T, H, W].
+        """Measure the numbers SHOWN of each block ("res3.1/effective_keys") on a normalised clip [1, 3, T, H, W].
 
-        The clip goes through the network as in a test. Waits for the device, once.
+        The clip goes through the network as in a test. Waits once for the device.
         """
         if not self._blocks:
             return {}
         found: dict[str, Tensor] = {}
         cudnn = torch.backends.cudnn
-        searches, cudnn.benchmark = cudnn.benchmark, False  # for the fastest kernels, which one clip is not worth
+        searches, cudnn.benchmark = cudnn.benchmark, False  # no search for the fastest kernels for a single clip
         try:
             with autocast(clip.device, self._precision):
                 for name, (x, output) in observe(self._model.eval(), clip).blocks.items():
@@ -57,7 +57,7 @@ class AttentionWatch:
         return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
     def remark(self, step: int, numbers: dict[str, float]) -> str | None:
-        """A sentence, once a run, on maps that have collapsed, and one on maps that are even after half of the run."""
+        """Return a sentence, once a run, on maps that have collapsed, and one on maps still even after half of the run."""
         if step < EARLY * self._num_steps:
             return None
         keys = {name.partition("/")[0]: value for name, value in numbers.items() if name.endswith("/effective_keys")}

@@ -1,4 +1,4 @@
-"""Work that goes on beside the steps of a training."""
+"""Run work in the background of a training's steps."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from videornn.system.console import complain
 
 
 class Background:
-    """Does one thing after the other in a thread; what it raises is raised where the next thing is asked of it.
+    """A thread that does one thing after the other; its errors are raised at the next call.
 
-    As a context it is left when nothing goes on any more. An error that comes out of the context itself comes first; then
-    one of the thread is only said.
+    As a context, it waits for the work to end. If the body of the context raises, an error of the thread is only said.
     """
 
     def __init__(self) -> None:
         self._pending: Future[object] | None = None
 
     def start(self, work: Callable[[], object]) -> None:
-        """Begin, as soon as what goes on is done."""
+        """Start work as soon as the work in progress is done."""
         self.wait()
         thread = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._pending = thread.submit(work)
-        thread.shutdown(wait=False)  # it ends with its work
+        thread.shutdown(wait=False)  # the thread ends with its work
 
     def check(self) -> None:
-        """Raise what was raised meanwhile; does not wait."""
+        """Raise an error of the work so far; does not wait."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until nothing goes on."""
+        """Wait until no work is in progress."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

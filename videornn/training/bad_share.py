@@ -1,4 +1,4 @@
-"""The bad videos of a training run, over all ranks, and whether they are more than data.max_bad_share allows."""
+"""Count the bad videos of a training run over all ranks, and tell when they exceed data.max_bad_share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from videornn.evaluation.results import write_bad_videos
 
 
 class BadShare:
-    """Watches the bad videos that a run has met, so that all ranks end after the same step when they are too many.
+    """A watch on the bad videos of a run, so that all ranks end after the same step when there are too many.
 
-    To ask all ranks which videos they mean takes time; so each tells every step how many it has met that the others may not
-    know of (num_new), and all ask when the largest such number makes it possible that the share is passed.
+    Exchanging the videos of all ranks takes time. So each rank tells at every step only how many it has met that the others
+    may not know of (num_new), and they exchange when the largest such number makes it possible that the share is passed.
 
     Args:
-        bad: by path, as the run goes on to fill it; the same on all ranks now.
-        table: where they are written, CSV.
+        bad: by path; the run goes on filling it; the same on all ranks now.
+        table: the CSV file that they are written to.
     """
 
     def __init__(self, bad: dict[str, BadVideo], table: Path, num_videos: int, max_share: float) -> None:
@@ -31,15 +31,15 @@ class BadShare:
 
     @property
     def num_new(self) -> int:
-        """Videos that the other ranks may not know of."""
+        """Number of videos that the other ranks may not know of."""
         return len(self._bad) - self._num_known
 
     def may_be_passed(self, largest_new: int) -> bool:
-        """Whether the share can be passed if no rank has more new videos; the same on all ranks."""
+        """Return whether the share may be passed if no rank has more new videos; the same on all ranks."""
         return self._is_passed(self._num_known + ranks.num_ranks() * largest_new)
 
     def exchange(self) -> TooManyBad | None:
-        """Tell all ranks the bad videos of all, and write them down; if they are too many, what to end with."""
+        """Exchange the bad videos of all ranks and write them down; return the error to end with if there are too many."""
         for others in ranks.gather_objects(self._bad):
             self._bad |= others
         self._num_known = len(self._bad)
@@ -51,7 +51,7 @@ class BadShare:
 
     @contextmanager
     def listed(self) -> Iterator[None]:
-        """Write down the bad videos also where the loader of this rank alone finds too many of them inside."""
+        """Write down the bad videos even if this rank's loader alone raises inside because there are too many."""
         try:
             yield
         except TooManyBad as error:

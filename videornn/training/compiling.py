@@ -1,4 +1,4 @@
-"""torch.compile for training: a graph of its own for every shape of a batch, and a sentence where there is none."""
+"""Use torch.compile in training: one graph for every shape of a batch, and a clear error where that fails."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 
 from videornn.errors import UserError
 
-NO_COMPILER = ("No working C++ compiler", "Failed to find C compiler")  # of torch.compile, and of Triton
+NO_COMPILER = ("No working C++ compiler", "Failed to find C compiler")  # messages of torch.compile and of Triton
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """The network as torch.compile makes it, which happens at its first batch of every shape; call it inside graphs_of.
+    """Compile the network, which happens at its first batch of every shape; call it inside graphs_of.
 
-    Left to choose, torch takes the first shape as it is and makes the graphs of later ones for any sizes, so that a resumed
-    run, whose first shape is another, would have other graphs. For our networks it makes as many, and takes longer.
+    By default torch fixes the first shape only and compiles later ones for any sizes, so that a resumed run with another
+    first shape would have other graphs. For our networks that makes as many graphs, and takes longer.
     """
     network = torch.compile(model, dynamic=False)
     assert isinstance(network, nn.Module)
@@ -26,9 +26,9 @@ def compiled(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def graphs_of(num_shapes: int) -> Iterator[None]:
-    """Room for the graphs of so many shapes, beside those that torch has for other reasons.
+    """Make room for the graphs of this many shapes, beside those that torch makes for other reasons.
 
-    Beyond its limit, 8 graphs of a function, torch goes on without compiling, and says so in its log alone.
+    Beyond its limit of 8 graphs per function, torch continues without compiling and says so only in its log.
 
     Raises:
         UserError: there are still too many graphs, or no compiler.
@@ -42,7 +42,7 @@ def graphs_of(num_shapes: int) -> Iterator[None]:
         limit, fail = "cache_size_limit", "fail_on_cache_limit_hit"
     num_graphs = getattr(config, limit) + num_shapes
     try:
-        # whoever has told torch to suppress errors has chosen to go on without
+        # a user who tells torch to suppress errors has chosen to go on uncompiled
         with config.patch({limit: num_graphs, fail: not config.suppress_errors}):
             yield
     except FailOnRecompileLimitHit as error:

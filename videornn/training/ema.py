@@ -1,4 +1,4 @@
-"""A moving average of a network's weights: smoother than the last ones, and what is then validated, tested and used."""
+"""Keep a moving average of a network's weights: smoother than the last ones, and used to validate, test and infer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import nn
 
 
 def start_ema(model: nn.Module) -> nn.Module:
-    """A copy of a network that is not wrapped, in eval mode and without gradients, that ema_updates moves."""
+    """Copy an unwrapped network, in eval mode and without gradients, for ema_updates to move."""
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     ema.zero_grad(set_to_none=True)
     return ema
 
 
 def ema_updates(ema: nn.Module, model: nn.Module) -> Callable[[float], None]:
-    """What a decay makes of it: ema = decay * ema + (1 - decay) * model, parameters and batch norm's statistics.
+    """Return a function of decay that sets ema = decay * ema + (1 - decay) * model, for parameters and norm statistics.
 
-    The statistics of the last few batches would belong to the weights of today; averaged as slowly as the weights they
-    belong to the same past. Integer buffers are copied. Nothing here waits for the device, nor walks through the networks.
+    The statistics of the last few batches would fit the current weights; averaged as slowly as the weights, they fit the
+    averaged ones. Integer buffers are copied. The function neither waits for the device nor walks through the networks.
 
     Args:
-        model: the inner network where it is compiled or wrapped by DistributedDataParallel.
+        model: the inner network if it is compiled or wrapped by DistributedDataParallel.
     """
     averages, values = ([*network.parameters(), *network.buffers()] for network in (ema, model))
     moves = [average.is_floating_point() for average in averages]
@@ -43,7 +43,7 @@ def ema_updates(ema: nn.Module, model: nn.Module) -> Callable[[float], None]:
 
 
 def decay_at(step: int, decay: float) -> float:
-    """Decay of the update after `step` steps: (1 + step) / (10 + step), but at most decay.
+    """Return the decay of the update after `step` steps: (1 + step) / (10 + step), but at most decay.
 
     With 0.9999 from the start, the random first weights would still count for 90 % after a thousand steps.
     """

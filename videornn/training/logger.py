@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, TensorBoard, and the screen (a progress bar with ETA, or plain lines)."""
+"""Log numbers to metrics.jsonl, to TensorBoard, and to the screen (a progress bar with ETA, or plain lines)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BAR_WIDTH = 12
 
 
 class RunLogger:
-    """Writes one run's numbers; on ranks other than 0 it does nothing.
+    """A logger of one run's numbers; on ranks other than 0 it does nothing.
 
     Args:
         folder: the run folder; None on ranks that write nothing.
         num_steps: steps of the whole run, for the progress bar.
-        first_step: where a resumed run goes on; later lines of an earlier life are taken out of metrics.jsonl.
+        first_step: where a resumed run continues; later lines of an earlier start are removed from metrics.jsonl.
     """
 
     def __init__(self, folder: Path | None, *, num_steps: int, first_step: int = 0) -> None:
@@ -35,7 +35,7 @@ class RunLogger:
             return
         self._folder, self._path = folder, folder / "metrics.jsonl"
         _drop_lines_after(self._path, first_step)
-        # without a buffer: a line is there once it is logged, and closing the file cannot fail
+        # unbuffered: a line is written as soon as it is logged, and closing the file cannot fail
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         self._console = SafeConsole()
         self._tensorboard: SummaryWriter | None = None
@@ -48,10 +48,10 @@ class RunLogger:
             self._progress.start()
 
     def log(self, kind: str, step: int, **numbers: float) -> None:
-        """One line of numbers of a kind (train, val, ...) after a step, on the screen and in both files.
+        """Log one line of numbers of a kind (train, val, ...) after a step, on the screen and in both files.
 
         Raises:
-            UserError: metrics.jsonl cannot be written, for the disk is full, or the folder is gone. TensorBoard's file,
+            UserError: metrics.jsonl cannot be written because the disk is full or the folder is gone. TensorBoard's file,
                 which shows the same numbers, is given up with a remark.
         """
         if not self._active:
@@ -64,7 +64,7 @@ class RunLogger:
                 for key, value in numbers.items():
                     self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
         if self._progress and kind == "train":
-            # what fits beside the bar, the count and the ETA: rich would shorten all of them
+            # only what fits beside the bar, the count and the ETA: rich would shorten them all
             room = self._console.width - BAR_WIDTH - 2 * len(str(self._num_steps)) - len("  / eta 0:00:00  ")
             parts = _train_note(numbers)
             while parts and len("  ".join(parts)) > room:
@@ -79,7 +79,7 @@ class RunLogger:
             self._progress.update(self._task, completed=step)
 
     def check_place(self) -> None:
-        """Raises UserError if the run folder is gone or another one is in its place: nothing of it is to rise again."""
+        """Raise UserError if the run folder is gone or replaced, so that a removed folder is not made again."""
         if not self._active:
             return
         try:
@@ -93,7 +93,7 @@ class RunLogger:
             )
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """Print a line for people."""
         if self._active:
             self._console.print(printable(text), soft_wrap=True)
 
@@ -110,7 +110,7 @@ class RunLogger:
 
     def _write(self, line: bytes) -> None:
         try:
-            while line:  # a disk that becomes full takes a part
+            while line:  # a disk that becomes full takes part of it
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise UserError(
@@ -120,7 +120,7 @@ class RunLogger:
 
     @contextmanager
     def _tensorboard_may_fail(self) -> Iterator[None]:
-        """Its thread keeps the error of a full disk and hands it to any later call; a run is worth more than its curves."""
+        """Give up TensorBoard on errors: its thread raises that of a full disk at any later call; the run matters more."""
         try:
             yield
         except OSError as error:
@@ -141,8 +141,8 @@ class RunLogger:
 
 
 def _train_note(numbers: dict[str, float]) -> list[str]:
-    """What one looks for in a line of training, the most wanted first."""
-    # of a machine that has never been seen idle
+    """Return the important numbers of a line of training, the most important first."""
+    # above 1 if the machine was never idle when it was measured
     mfu = f"{100 * numbers['mfu']:.0f} %" if numbers["mfu"] <= 1 else "> 100 % (rate measured on a busy machine)"
     return [
         f"loss {numbers['loss']:.3f}",
@@ -166,10 +166,10 @@ def _progress(console: SafeConsole) -> Progress:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Take out the records of steps that a resumed run will do again, and what a kill or a full disk has left of a line.
+    """Remove records of steps that a resumed run will repeat, and an incomplete last line left by a kill or a full disk.
 
     Raises:
-        UserError: another line than the last is no record, for this is no file of ours, or damaged: nothing is taken out.
+        UserError: a line before the last is no record: the file is not ours, or damaged. Nothing is removed then.
     """
     if not path.exists():
         return
@@ -178,7 +178,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
         if record["step"] > step:
             break
         num_bytes += len(line)
-    os.truncate(path, num_bytes)  # steps ascend; nothing is written anew, so a kill or a full disk cannot come between
+    os.truncate(path, num_bytes)  # steps ascend, so this is enough, and safe from kills and full disks
 
 
 def _short(value: float) -> float:

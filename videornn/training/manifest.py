@@ -1,4 +1,4 @@
-"""manifest.json of a run folder: for every start of the run, which code on which machine did what, and with which data."""
+"""Write manifest.json of a run folder: for every start of the run, which code, machine, command and data it used."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from videornn.system.workers import num_cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = ("videornn", "torch", "torchvision", "pytorchvideo", "av", "numpy", "decord", "torchcodec")
-MAX_BYTES = 1 << 26  # of a manifest; an entry has some kB
+MAX_BYTES = 1 << 26  # of a manifest; an entry takes a few kB
 GIT_SECONDS = 10
-GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set where a hook of git runs us, of whichever repository
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set when a git hook of any repository runs us
 
 
 def append_manifest(path: Path, entry: dict[str, Any]) -> str | None:
-    """Add the entry of a start to a manifest, which is at any instant the old one or the new one, whole.
+    """Add the entry of a start to a manifest, replacing the file atomically.
 
     Args:
-        entry: what describe_start gives; plain JSON values.
+        entry: the result of describe_start; plain JSON values.
 
     Returns:
-        None, or a sentence if what was at path is no manifest: it is kept under another name and a new one begun.
+        None, or a sentence if the file at path was no manifest: it is kept under another name and a new one begun.
     """
     entries, remark = [], None
     if path.is_file():
@@ -50,13 +50,13 @@ def append_manifest(path: Path, entry: dict[str, Any]) -> str | None:
 def describe_start(
     *, command: Sequence[str], training: dict[str, Any], data: dict[str, Any], start: dict[str, Any]
 ) -> dict[str, Any]:
-    """One entry of a manifest: what the caller says, and the code and machine of this process (rank 0's).
+    """Make one entry of a manifest: what the caller passes, and the code and machine of this process (rank 0's).
 
     Args:
-        command: the command line, a word an entry.
+        command: the command line, as a list of words.
         training: ranks and nodes, device, precision, seed, effective batch and its parts, learning rate given and used.
         data: per list, how many videos are used and how many are missing; classes without a video.
-        start: the step that training goes on after, and the checkpoint it comes from.
+        start: the step after which training continues, and the checkpoint it comes from.
     """
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -71,9 +71,9 @@ def describe_start(
 
 
 def describe_code(package: Path) -> dict[str, Any]:
-    """The commit of a package's own repository, and whether its files differ from it; None for both where there is none."""
+    """Return the commit of a package's own repository, and whether its files differ from it; None for both without one."""
     top = _git(package, "rev-parse", "--show-toplevel")
-    # an installed package can lie in somebody else's repository, in its .venv
+    # an installed package can lie inside another repository, in its .venv
     if top is None or Path(top).resolve() != package.parent:
         return {"commit": None, "dirty": None}
     commit, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--", ".")
@@ -81,9 +81,9 @@ def describe_code(package: Path) -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Output of a git command in a folder; None where it fails or there is no git."""
+    """Return the output of a git command in a folder; None if it fails or there is no git."""
     environment = {key: value for key, value in os.environ.items() if key not in GIT_PLACES}
-    environment["GIT_OPTIONAL_LOCKS"] = "0"  # only look
+    environment["GIT_OPTIONAL_LOCKS"] = "0"  # read only
     try:
         finished = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, env=environment
@@ -94,7 +94,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Versions by name; None for a package that is not installed. From metadata: importing some decoders can crash."""
+    """Return versions by name, None for packages not installed, from metadata: importing some decoders can crash."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -142,6 +142,6 @@ def _read(path: Path) -> list[Any]:
 
 
 def _free_name(path: Path) -> Path:
-    """manifest.damaged-1.json, or the next that is free."""
+    """Return manifest.damaged-1.json, or the next free name."""
     names = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in count(1))
     return next(name for name in names if not name.exists())

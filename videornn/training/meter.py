@@ -1,4 +1,4 @@
-"""Numbers of the steps between two log lines: kept on the device, read all at once."""
+"""Accumulate the numbers of steps on the device, and read them all at once for a log line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from videornn.training.step import StepResult
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A step as this rank saw it, on the host: indices of its videos in the table, and the numbers of its StepResult."""
+    """A step of this rank, on the host: indices of its videos in the table, and the numbers of its StepResult."""
 
     step: int
     indices: list[int]
@@ -27,10 +27,10 @@ class StepRecord:
 
 
 class Meter:
-    """Collects step results; read waits for the device, nothing else does.
+    """A collector of step results; only read waits for the device.
 
-    The numbers of a checkpoint between two log lines travel with it (state, load), so that a resumed run writes the same
-    lines; clips/s and the wait for data are of this process alone.
+    A checkpoint between two log lines carries the numbers so far (state, load), so that a resumed run writes the same
+    lines; clips/s and the wait for data count this process only.
     """
 
     def __init__(self) -> None:
@@ -39,24 +39,24 @@ class Meter:
         self.restart_clock()
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; the time it takes counts as waiting for data."""
+        """Return the next batch; the time it takes counts as waiting for data."""
         before = time.perf_counter()
         batch = next(batches)
         self._wait += time.perf_counter() - before
         return batch
 
     def add(self, step: int, indices: list[int], result: StepResult, clip_size: float) -> None:
-        """Note a step; its clips are counted by their indices. clip_size: T S^2 of its clips in units of full ones."""
+        """Add a step; its clips are counted by their indices. clip_size: T S^2 of its clips in units of full ones."""
         self._pending.append((step, indices, result))
         self._clips += len(indices)
         self._full_clips += len(indices) * clip_size
 
     def restart_clock(self) -> None:
-        """Leave the time until now, spent on something else such as a validation, out of clips/s."""
+        """Exclude the time until now, spent on something else such as a validation, from clips/s."""
         self._start, self._wait, self._clips, self._full_clips = time.perf_counter(), 0.0, 0, 0.0
 
     def read(self) -> list[StepRecord]:
-        """The steps since the last reading, which waits for the device."""
+        """Return the steps since the last reading; waits for the device."""
         if not self._pending:
             return []
         results = [result for _, _, result in self._pending]
@@ -70,7 +70,7 @@ class Meter:
         return new
 
     def means(self) -> dict[str, float]:
-        """Means over the steps since the last call, over all ranks; collective. Call read before."""
+        """Return means over the steps since the last call, over all ranks; collective. Call read before."""
         finite = [record for record in self._records if math.isfinite(record.loss)]
         norms = [record.grad_norm for record in self._records if math.isfinite(record.grad_norm)]
         sums = [
@@ -98,9 +98,9 @@ class Meter:
         return numbers
 
     def state(self) -> list[list[Any]]:
-        """What means would still count, as plain values. Call read before."""
+        """Return the numbers that means has still to count, as plain values. Call read before."""
         return [[r.step, r.indices, r.loss, r.correct, r.grad_norm] for r in self._records]
 
     def load(self, state: list[list[Any]]) -> None:
-        """Go back to where state was called."""
+        """Restore what state returned."""
         self._records = [StepRecord(*values) for values in state]

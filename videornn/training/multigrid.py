@@ -1,8 +1,8 @@
-"""Multigrid training: many small clips first, few full ones last (Wu et al. 2020, arXiv:1912.00998), as SlowFast does it.
+"""Plan multigrid training: many small clips first, few full ones last (Wu et al. 2020, arXiv:1912.00998), as in SlowFast.
 
-A clip of t frames and s^2 pixels costs t s^2, so a step can have T S^2 / (t s^2) times as many of them as of the base shape
-(T, S) for the same work. The long cycle goes through four shapes, coarse to fine, within every stage of the step schedule;
-the short cycle through three crops from step to step.
+A clip of t frames and s^2 pixels costs t s^2, so for the same work a step can take T S^2 / (t s^2) times as many clips as of
+the base shape (T, S). The long cycle goes through four shapes, coarse to fine, within every stage of the step schedule; the
+short cycle goes through three crops from step to step.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SHORT_CYCLE = (0.5, 0.5**0.5)
 
 
 def multigrid_phases(base: BatchShape, section: TrainConfig) -> tuple[Phase, ...]:
-    """Plan what a run of base-shaped batches becomes; with neither cycle it stays as it is.
+    """Plan the phases of a run of base-shaped batches; with neither cycle there is one phase of them.
 
-    Batches are whole multiples of the base batch, so whatever divides that one divides them all. With the long cycle the
-    phases have the learning rate too (lr_factor): step_factor^k in stage k, times the multiple of the base batch. With the
-    short cycle alone lr_factor is 1: the schedule of the run goes on, its epochs and step_epochs times epoch_factor.
+    Batches are whole multiples of the base batch, so whatever divides that divides them all. With the long cycle the phases
+    also set the learning rate (lr_factor): step_factor^k in stage k, times the multiple of the base batch. With only the
+    short cycle lr_factor is 1: the run's schedule applies, with epochs and step_epochs times epoch_factor.
 
     Args:
         section: the train section of a config, whose epochs and steps are those of the run without multigrid.
@@ -45,8 +45,8 @@ def multigrid_phases(base: BatchShape, section: TrainConfig) -> tuple[Phase, ...
     cycles = [_shapes(shape, base, short_cycle) for shape in bases]
     batches = [Fraction(sum(shape.num_videos for shape in shapes), len(shapes) * base.num_videos) for shapes in cycles]
 
-    # every shape takes as many steps of a stage as the others, so epochs in proportion to its mean batch; the steps after
-    # the last stage become fewer by as much as those before, all of them of the base shape
+    # all shapes take equally many steps of a stage, so epochs in proportion to their mean batch; the steps after the last
+    # stage, all of the base shape, are reduced by the same factor as those before
     stage_epochs = [Fraction(end) - Fraction(start) for start, end in pairwise((0, *step_epochs))]
     lengths = [stage * batch / sum(batches) for stage in stage_epochs for batch in batches]
     lengths.append((epochs - Fraction(step_epochs[-1])) * len(batches) / sum(batches) * batches[-1])
@@ -59,7 +59,7 @@ def multigrid_phases(base: BatchShape, section: TrainConfig) -> tuple[Phase, ...
         batch_factor = bases[place].num_videos // base.num_videos
         phases.append(Phase(end - start, cycles[place], batch_factor * section.step_factor**stage))
         start = end
-    # fine-tuning: at the learning rate reached, and from half of it on at the next
+    # fine-tuning: the first half at the learning rate reached, the second half at the next one
     middle = (start + ends[-1]) // 2
     phases.append(Phase(middle - start, cycles[-1], phases[-1].lr_factor))
     phases.append(Phase(ends[-1] - middle, cycles[-1], section.step_factor ** len(step_epochs)))
@@ -67,7 +67,7 @@ def multigrid_phases(base: BatchShape, section: TrainConfig) -> tuple[Phase, ...
 
 
 def norm_clips(base: BatchShape, *, clips_per_video: int = 1, accumulate: int = 1, num_ranks: int = 1) -> int:
-    """Clips that batch norm takes statistics of together in every phase: those of a rank's batch of the base shape.
+    """Return the clips whose statistics batch norm takes together in every phase: a rank's batch of the base shape.
 
     The paper keeps this number (BN_BASE_SIZE, 8 clips, in SlowFast) while batches grow: statistics of more clips regularise
     less. A rank's batches of the other shapes are whole multiples of it.
@@ -90,7 +90,7 @@ def _check_long_cycle(base: BatchShape, epochs: int, step_epochs: tuple[float, .
 
 
 def _of_some_epochs(phases: list[Phase], epoch_factor: float) -> tuple[Phase, ...]:
-    """Phases without the empty ones, which rounding can leave in short runs."""
+    """Drop empty phases, which rounding can leave in short runs."""
     kept = tuple(phase for phase in phases if phase.num_epochs > 0)
     if not kept:
         raise UserError(f"train.multigrid.epoch_factor={epoch_factor:g} leaves no epoch; raise it or train.epochs")
@@ -98,7 +98,7 @@ def _of_some_epochs(phases: list[Phase], epoch_factor: float) -> tuple[Phase, ..
 
 
 def _shapes(shape: BatchShape, base: BatchShape, short_cycle: bool) -> tuple[BatchShape, ...]:
-    """What the steps of a phase take in turn: the shape, after smaller crops of the base in the short cycle."""
+    """Return the shapes that the steps of a phase take in turn: in the short cycle smaller crops of the base come first."""
     if not short_cycle:
         return (shape,)
     smaller = [_resized(shape, shape.num_frames, round(base.crop_size * size)) for size in SHORT_CYCLE]
@@ -106,6 +106,6 @@ def _shapes(shape: BatchShape, base: BatchShape, short_cycle: bool) -> tuple[Bat
 
 
 def _resized(shape: BatchShape, num_frames: int, crop_size: int) -> BatchShape:
-    """A batch of that shape, as many times larger as its clips are smaller, in whole numbers."""
+    """Return a batch of this clip shape, larger by the whole number of times that its clips are smaller."""
     factor = round(shape.num_frames * shape.crop_size**2 / (num_frames * crop_size**2))
     return BatchShape(factor * shape.num_videos, num_frames, crop_size)

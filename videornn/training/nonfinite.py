@@ -1,4 +1,4 @@
-"""Gradients that are not finite: which steps, whose videos, and when to stop."""
+"""Handle gradients that are not finite: record the steps and videos, and decide when to stop."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LONGEST_SCALE_SEARCH = 25  # steps in a row that fp16 may skip: its loss scale b
 
 @dataclass
 class NonfiniteGuard:
-    """Stops a run whose gradient is not finite, or counts the steps that were skipped, and writes down their videos.
+    """A guard that stops a run whose gradient is not finite, or counts the skipped steps, and writes down their videos.
 
     Args:
-        path: the CSV file that videos are written to, by rank 0.
+        path: the CSV file that rank 0 writes videos to.
         action: stop, or skip up to max_skipped steps.
-        fp16: whether steps are also skipped in search of a loss scale, which is no fault as long as the loss is finite.
+        fp16: whether steps are also skipped to find a loss scale, which is no fault as long as the loss is finite.
         num_skipped: steps skipped so far.
     """
 
@@ -36,13 +36,13 @@ class NonfiniteGuard:
     _searching: int = 0  # steps in a row that fp16 skipped
 
     def check(self, records: list[StepRecord]) -> None:
-        """Look at the steps of this rank since the last call; collective.
+        """Check the steps of this rank since the last call; collective.
 
         Raises:
-            UserError: one of them was not finite and the run shall stop, or too many have been skipped.
+            UserError: one of them was not finite and the run is to stop, or too many were skipped.
         """
         for record in records:
-            if math.isfinite(record.grad_norm):  # the norm is the same on every rank, so all of them go on, or into this
+            if math.isfinite(record.grad_norm):  # the norm is the same on every rank, so all of them take the same branch
                 self._searching = 0
                 continue
             losses = ranks.gather_objects((record.loss, [self.table.path(index) for index in record.indices]))

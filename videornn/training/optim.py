@@ -12,18 +12,18 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from videornn.schema import ClassWeights, TrainConfig
 
-PARTS = ("head", "res5", "res4", "res3", "res2", "stem")  # of a ResNet3d, from the last to the first
-FUSED_ON = ("cpu", "cuda")  # where torch 2.6 and later have one kernel for a whole step of SGD and of AdamW
+PARTS = ("head", "res5", "res4", "res3", "res2", "stem")  # of a ResNet3d, last to first
+FUSED_ON = ("cpu", "cuda")  # devices where torch 2.6 and later have one kernel for a whole step of SGD and of AdamW
 
 
 def build_optimizer(model: nn.Module, section: TrainConfig) -> torch.optim.Optimizer:
     """Build the optimizer of a config's train section over the parameters of a network that require a gradient.
 
-    Weights with more than one dimension have weight_decay, the others (norms, biases, gates) norm_weight_decay. Equal groups
-    are one: without layer decay there are two. Each carries its lr_scale, which set_lr multiplies by.
+    Weights with more than one dimension have weight_decay, the others (norms, biases, gates) norm_weight_decay. Equal
+    groups are merged: without layer decay there are two. Each has an lr_scale, by which set_lr multiplies.
 
     Args:
-        model: not wrapped; already on its device, which decides the kernels.
+        model: not wrapped, and already on its device, which decides the kernels.
     """
     groups = _groups(model, section)
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
@@ -34,16 +34,16 @@ def build_optimizer(model: nn.Module, section: TrainConfig) -> torch.optim.Optim
     optimizer = torch.optim.SGD(groups, section.lr, momentum=momentum, nesterov=momentum > 0, **kernels)
     if momentum > 0:
         for parameter in (member for group in groups for member in group["params"]):
-            # torch's fused kernel makes this of uninitialised memory if a loss scaler leaves out the first step
+            # torch's fused kernel leaves this uninitialised if a loss scaler skips the first step
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def load_optimizer_(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Go back to a state_dict, also one whose weights lay in another order in memory.
+    """Load a state_dict, even one whose weights had another memory layout.
 
-    The fused kernels of the CPU read a parameter, its gradient and its state side by side as they lie in memory, and
-    compute nonsense, silently, where these have different strides.
+    The fused kernels of the CPU read a parameter, its gradient and its state in the order of memory, and silently compute
+    nonsense if their strides differ.
     """
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
@@ -61,20 +61,20 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def peak_lr(section: TrainConfig) -> float:
     """Scale the learning rate of a config's train section to its batch by the linear rule (Goyal et al. 2017).
 
-    arXiv:1706.02677. Without lr_batch_size it stays as it is.
+    arXiv:1706.02677. Without lr_batch_size it is not scaled.
     """
     return section.lr if section.lr_batch_size is None else section.lr * section.batch_size / section.lr_batch_size
 
 
 def lr_at(section: TrainConfig, epoch: float, num_epochs: float) -> float:
-    """Compute the learning rate of the step that begins after so many epochs, whole and part, in [0, num_epochs).
+    """Compute the learning rate of the step that begins after epoch epochs, a fraction in [0, num_epochs).
 
-    The schedule runs from epoch 0 to num_epochs, as in the published recipes; the warm-up is a straight line from
-    warmup_start times the peak to where the schedule is at warmup_epochs.
+    The schedule runs from epoch 0 to num_epochs, as in the published recipes; the warm-up rises linearly from warmup_start
+    times the peak to the value of the schedule at warmup_epochs.
 
     Args:
         section: the train section of a config.
-        num_epochs: of the run; multigrid's short cycle has more than section.epochs, and step_epochs stretch with them.
+        num_epochs: of the run; multigrid's short cycle has more than section.epochs, and stretches step_epochs likewise.
     """
     peak = peak_lr(section)
 
@@ -90,7 +90,7 @@ def lr_at(section: TrainConfig, epoch: float, num_epochs: float) -> float:
 
 
 def warmed_up(section: TrainConfig, epoch: float, scheduled: Callable[[float], float]) -> float:
-    """Evaluate a schedule at an epoch, or before warmup_epochs a straight line from the start to what it is there."""
+    """Evaluate a schedule at an epoch; before warmup_epochs, a straight line from the start to its value there."""
     if epoch >= section.warmup_epochs:
         return scheduled(epoch)
     start = section.warmup_start * peak_lr(section)
@@ -98,14 +98,14 @@ def warmed_up(section: TrainConfig, epoch: float, scheduled: Callable[[float], f
 
 
 def class_weights(labels: Tensor, num_classes: int, mode: ClassWeights) -> Tensor | None:
-    """Weights of the classes in the loss, whose mean over the training clips is 1, so that lr keeps its meaning.
+    """Compute the weights of classes in the loss; their mean over the training clips is 1, so that lr keeps its meaning.
 
     Args:
         labels: int64 [N], of the training videos.
-        mode: a class of n videos weighs as n**-0.5 (sqrt), as n**-1 (balanced), or like any other (none).
+        mode: a class of n videos has a weight proportional to n**-0.5 (sqrt) or n**-1 (balanced), or no weight (none).
 
     Returns:
-        float32 [K], or None for none. A class without a video weighs 0, so that label smoothing does not ask for it.
+        float32 [K], or None for none. A class without videos has weight 0, so that label smoothing does not ask for it.
     """
     if mode == "none":
         return None
@@ -115,7 +115,7 @@ def class_weights(labels: Tensor, num_classes: int, mode: ClassWeights) -> Tenso
 
 
 def _groups(model: nn.Module, section: TrainConfig) -> list[dict[str, Any]]:
-    """Parameter groups of plain types, which load with weights_only; modules that are not of PARTS learn like the head."""
+    """Return parameter groups of plain types, which load with weights_only; modules outside PARTS learn like the head."""
     parameters: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

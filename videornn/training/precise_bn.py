@@ -1,4 +1,4 @@
-"""Precise batch norm: statistics of the weights as they are, instead of running averages over weights as they changed.
+"""Precise batch norm: statistics for the current weights, instead of running averages over changing weights.
 
 Wu & Johnson 2021, section 3, arXiv:2105.07576.
 """
@@ -25,9 +25,9 @@ def update_batch_norm(
 ) -> None:
     """Replace running means and variances by those of the next num_batches batches of every rank, all ranks together.
 
-    Norms normalise by their batch meanwhile, as in training; dropout and dropped paths are off, as in evaluation. Frozen
-    norms, weights, counters of batches, random numbers and modes stay as they are. Variances of synchronised norms come
-    out too small by a share of 1 / n at most, where n is the number of values of a channel in a rank's batch.
+    Meanwhile norms normalise by their batch, as in training; dropout and dropped paths are off, as in evaluation. Frozen
+    norms, weights, counters of batches, random states and modes do not change. Variances of synchronised norms are too
+    small by a share of at most 1 / n, where n is the number of values of a channel in a rank's batch.
 
     Args:
         model: the network itself, without DistributedDataParallel or torch.compile around it.
@@ -48,7 +48,7 @@ def update_batch_norm(
     with autocast(next(model.parameters()).device, precision):
         update_bn_stats(model, batches, num_batches)
     for norm, (mean, variance, counter) in zip(norms, before, strict=True):
-        # fvcore puts new tensors in their place, which a compiled network would not see
+        # fvcore replaces the tensors, which a compiled network would not see
         norm.running_mean, norm.running_var = mean.copy_(norm.running_mean), variance.copy_(norm.running_var)
         norm.num_batches_tracked.copy_(counter)
     model.load_state_dict(statistics_of_all_ranks(model), strict=False)
@@ -57,9 +57,9 @@ def update_batch_norm(
 
 @torch.no_grad()
 def statistics_of_all_ranks(model: nn.Module) -> dict[str, Tensor]:
-    """Running means and variances, by their names, of the clips of all ranks together, whose shares are equal; collective.
+    """Compute running means and variances, by name, of all ranks together, which count equally; collective.
 
-    What is the same on all ranks comes out with the same bits.
+    Values that are equal on all ranks keep their bits.
     """
     means, variances = (
         {name: buffer for name, buffer in model.named_buffers() if name.endswith(end)}

@@ -1,4 +1,4 @@
-"""What is found, or worth saying, before the first step of a training run."""
+"""Load the data of a training run, check it, and collect remarks before the first step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from videornn.data.transforms import mirrored_labels
 from videornn.errors import UserError
 from videornn.system.cudnn_faults import known_faults
 
-SMALL_NORM_BATCH = 4  # clips below which statistics of batch norm are known to be poor
+SMALL_NORM_BATCH = 4  # with fewer clips, statistics of batch norm are known to be poor
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Tables of a run, and the names of its classes; val is None where nothing is validated."""
+    """Tables of a run, and the names of its classes; val is None if nothing is validated."""
 
     train: VideoTable
     val: VideoTable | None
@@ -29,7 +29,7 @@ class TrainingData:
 
 
 def load_training_data(config: Config) -> tuple[TrainingData, Config]:
-    """The tables that a config names, read once for all ranks, and the config with num_classes filled in; collective.
+    """Load the tables that a config names, once for all ranks, and fill in num_classes of the config; collective.
 
     Raises:
         UserError: there is no training list, a label is out of range, or the number of classes is contradictory.
@@ -56,19 +56,19 @@ def load_training_data(config: Config) -> tuple[TrainingData, Config]:
 
 
 def empty_classes(data: TrainingData) -> list[str]:
-    """Classes that have no training video."""
+    """Return the classes that have no training video."""
     counts = np.bincount(data.train.labels, minlength=len(data.class_names))
     return [name for name, count in zip(data.class_names, counts, strict=True) if count == 0]
 
 
 def check_batch_norm(model: nn.Module, clip_shape: tuple[int, int, int], num_clips: int, bn_clips: int | None) -> None:
-    """Try what the network makes of num_clips clips of a shape (T, H, W) in training, without computing anything.
+    """Try num_clips clips of a shape (T, H, W) in training, by shapes only, without computing anything.
 
     Args:
-        bn_clips: how many of them batch norm takes its statistics of together; None: all.
+        bn_clips: how many of them share statistics in batch norm; None: all.
 
     Raises:
-        UserError: a layer is left without a position, or a batch norm with one value per channel, or clips are left over.
+        UserError: a layer has no position left, or a batch norm has one value per channel, or clips are left over.
     """
     if bn_clips and num_clips % bn_clips:
         raise UserError(
@@ -88,7 +88,7 @@ def check_batch_norm(model: nn.Module, clip_shape: tuple[int, int, int], num_cli
 
 
 def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]:
-    """A sentence for each thing about a run that its user should know and may not."""
+    """Return a sentence for each thing about a run that its user should know and may not."""
     val_remarks = replace(data.val, class_names=()).remarks() if data.val else []  # the names are those of the other list
     sentences = [*data.train.remarks(), *val_remarks]
     empty = empty_classes(data)
@@ -96,7 +96,7 @@ def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]
         sentences.append(f"there is one class only, {data.class_names[0]}, and the network will call everything that")
     if empty:
         names = ", ".join(empty[:10]) + (f", and {len(empty) - 10} more" if len(empty) > 10 else "")
-        from_1 = empty == ["class 0"]  # of labels without names
+        from_1 = empty == ["class 0"]  # labels without names
         sentences.append(
             f"{len(empty)} of {len(data.class_names)} classes have no training video, so the network will never name them: "
             f"{names}{'; labels begin at 0, and those of the list at 1' if from_1 else ''}"
@@ -114,7 +114,7 @@ def remarks(config: Config, data: TrainingData, clips_at_once: int) -> list[str]
 
 
 def cudnn_remarks(device: torch.device, precision: str) -> list[str]:
-    """A sentence for each known fault of this cuDNN with this PyTorch that a training in this precision can meet."""
+    """Return a sentence for each known fault of this cuDNN with this PyTorch that affects training in this precision."""
     if device.type != "cuda" or precision == "fp32":
         return []
     faults = known_faults(torch.__version__, torch.backends.cudnn.version(), torch.version.cuda)

@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint to the weights it would have had without the stop."""
+"""Check that a resumed run will reach the weights that it would have had without the stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from videornn.config import Config, TestConfig, config_from_dict
+from videornn.config import Config, EvalConfig, config_from_dict
 from videornn.data.annotations.labels import class_key
 from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
@@ -39,7 +39,7 @@ FREE_ON_RESUME = (
     "train.val_every",
     "test.",
 )
-# what sentences of ours advise for a run that cannot go on as it is: the same training, but for bits or statistics
+# settings that our errors advise for a run that cannot go on as it is: the same training, but for bits or statistics
 REMEDIES = (
     "data.decoder",
     "train.accumulate",
@@ -52,14 +52,14 @@ REMEDIES = (
 
 
 def check_resumable(config: Config, saved: dict[str, Any], path: Path, *, num_videos: int, num_ranks: int) -> list[str]:
-    """Compare what a run is to be now with the checkpoint it goes on from.
+    """Compare the config of a resumed run with the checkpoint it continues from.
 
     Returns:
-        Remarks for people about what differs and may.
+        Remarks for people about allowed differences.
 
     Raises:
-        UserError: the run would not end with the weights it would have had: another setting, another number of videos, or
-            of ranks without train.elastic.
+        UserError: the run would end with other weights: another setting, another number of videos, or of ranks without
+            train.elastic.
     """
     if "meters" not in saved:
         raise UserError(
@@ -99,7 +99,7 @@ def check_resumable(config: Config, saved: dict[str, Any], path: Path, *, num_vi
 
 
 def describe_run(config: Config, data: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:
-    """What must be the same on all ranks of a run, in plain values; data: what describe_data gives."""
+    """Return what must be the same on all ranks of a run, in plain values; data is the result of describe_data."""
     videos = hashlib.sha256(data["paths"].numpy())
     videos.update(data["labels"].numpy())
     return {
@@ -112,10 +112,10 @@ def describe_run(config: Config, data: dict[str, Any], class_names: tuple[str, .
     }
 
 
-def describe_data(train: VideoTable, val: VideoTable | None, views: TestConfig) -> dict[str, Any]:
-    """The data of a run as its checkpoints keep them, beside the names of its classes, for check_same_data.
+def describe_data(train: VideoTable, val: VideoTable | None, views: EvalConfig) -> dict[str, Any]:
+    """Describe the data of a run as its checkpoints keep them, beside its class names, for check_same_data.
 
-    paths, labels: fingerprint of the training videos; val: a digest of the validation videos and of how they are seen.
+    paths, labels: fingerprint of the training videos; val: a digest of the validation videos and their views.
     """
     return {**train.fingerprint(), "val": None if val is None else _digest(val, views)}
 
@@ -123,17 +123,17 @@ def describe_data(train: VideoTable, val: VideoTable | None, views: TestConfig) 
 def check_same_data(
     saved: dict[str, Any], path: Path, *, train: VideoTable, class_names: tuple[str, ...], data: dict[str, Any], accept: bool
 ) -> list[str]:
-    """Compare the data of a run with those that the checkpoint it goes on from was trained on, where it tells (new ones do).
+    """Compare the data of a run with those of the checkpoint it continues from, if that tells them (new ones do).
 
     Args:
-        data: what describe_data gives now.
-        accept: whether other videos, labels and renamed classes will do; classes of other numbers never do.
+        data: the result of describe_data now.
+        accept: allow other videos, labels and renamed classes; classes with other numbers are never allowed.
 
     Returns:
-        Remarks for people about what differs and may.
+        Remarks for people about allowed differences.
 
     Raises:
-        UserError: what differs, with the first example, and the way out.
+        UserError: tells what differs, with the first example, and the way out.
     """
     names_before, before = saved["class_names"], saved.get("data", data)
     _check_numbers(class_names, names_before, path)
@@ -151,7 +151,7 @@ def check_same_data(
 
 
 def _check_numbers(names: tuple[str, ...], before: list[str], path: Path) -> None:
-    """Raises UserError if a class that is still there has another number: the network would call it by another's name."""
+    """Raise UserError if a remaining class has another number: the network would call it by another's name."""
     numbers = {class_key(name): number for number, name in enumerate(before)}
     places = [(name, number, numbers.get(class_key(name), number)) for number, name in enumerate(names)]
     moved = [place for place in places if place[1] != place[2]] if list(names) != before else []
@@ -165,7 +165,7 @@ def _check_numbers(names: tuple[str, ...], before: list[str], path: Path) -> Non
 
 
 def _renamed(names: tuple[str, ...], before: list[str]) -> Iterator[str]:
-    """In words, which classes have names that they did not have."""
+    """Say in words which classes were renamed."""
     pairs = enumerate(zip(names, before, strict=True))
     new = [(number, now, then) for number, (now, then) in pairs if class_key(now) != class_key(then)]
     if new:
@@ -176,7 +176,7 @@ def _renamed(names: tuple[str, ...], before: list[str]) -> Iterator[str]:
 def _other_videos(
     table: VideoTable, data: dict[str, Tensor], data_before: dict[str, Tensor], class_names: tuple[str, ...]
 ) -> Iterator[str]:
-    """In words, how as many videos differ from those before: in their paths, their order, their labels."""
+    """Say in words how equally many videos differ from those before: in paths, order or labels."""
     paths, before, labels, labels_before = (
         what[name].numpy() for name in ("paths", "labels") for what in (data, data_before)
     )
@@ -199,7 +199,7 @@ def _other_videos(
         )
 
 
-def _digest(table: VideoTable, views: TestConfig) -> str:
+def _digest(table: VideoTable, views: EvalConfig) -> str:
     digest = hashlib.sha256(f"{views.short_side} {views.crop_size}".encode())
     for values in table.fingerprint().values():
         digest.update(values.numpy().data)

@@ -1,4 +1,4 @@
-"""A training run: its parts, how far it is, and how it is saved and taken up again."""
+"""A training run: its parts, its progress, and how it is saved and resumed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from videornn.training.step import build_scaler
 
 @dataclass
 class Run:
-    """A training run: its parts, and how far it is (steps done; best validation top-1 in percent)."""
+    """A training run: its parts, and its progress (steps done; best validation top-1 in percent)."""
 
     config: Config
     out: Path
@@ -73,48 +73,48 @@ class Run:
 
     @property
     def clips_at_once(self) -> int:
-        """Clips that go through the network together on one rank."""
+        """Number of clips that go through the network together on one rank."""
         return self.config.train.batch_size // (ranks.num_ranks() * self.config.train.accumulate)
 
     @property
     def lr(self) -> float:
         """Learning rate of the next step, before the factors of layers."""
         section, epoch = self.config.train, self.plan.epoch_at(self.step)
-        if section.multigrid.long_cycle:  # whose phases have the steps of the schedule in them
+        if section.multigrid.long_cycle:  # its phases include the steps of the schedule
             return warmed_up(section, epoch, lambda epoch: peak_lr(section) * self.plan.phase_at(epoch).lr_factor)
         return lr_at(section, epoch, self.plan.num_epochs)
 
     @cached_property
     def data_fingerprint(self) -> dict[str, Any]:
-        """What checkpoints keep of the data, for a resumed run to compare with its own."""
+        """The description of the data in checkpoints, which a resumed run compares with its own."""
         return describe_data(self.data.train, self.data.val, self.config.test)
 
     @property
     def clip_size(self) -> float:
-        """Frames times pixels of the clips of the step just done, as a share of the full ones (multigrid has smaller)."""
-        shape, data = self.plan.place_of(self.step - 1).shape, self.config.data
+        """Frames times pixels of the clips of the last step, as a share of full clips (multigrid has smaller ones)."""
+        shape, data = self.plan.step_at(self.step - 1).shape, self.config.data
         return shape.num_frames * shape.crop_size**2 / (data.num_frames * data.crop_size**2)
 
     @property
     def _root(self) -> str:
-        """What comes before the paths of bad videos in a checkpoint, for the set may move."""
+        """The folder to remove from the paths of bad videos in a checkpoint, because the set may move."""
         return os.path.join(self.data.train.root, "")
 
     def save(self, *, last: bool, best: bool) -> None:
-        """Write checkpoints/last.pt, best.pt or both, with all that a resume, a test or an inference needs; collective.
+        """Write checkpoints/last.pt, best.pt or both, with all that resuming, testing and inference need; collective.
 
-        The state as it is now is copied; to write it goes on in the background (saving).
+        The current state is copied; writing goes on in the background (saving).
         """
         self.check_finite()
         model, buffers = self.trained.state_dict(), []
         if ranks.num_ranks() > 1:
-            # for use, what all ranks have seen; to go on, what each has, so that it does not matter when a run is saved
+            # for use, statistics over all ranks; to resume, those of each, so that saving does not change a run
             model |= statistics_of_all_ranks(self.trained)
             buffers = [{name: buffer.cpu() for name, buffer in network.named_buffers()} for network in self._networks]
         progress = ranks.gather_objects((self.meter.state(), self.bad, buffers))
         if ranks.rank() > 0:
             return
-        self.saving.wait()  # before there is a second copy
+        self.saving.wait()  # before a second copy is made
         bad = {path: video for _, part, _ in progress for path, video in part.items()}  # several ranks may know the same
         content = {
             "model": model,
@@ -134,7 +134,7 @@ class Run:
             "class_names": list(self.data.class_names),
         }
         folder = self.out / "checkpoints"
-        folder.mkdir(exist_ok=True)  # but not the run folder, if somebody has removed it
+        folder.mkdir(exist_ok=True)  # but not the run folder, which somebody may have removed
         archive = archived(content)
         if last:
             self.saving.start(partial(save_last, folder, archive, self.step, self.config.train.keep, best=best))
@@ -142,13 +142,13 @@ class Run:
             self.saving.start(partial(save_best, folder, archive))
 
     def load(self, saved: dict[str, Any], path: Path) -> None:
-        """Go back to where save was called."""
+        """Restore the state that save has written."""
         load_model(self.trained, saved, path)
         if self.ema is not None:
             load_model(self.model, {"model": saved["unaveraged"]}, path)
         load_optimizer_(self.optimizer, saved["optimizer"])
         was_fp16, is_fp16 = saved["config"]["train"]["precision"] == "fp16", self.config.train.precision == "fp16"
-        if saved["scaler"] and was_fp16 == is_fp16:  # else train.nonfinite or train.precision has changed: it begins anew
+        if saved["scaler"] and was_fp16 == is_fp16:  # else one of these settings has changed: it begins anew
             self.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]
         if saved.get("data", self.data_fingerprint)["val"] == self.data_fingerprint["val"]:
@@ -156,23 +156,23 @@ class Run:
         self.guard.num_skipped = saved["num_skipped"]
         if len(saved["meters"]) == ranks.num_ranks():
             self.meter.load(saved["meters"][ranks.rank()])
-            own = saved["buffers"][ranks.rank()] if "buffers" in saved else []  # of one rank: none beside the model's
+            own = saved["buffers"][ranks.rank()] if "buffers" in saved else []  # one rank has none beside the model's
             for network, buffers in zip(self._networks, own, strict=False):
                 network.load_state_dict(buffers, strict=False)
         elif ranks.rank() == 0:
             self.meter.load([record for meter in saved["meters"] for record in meter])
         same_videos = saved.get("data", self.data_fingerprint)["paths"].equal(self.data_fingerprint["paths"])
-        if same_videos:  # on every rank: that the share of bad videos is passed, they must find after the same step
+        if same_videos:  # on every rank: all must find after the same step that the share of bad videos is passed
             bad = [BadVideo(os.path.join(self._root, name), reason) for name, reason in saved["bad"]]
             self.bad = {video.path: video for video in bad}
 
     def check_finite(self) -> None:
-        """Read the steps since the last time, and stop if one was not finite; waits for the device; collective."""
+        """Read the steps since the last call and stop if one was not finite; waits for the device; collective."""
         self.guard.check(self.meter.read())
 
 
 def new_run(config: Config, out: Path, data: TrainingData, device: torch.device, *, load_init: bool) -> Run:
-    """The parts of a run at step 0, checked as far as that is possible without a video."""
+    """Build the parts of a run at step 0, checked as far as possible without reading a video."""
     section = config.train
     plan, bn_clips = training_plan(config, len(data.train), ranks.num_ranks())
     torch.manual_seed(config.seed)
@@ -211,7 +211,7 @@ def new_run(config: Config, out: Path, data: TrainingData, device: torch.device,
 
 
 def training_plan(config: Config, num_videos: int, num_ranks: int) -> tuple[BatchPlan, int | None]:
-    """The shape of every step, and how many clips batch norm takes statistics of together (None: all at once on a rank).
+    """Plan the shape of every step, and how many clips share statistics in batch norm (None: all of a rank).
 
     Raises:
         UserError: a batch is larger than the set, or multigrid is impossible.
@@ -227,7 +227,7 @@ def training_plan(config: Config, num_videos: int, num_ranks: int) -> tuple[Batc
 
 
 def headline(run: Run) -> str:
-    """A run in one sentence: network, device, data, steps, learning rate."""
+    """Describe a run in one sentence: network, device, data, steps, learning rate."""
     model, section = run.config.model, run.config.train
     parameters = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     attention = "" if model.attention.kind == "none" else f" + {model.attention.kind}"
@@ -244,7 +244,7 @@ def headline(run: Run) -> str:
 
 
 def manifest_entry(run: Run, checkpoint: Path | None) -> dict[str, Any]:
-    """What manifest.json says of this start of the run."""
+    """Return the entry of manifest.json for this start of the run."""
     section, tables = run.config.train, {"train": run.data.train} | ({"val": run.data.val} if run.data.val else {})
     training = {
         "ranks": ranks.num_ranks(),

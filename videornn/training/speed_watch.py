@@ -1,4 +1,4 @@
-"""Tell how much of a machine's speed a training reaches, and how much memory it takes."""
+"""Measure how much of a machine's speed a training run reaches, and how much memory it takes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class SpeedWatch:
-    """What the log lines say of memory and of how much of the machine's rate of matrix products a run reaches.
+    """A watch on the share of the machine's rate of matrix products that a run reaches, and on its memory.
 
-    A machine that is busy with something else when it is measured comes out too slow, so it is measured again, ever more
-    seldom: a CPU now and then, any device where a run seems to be faster; the best counts.
+    A machine that is busy while it is measured seems too slow, so it is measured again, ever more rarely: a CPU now and
+    then, any device when a run seems to be faster than it; the best measurement counts.
     """
 
     def __init__(self, run: Run) -> None:
@@ -34,19 +34,19 @@ class SpeedWatch:
         self.slower = rates[torch.float32] / min(rates.values())  # than float32, the precision of the run
 
     def numbers(self, clips_per_second: float) -> dict[str, float]:
-        """mfu 0..1 (model FLOPs utilisation) at so many full clips per second, and the peak memory of this rank in GB."""
+        """Return mfu 0..1 (model FLOPs utilisation) at a rate of full clips, and the peak memory of this rank in GB."""
         fast = clips_per_second > self._clips_per_second
         self._num_lines, self._num_fast = self._num_lines + 1, self._num_fast + fast
         if (fast and _doubled(self._num_fast)) or (self._device.type == "cpu" and _doubled(self._num_lines)):
-            self._peak = max(self._peak, peak_memory(self._device))  # a measurement is not what a run needs
-            with suppress(torch.OutOfMemoryError):  # a GPU that the run fills is measured as it was
+            self._peak = max(self._peak, peak_memory(self._device))  # without the memory of the measurement below
+            with suppress(torch.OutOfMemoryError):  # a GPU filled by the run keeps its last measurement
                 self._rate = max(self._rate, *self._measured().values())
         peak = max(self._peak, peak_memory(self._device))
         return {"mfu": clips_per_second / self._clips_per_second, "memory_gb": peak / 1e9}
 
     @property
     def _clips_per_second(self) -> float:
-        """Full clips that all ranks would do if they did nothing but matrix products."""
+        """Full clips per second of all ranks if they computed nothing but matrix products."""
         return self._rate * ranks.num_ranks() / self._clip_flops
 
     def _measured(self) -> dict[torch.dtype, float]:
@@ -54,5 +54,5 @@ class SpeedWatch:
 
 
 def _doubled(number: int) -> bool:
-    """Whether a number that grows has become 1, 2, 4, 8 ..."""
+    """Return whether a growing number has become 1, 2, 4, 8 ..."""
     return number & (number - 1) == 0

@@ -16,10 +16,10 @@ from videornn.models.forward import Precision, autocast
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did, still on the device: nothing here waits for it.
+    """The result of a step, still on the device: reading it would wait for the device.
 
-    loss: float32 scalar, mean over this rank's clips; correct: int64 scalar, how many of them are right (a mixed clip is if
-    the class of its largest share is found); grad_norm: float32 scalar, of all ranks' gradient before clipping.
+    loss: float32 scalar, mean over this rank's clips; correct: int64 scalar, how many of them are right (for a mixed clip,
+    the class of its largest share counts); grad_norm: float32 scalar, of all ranks' gradient before clipping.
     """
 
     loss: Tensor
@@ -28,11 +28,11 @@ class StepResult:
 
 
 class TrainStep:
-    """Take training steps: backward for every part of a rank's batch, then one update by the gradient of their mean loss.
+    """The training step: backward for every part of a rank's batch, then one update by the gradient of their mean loss.
 
     Args:
         num_parts: equal parts of a batch, one after the other.
-        scaler: scales the loss against underflow (fp16), and leaves out an update whose gradient is not finite.
+        scaler: scales the loss against underflow (fp16), and skips updates whose gradient is not finite.
         class_weights: float [K], see classification_loss.
         clip_norm: largest norm of the gradient.
     """
@@ -78,7 +78,7 @@ class TrainStep:
         self._corrects.append((logits.detach().argmax(1) == labels).sum())
 
     def update(self) -> StepResult:
-        """Change the weights by the gradient of all parts, and forget it."""
+        """Update the weights by the gradient of all parts, then clear it."""
         if self._scaler:
             self._scaler.unscale_(self._optimizer)
         if self._clip_norm is None:
@@ -90,7 +90,7 @@ class TrainStep:
             self._scaler.step(self._optimizer)
             self._scaler.update()
             finite = grad_norm.isfinite()
-            # what is not finite would stay in running averages for ever
+            # non-finite values would stay in running averages for ever
             for buffer, old in zip(self._buffers, self._buffers_before, strict=True):
                 buffer.copy_(torch.where(finite, buffer, old))
         else:
@@ -114,23 +114,23 @@ def train_step(
 def classification_loss(
     logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Mean cross-entropy of logits [B, K] to labels [B] or shares [B, K]; a scalar.
+    """Compute the mean cross-entropy of logits [B, K] to labels [B] or shares [B, K]; a scalar.
 
-    With class_weights [K] each class's share of a target, be it of a label, a mix or smoothing, counts as much as its class
-    weighs. The sum is divided by B, not by the weights, so that the parts of a batch and the ranks add up to the whole.
+    With class_weights [K], each class's share of a target, from a label, a mix or smoothing, is multiplied by its weight.
+    The sum is divided by B, not by the weights, so that the parts of a batch and the ranks add up to the whole.
     """
     losses = nn.functional.cross_entropy(logits, targets, class_weights, label_smoothing=label_smoothing, reduction="none")
     return losses.mean()
 
 
 def build_scaler(device: torch.device, precision: Precision, *, skip_nonfinite: bool) -> torch.amp.GradScaler:
-    """The loss scaler of fp16; in other precisions one that only leaves out what is not finite, or one that does nothing."""
+    """Build the loss scaler of fp16; in other precisions, a scale of 1 that skips non-finite steps, or a disabled scaler."""
     if precision == "fp16":
         return torch.amp.GradScaler(device.type)
     return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1, enabled=skip_nonfinite)
 
 
 def _only_last_meets_other_ranks(model: nn.Module, last: bool) -> AbstractContextManager:
-    """Gradients are summed over the ranks once per step, in the backward pass of its last part."""
-    module = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    """Return a context in which gradients are summed over the ranks only in the backward pass of the step's last part."""
+    module = getattr(model, "_orig_mod", model)  # unwrap torch.compile
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()

@@ -43,15 +43,15 @@ from videornn.training.speed_watch import SpeedWatch
 from videornn.training.step import TrainStep
 from videornn.training.validation import validate, validation_loader
 
-LONG_WAIT = 0.5  # share of the time spent waiting for data that is worth a remark
-SLOW_PRECISION = 1.5  # times as slow as float32 that is worth one
+LONG_WAIT = 0.5  # share of the time spent waiting for data that earns a remark
+SLOW_PRECISION = 1.5  # times slower than float32 that earn a remark
 
 
 def train(config: Config, out: Path, *, resume: bool = False) -> Path:
-    """Train a network into the run folder out; `torchrun` starts the same on many ranks.
+    """Train a network into the run folder out; under `torchrun` on many ranks.
 
     Args:
-        resume: go on from the newest sound checkpoint of out, if there is one.
+        resume: continue from the newest sound checkpoint in out, if there is one.
 
     Returns:
         The path of the last checkpoint.
@@ -68,7 +68,7 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     ):
         if ranks.num_ranks() > 1:
             stack.enter_context(warnings.catch_warnings())
-            # 1x1x1 gradients of torch's one-thread kernels: the same numbers in the same order, only told otherwise
+            # torch's one-thread kernels describe the strides of 1x1x1 gradients otherwise; numbers and order are the same
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         goes_on = ranks.from_rank_0(partial(_goes_on, out, resume))
         data, config = load_training_data(config)
@@ -77,13 +77,13 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         ranks.agreed(described, doing="train", needs="config, lists and videos")
         sentences = [*remarks(config, data, run.clips_at_once), *cudnn_remarks(device, config.train.precision)]
 
-        def take_up(busy: Callable[[], None]) -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
+        def lock_and_load(busy: Callable[[], None]) -> tuple[str | None, tuple[dict[str, Any], Path, list[str]] | None]:
             unlocked = stack.enter_context(run_lock(out, on_wait=busy))
-            if not _goes_on(out, resume) and goes_on:  # looked at again, for another process may have been at work
+            if not _goes_on(out, resume) and goes_on:  # checked again, because another process may have been at work
                 raise UserError(f"{out}: its checkpoints are gone since a moment ago; give the same command again")
             return unlocked, load_newest(out / "checkpoints")
 
-        unlocked, saved = ranks.from_busy_rank_0(take_up)
+        unlocked, saved = ranks.from_busy_rank_0(lock_and_load)
         if unlocked:
             sentences.append(unlocked)
         if saved:
@@ -99,20 +99,20 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
                 accept=config.train.accept_other_data,
             )
             run.load(content, path)
-        received = stack.enter_context(caught_signals())  # until here there is nothing to save, and a signal ends at once
+        received = stack.enter_context(caught_signals())  # until here a signal ends all at once: there is nothing to save
         _train(run, watch, received, sentences, path if saved else None)
     return out / "checkpoints/last.pt"
 
 
 def _goes_on(out: Path, resume: bool) -> bool:
-    """Whether a run folder has a checkpoint to go on from; raises UserError if it has any and shall not go on."""
+    """Return whether a run folder has a checkpoint to resume; raises UserError if it has one and resume is off."""
     if not resume and any((out / "checkpoints").glob("*.pt")):
         raise UserError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
     return has_checkpoint(out / "checkpoints")
 
 
 def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str], checkpoint: Path | None) -> None:
-    """Open the loader and the run folder, and go through the remaining steps."""
+    """Open the loader and the run folder, and take the remaining steps."""
     loader = build_loader(
         run.config.data,
         run.data.train,
@@ -143,11 +143,11 @@ def _train(run: Run, watch: RankWatch, received: list[int], sentences: list[str]
 
 
 class Trainer:
-    """The steps of a run, and what is due between them: log lines, validations, checkpoints, a stop.
+    """The steps of a run, with log lines, validations, checkpoints and stops between them.
 
     Args:
-        run: where it is; changed step by step.
-        received: signals that ask for a stop, as they come.
+        run: the run; changed step by step.
+        received: the signals that have asked for a stop so far.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Trainer:
         self.vote.drain()
 
     def take_step(self, lr: float) -> Tensor:
-        """Take the next step with this learning rate; a clip [1, 3, T, H, W] that the network has seen in it."""
+        """Take the next step with this learning rate; return a clip [1, 3, T, H, W] that the network has seen in it."""
         run, section = self.run, self.run.config.train
         set_lr(run.optimizer, lr)
         indices: list[int] = []
@@ -238,16 +238,16 @@ class Trainer:
         return part.clips[:1]
 
     def load_part(self, number: int) -> Part:
-        """Load a part of the next step's batch as the network takes it, and note its bad videos."""
+        """Load a part of the next step's batch in the form that the network takes, and record its bad videos."""
         run = self.run
         self.watch.at(run.step, "loading")
         with self.share.listed():
             batch = run.meter.wait_for(self.batches)
         self.watch.at(run.step, "computing")
         run.bad |= {video.path: video for video in batch.bad}
-        # dropout and blends are pure functions of the step too, so that a resumed run repeats them
+        # dropout and mixing are pure functions of the step too, so that a resumed run repeats them
         part = (run.step * ranks.num_ranks() + ranks.rank()) * run.config.train.accumulate + number
-        torch.manual_seed(sample_seed(run.config.seed, part))  # mixed, for a CPU takes the lower 32 bits and no more
+        torch.manual_seed(sample_seed(run.config.seed, part))  # well mixed, because a CPU uses only the lower 32 bits
         clips, targets = run.normalize(batch.clips), batch.labels
         if run.mixing is not None:
             clips, targets = run.mixing(clips, targets, np.random.default_rng([run.config.seed, part]))
@@ -265,11 +265,11 @@ class Trainer:
         if remark := self.maps.remark(run.step, of_blocks):
             logger.say(remark)
         self.num_waits = self.num_waits + 1 if numbers["data_wait"] > LONG_WAIT else 0
-        if self.num_waits == 3:  # not at the start, when workers have just begun
+        if self.num_waits == 3:  # not at the start, when workers have only begun
             logger.say("the network waits for data most of the time: `videornn data bench` tells why, and what to do")
 
     def save(self, *, last: bool, best: bool, wait: bool) -> None:
-        """Write checkpoints, in the background unless all ranks are to wait for it; collective."""
+        """Write checkpoints, in the background unless wait is set; collective."""
         self.watch.at(self.run.step, "saving")
         self.logger.check_place()
         self.run.save(last=last, best=best)
@@ -288,7 +288,7 @@ class Part:
 
 
 def parallel_network(run: Run) -> nn.Module:
-    """The network as the steps call it: over all ranks, compiled if the config says so."""
+    """Wrap the network for the steps: over all ranks, and compiled if the config says so."""
     section = run.config.train
     model = ranks.data_parallel(run.model, run.device, static_graph=section.accumulate == 1)
     return compiled(model) if section.compile else model

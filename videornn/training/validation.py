@@ -1,4 +1,4 @@
-"""Validate a network in training: one view of every validation video, with the batch norm that it is then used with."""
+"""Validate a network in training: one view of every validation video, with the batch norm used after training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from videornn.training.logger import RunLogger
     from videornn.training.run import Run
 
-MANY_EPOCHS = 10**6  # a plan without an end
-PRECISE_BN_SEED = 2**31  # beyond any seed of a run: these clips are others than those of the steps
+MANY_EPOCHS = 10**6  # a plan that does not end
+PRECISE_BN_SEED = 2**31  # beyond any seed of a run, so that these clips differ from those of the steps
 
 
 def validation_loader(run: Run) -> ClipLoader | None:
-    """Loader of the centre clip and crop of every validation video."""
+    """Build the loader of the centre clip and crop of every validation video."""
     if run.data.val is None:
         return None
     config = run.config
@@ -38,9 +38,9 @@ def validation_loader(run: Run) -> ClipLoader | None:
 
 
 def validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: bool) -> bool:
-    """Precise batch norm, then top-1 of every validation video's centre view over all ranks; whether it is the best so far.
+    """Run precise batch norm, then log top-1 of all validation videos' centre views; return whether it is the best so far.
 
-    Without validation videos the network is the best there is at the end.
+    Without validation videos, the last network counts as the best.
     """
     config = run.config
     if loader is None and not last:
@@ -65,7 +65,7 @@ def validate(run: Run, loader: ClipLoader | None, logger: RunLogger, *, last: bo
 
 
 def _precise_batch_norm(run: Run) -> None:
-    """Give batch norm the statistics of training clips that no step has had."""
+    """Give batch norm the statistics of training clips that no step has used."""
     config = run.config
     loader = build_loader(
         config.data,

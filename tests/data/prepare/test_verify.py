@@ -134,7 +134,7 @@ def test_a_folder_of_videos_needs_no_classes_to_be_verified(make_video, tmp_path
 def test_a_crash_is_a_row_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "inspect_video", crash)
     done = []
-    (report,) = verify_videos(["a.mp4", "a.mp4"], progress=lambda *counts: done.append(counts))
+    (report,) = verify_videos(["a.mp4", "a.mp4"], on_progress=lambda *counts: done.append(counts))
     assert (report.path, report.status) == ("a.mp4", "crashed") and "exit code 1" in report.reason
     assert done == [(1, 1)]
 

@@ -132,7 +132,7 @@ def test_interrupted_run_is_continued(made: Path, tmp_path: Path) -> None:
     (folder / "synthetic.json").unlink()
     lost.unlink()
     calls: list[tuple[int, int]] = []
-    make_synthetic(folder, **TINY, seed=3, progress=lambda done, total: calls.append((done, total)))
+    make_synthetic(folder, **TINY, seed=3, on_progress=lambda done, total: calls.append((done, total)))
     assert calls == [(29, 30), (30, 30)]
     assert lost.read_bytes() == expected and kept.stat().st_mtime_ns == kept_at
     assert (folder / "synthetic.json").is_file()
@@ -144,7 +144,7 @@ def test_interrupted_run_is_not_continued_with_other_parameters(tmp_path: Path) 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_synthetic(tmp_path, **TINY, seed=3, num_workers=1, progress=interrupt)
+        make_synthetic(tmp_path, **TINY, seed=3, num_workers=1, on_progress=interrupt)
     assert not (tmp_path / "synthetic.json").exists()
     with pytest.raises(ValueError, match="seed 3 instead of 5"):
         make_synthetic(tmp_path, **TINY, seed=5, num_workers=1)

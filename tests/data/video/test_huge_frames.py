@@ -115,7 +115,7 @@ def test_the_setting_reaches_every_reader_and_the_video_is_named(
     section = SMALL.model_copy(update={"max_frame_pixels": 2**16, "num_workers": 0})
     (sample,) = build_loader(section, table, plan=plan_of(2, 2), seed=0).dataset[ClipKey(0, 0, 0, 4, 16)]
     assert sample.index == 1 and "320 x 240" in sample.bad[0].reason
-    views = view_spec(section, config.TestConfig(num_clips=1, num_crops=1, crop_size=16, short_side=16))
+    views = view_spec(section, config.EvalConfig(num_clips=1, num_crops=1, crop_size=16, short_side=16))
     (batch,) = build_test_loader(section, table, views, batch_size=2)
     assert batch.valid.tolist() == [False, True] and "320 x 240" in batch.bad[0].reason
     timed = load_config(CONFIG, [bound, "data.num_workers=0"])
@@ -167,7 +167,7 @@ def frames_held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("num_frames", [3, 24])
 def test_of_a_clip_memory_holds_one_whole_frame_at_a_time(large: Path, num_frames: int, frames_held: list[int]) -> None:
     section = SMALL.model_copy(update={"num_frames": num_frames, "clips_per_video": 3, "num_workers": 0})
-    test = config.TestConfig(num_clips=4, num_crops=3, crop_size=16, short_side=16)
+    test = config.EvalConfig(num_clips=4, num_crops=3, crop_size=16, short_side=16)
     assert load_views(str(large), view_spec(section, test)).shape == (12, 3, num_frames, 16, 16)
     assert len(frames_held) <= 10 and max(frames_held) <= 2  # the one that is cut, and the one that takes its place
     frames_held.clear()
@@ -187,7 +187,7 @@ def test_frames_cut_one_by_one_are_those_cut_together(
     make_video, tmp_path: Path, size: tuple[int, int], num_crops: int
 ) -> None:
     path = make_video(tmp_path / "a.mkv", 6, size=size, codec="ffv1")
-    spec = view_spec(SMALL, config.TestConfig(num_clips=3, num_crops=num_crops, crop_size=16, short_side=20))
+    spec = view_spec(SMALL, config.EvalConfig(num_clips=3, num_crops=num_crops, crop_size=16, short_side=20))
     with open_video(path) as video:
         (indices,) = spec.choose(video)
         frames = video.frames_at(indices)

@@ -28,7 +28,7 @@ from videornn.explain.job import load_clip
 from videornn.inference.predictor import load_predictor
 from videornn.inference.sliding import plan_windows, read_clips
 
-VIEWS = view_spec(SMALL, config.TestConfig(num_clips=2, num_crops=1, crop_size=16, short_side=16))
+VIEWS = view_spec(SMALL, config.EvalConfig(num_clips=2, num_crops=1, crop_size=16, short_side=16))
 FAULTS = {
     "ZeroDivisionError: division by zero": lambda: 1 / 0,
     "OverflowError: Python": lambda: np.zeros(1, np.int64).fill(2**70),

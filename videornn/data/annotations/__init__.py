@@ -1,1 +1,1 @@
-"""Labelled videos of any list or folder: which formats there are, what the classes are called, where the files lie."""
+"""Labelled videos of any list or folder: formats, class names, and where the files are."""

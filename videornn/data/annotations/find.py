@@ -1,4 +1,4 @@
-"""Which files and folders are videos, and where under a folder the videos of an official list are."""
+"""Find out which files and folders are videos, and where under a folder the videos of an official list are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from videornn.data.annotations.packed_paths import PackedPaths, PathPacker
 from videornn.errors import UserError
 
-# what FFmpeg's readers of videos (containers.FORMATS) have for names; not .gif, which lies beside frames as a preview
+# suffixes of the formats that FFmpeg reads videos of (containers.FORMATS); not .gif, a preview beside frames
 VIDEO_SUFFIXES = frozenset(
     [
         *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".ismv", ".mkv", ".mk3d", ".webm", ".flv"),
@@ -26,7 +26,7 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 FRAME_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp"])
-# what systems put beside the files of their users: thumbnails, trash, snapshots
+# folders that systems put beside the files of their users: thumbnails, trash, snapshots
 SYSTEM_NAMES = frozenset(
     [
         *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx", "$recycle.bin"),
@@ -37,24 +37,24 @@ MAX_KINDS = 8  # kinds of files named in a remark
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is not meant to be seen."""
+    """Return whether a file or folder of this name is hidden."""
     return name[0] == "." or name.casefold() in SYSTEM_NAMES
 
 
 def is_frame(name: str) -> bool:
-    """Whether a file of this name may be a frame of a video that is a folder: a picture with a number."""
+    """Return whether a file of this name may be a frame of a video that is a folder: a picture with a number."""
     return os.path.splitext(name)[1].lower() in FRAME_SUFFIXES and any(character.isdecimal() for character in name)
 
 
 def scan_videos(
     folder: str | Path, left_out: Counter[str] | None = None, on_name: Callable[[], None] = lambda: None
 ) -> Iterator[str]:
-    """Paths, relative to a folder, of all videos under it, in no order; symbolic links are followed, hidden names skipped.
+    """Yield the paths of all videos under a folder, relative to it, in no order; links are followed, hidden names skipped.
 
-    A folder with images and neither videos nor folders in it is a video too, one of frames, if there are numbers in names.
+    A folder of images, without videos and folders, is a video too, one of frames, if there are numbers in their names.
 
     Args:
-        left_out: gets the number of files that are in no video by their suffix, and of hidden ones that have one of videos.
+        left_out: receives the number of files that belong to no video, by suffix, and of hidden files with a video's suffix.
         on_name: called for every file and folder met.
     """
     left_out = Counter() if left_out is None else left_out
@@ -86,18 +86,18 @@ def scan_videos(
 
 
 def counted(left_out: Counter[str]) -> str:
-    """`12 .mtsx, 3 .txt`, the most first; empty if there are none."""
+    """Format counts as `12 .mtsx, 3 .txt`, the most first; empty if there are none."""
     kinds = [f"{count} {kind}" for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0])) if count]
     return ", ".join(kinds[:MAX_KINDS] + ([f"{len(kinds) - MAX_KINDS} other kinds"] if len(kinds) > MAX_KINDS else []))
 
 
 def fault_of_file(path: str) -> tuple[Literal["missing", "no_video", "empty", "undecodable"], str] | None:
-    """Why there is nothing to be read at a path, as a kind and in words; None if there is a file with something in it."""
+    """Return why nothing can be read at a path, as a kind and in words; None if there is a file that is not empty."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return "missing", "no such file"
-    except OSError as error:  # of a folder that may not be entered, a dead disk, a name that is too long
+    except OSError as error:  # a folder that may not be entered, a dead disk, a name that is too long
         return "undecodable", f"cannot be opened ({str(error.strerror).lower()})"
     if not stat.S_ISREG(status.st_mode):
         return "no_video", f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device or a pipe'}, not a video file"
@@ -105,17 +105,17 @@ def fault_of_file(path: str) -> tuple[Literal["missing", "no_video", "empty", "u
 
 
 def stem(path: str) -> str:
-    """Name of a video without folders and suffix; a folder of frames has no suffix."""
+    """Return the name of a video without folders and suffix; a folder of frames has no suffix."""
     name, suffix = os.path.splitext(os.path.basename(path))
     return name if suffix.lower() in VIDEO_SUFFIXES else name + suffix
 
 
 class FileIndex:
-    """The videos under a folder by a key of their names; the folder is read once, and no file is looked at.
+    """An index of the videos under a folder by a key of their names; the folder is read once, and no file is opened.
 
     Args:
         folder: where to look.
-        key: what a name (a stem) has in common with its row in a list.
+        key: maps a name (a stem) to what it has in common with its row in a list.
         on_name: called for every file and folder met.
     """
 
@@ -132,11 +132,11 @@ class FileIndex:
         self._hashes = np.array(hashes, np.int64)[self._order]
 
     def find(self, hashes: np.ndarray, folder_of: Callable[[int], str]) -> tuple[np.ndarray, int]:
-        """Where in paths the rows of a list are.
+        """Find the positions in paths of the rows of a list.
 
         Args:
             hashes: int64 [N], hash() of the keys of the rows.
-            folder_of: name of the folder in which the file of a row should rather be, if there are several.
+            folder_of: name of the folder whose file is preferred for a row that has several.
 
         Returns:
             int64 [N], -1 where there is no file; and how many rows have several files.
@@ -162,13 +162,13 @@ def _preference(path: str, folder: str) -> tuple[bool, bool, str]:
 def _entries(folder: str) -> Iterator[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
-            yield from entries  # one by one: a flat folder of all of Kinetics has more than fit into memory here
+            yield from entries  # one by one: a flat folder of all of Kinetics has more entries than fit into memory here
     except OSError as error:
         raise UserError(f"folder {folder} cannot be read: {error.strerror}") from error
 
 
 def _leads_back(link: str, linked: set[str]) -> bool:
-    """Whether a link to a folder leads to one above it or to one that another link led to; remembers where it leads."""
+    """Return whether a link leads to a folder above it or to one that another link led to; remember where it leads."""
     target = os.path.realpath(link)
     back = target in linked or (os.path.realpath(os.path.dirname(link)) + os.sep).startswith(target + os.sep)
     linked.add(target)

@@ -1,4 +1,4 @@
-"""Class names: the files that hold them, and how a name that is spelt a little differently finds its id."""
+"""Read class names from files, and find the id of a name that is spelt a little differently."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from videornn.system.text_files import NoFile, parse_json, read_text
 ID_COLUMNS = ("id", "label_id", "class_id", "label", "index")
 NAME_COLUMNS = ("name", "class_name", "class", "label_name", "label")
 MAX_BYTES = 1 << 24  # a hundred thousand names
-NumbersAre = Literal["names", "ids"]  # what labels that are numbers mean, where a list says it
+NumbersAre = Literal["names", "ids"]  # what numbers in the place of labels are, where a list says it
 
 
 def load_labels(path: str | Path) -> tuple[str, ...]:
-    """Class names, by id, of a label map.
+    """Load the class names, by id, of a label map.
 
-    It may have one name a line, `id name` lines (ids from 0 or from 1), a header `id,name`, or be JSON that maps names to
-    ids, ids to names, or is a list of names.
+    It may have one name a line, `id name` lines (ids from 0 or from 1), a header `id,name`, or be JSON: names to ids, ids
+    to names, or a list of names.
 
     Raises:
         UserError: there is no such file, or its ids are not 0 to N-1 or 1 to N, each once.
@@ -38,7 +38,7 @@ def load_labels(path: str | Path) -> tuple[str, ...]:
 
 
 def format_labels(class_names: Sequence[str]) -> str:
-    """The text of a label map that load_labels takes for these names: one a line, where need be numbered, or JSON."""
+    """Write a label map that load_labels reads as these names: one a line, numbered if necessary, or JSON."""
     lines = "".join(f"{name}\n" for name in class_names)
     numbered = "".join(f"{index} {name}\n" for index, name in enumerate(class_names))
     return next((text for text in (lines, numbered) if _means(text, class_names)), json.dumps(list(class_names), indent=0))
@@ -65,7 +65,7 @@ def _parse(path: Path, text: str) -> tuple[str, ...]:
 
 
 def class_key(name: str) -> str:
-    """What spellings of one class have in common: `Air_Drumming`, `"air drumming"`; `[something]`; `class 3`, `03`, `3`."""
+    """Return a form common to all spellings: `Air_Drumming`, `"air drumming"`; `[something]`; `class 3`, `03`, `3`."""
     for mark, blank in (("_", " "), ('"', ""), ("[", ""), ("]", "")):
         name = name.replace(mark, blank)
     key = " ".join(name.casefold().split())
@@ -74,17 +74,17 @@ def class_key(name: str) -> str:
 
 
 def is_numbered(class_names: Sequence[str]) -> bool:
-    """Whether these are numbers in the place of names, as classes that nobody named have."""
+    """Return whether these are numbers in the place of names, as classes without names have."""
     return all(class_key(name) == str(index) for index, name in enumerate(class_names))
 
 
 def are_numbers(class_names: Sequence[str]) -> bool:
-    """Whether all names are numbers, in any order."""
+    """Return whether all names are numbers, in any order."""
     return all(_is_id(class_key(name)) for name in class_names)
 
 
 def same_classes(class_names: Sequence[str]) -> list[list[str]]:
-    """Names that are one class but for their spelling, where there are some."""
+    """Group the names that are one class but for their spelling; names without such a twin are left out."""
     alike: dict[str, list[str]] = {}
     for name in class_names:
         alike.setdefault(class_key(name), []).append(name)
@@ -92,7 +92,7 @@ def same_classes(class_names: Sequence[str]) -> list[list[str]]:
 
 
 class ClassIds:
-    """Ids by class name; another spelling (class_key) counts where it fits one class only."""
+    """A map from class names to ids; another spelling (class_key) counts where it fits one class only."""
 
     def __init__(self, class_names: Iterable[str]) -> None:
         self._exact = {name: index for index, name in enumerate(class_names)}
@@ -102,21 +102,21 @@ class ClassIds:
             self._similar[key] = None if key in self._similar else index
 
     def get(self, name: str) -> int | None:
-        """The id of a class name, or None."""
+        """Return the id of a class name, or None."""
         index = self._exact.get(name)
         return self._similar.get(class_key(name)) if index is None else index
 
 
 def find_labels(texts: Sequence[str], class_names: Sequence[str], numbers_are: NumbersAre | None = None) -> list[int | None]:
-    """Ids of the labels of a list; one that is a number is the class of that name, or the one with that id.
+    """Find the ids of the labels of a list; a number is the class of that name, or the class with that id.
 
-    All numbers of a list are read alike: in the way that finds a class for each of them.
+    All numbers of a list are read in the same way: the one that finds a class for each of them.
 
     Args:
-        numbers_are: which way it is where both do, if the list says so.
+        numbers_are: the way to take where both do, if the list says so.
 
     Returns:
-        An id for every text, or None where there is none.
+        An id for every text, None where there is none.
 
     Raises:
         ValueError: both ways find a class for every number, and not the same.
@@ -140,23 +140,23 @@ def find_labels(texts: Sequence[str], class_names: Sequence[str], numbers_are: N
 
 
 class LabelReader:
-    """Collects the labels of a list, row by row: ids, or names of classes.
+    """A collector of the labels of a list, row by row: ids, or names of classes.
 
     Args:
-        class_names: names by id; if empty, the classes are the names met, sorted, or unnamed numbers.
-        numbers_are: what labels that are numbers mean, if the list says so.
+        class_names: names by id; if empty, the classes are the names found, sorted, or unnamed numbers.
+        numbers_are: what numbers in the place of labels are, if the list says so.
     """
 
     def __init__(self, class_names: tuple[str, ...], numbers_are: NumbersAre | None = None) -> None:
         self._class_names = class_names
         self._class_ids = ClassIds(class_names)
         self._numbers_are = numbers_are
-        self._places: dict[str, int] = {}  # of every label text met, in the order met
-        self._number = self._name = ""  # the first ones met
+        self._places: dict[str, int] = {}  # of every distinct label text, in the order of appearance
+        self._number = self._name = ""  # the first of each
         self._labels = array("i")
 
     def place(self, text: str) -> int:
-        """The place of a label among those met, for append; raises ValueError that says what is wrong with it."""
+        """Return the number of a label text, for append; raises ValueError that says what is wrong with it."""
         place = self._places.get(text)
         if place is None:
             self._check(text)
@@ -164,11 +164,11 @@ class LabelReader:
         return place
 
     def append(self, place: int) -> None:
-        """Add the label of the next row, an answer of place(), or -1 for a row without a label."""
+        """Add the label of the next row, as place() numbers it, or -1 for a row without a label."""
         self._labels.append(place)
 
     def finish(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Labels int32 [N] and the class names by id, empty if unknown; raises ValueError if labels have two meanings."""
+        """Return labels int32 [N] and class names by id, empty if unknown; raises ValueError if labels have two meanings."""
         texts, class_names = list(self._places), self._class_names
         if class_names:
             ids = find_labels(texts, class_names, self._numbers_are)
@@ -210,7 +210,7 @@ def _is_id(text: str) -> bool:
 
 
 def _id(text: str, count: int) -> int | None:
-    """The number, if it is below count."""
+    """Return the number, if it is below count."""
     digits = text.lstrip("0") or "0"
     return int(digits) if len(digits) < 12 and int(digits) < count else None
 
@@ -241,7 +241,7 @@ def _json_names(path: Path, text: str) -> tuple[str, ...]:
 
 
 def _table_names(path: Path, lines: list[str]) -> tuple[str, ...] | None:
-    """Names of a table with a header that says which column is the id and which the name."""
+    """Read the names of a table whose header says which column is the id and which the name."""
     header = [field.strip().lower() for field in lines[0].split(",")]
     id_column = next((header.index(name) for name in ID_COLUMNS if name in header), None)
     others = [column for column in range(len(header)) if column != id_column]
@@ -259,7 +259,7 @@ def _table_names(path: Path, lines: list[str]) -> tuple[str, ...] | None:
 
 
 def _numbered(path: Path, lines: list[str]) -> tuple[str, ...]:
-    """Names of `id name` lines, or else whole lines."""
+    """Read the names of `id name` lines, or take whole lines as names."""
     for separator in (None, ",", ":"):
         rows = [[part.strip() for part in line.split(separator, 1)] for line in lines]
         if all(len(row) == 2 and row[0].isdecimal() for row in rows):
@@ -278,18 +278,18 @@ def _by_id(path: Path, rows: list[tuple[int, str]]) -> tuple[str, ...]:
 
 
 def _misfit(rows: list[tuple[int, str]]) -> int | None:
-    """The first id that is not the next from 0 or 1 on."""
+    """Find the first id that breaks the count from 0 or from 1."""
     ids = sorted(index for index, _ in rows)
     first = min(ids[0], 1) if ids else 0
     return next((index for place, index in enumerate(ids) if index != first + place), None)
 
 
 def _number(digits: str) -> int:
-    """A whole number; any of so many digits that it is no id stands for all of them."""
+    """Convert digits to a whole number; all numbers too long to be ids become the same one."""
     return int(digits) if len(digits) < 20 else 10**20
 
 
 def _unquoted(name: str) -> str:
-    """A name without the quotes that some label maps keep around names with blanks."""
+    """Remove the quotes that some label maps keep around names with blanks."""
     name = name.strip()
     return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] == '"' else name

@@ -1,4 +1,4 @@
-"""Labelled videos of any list or folder: the format is recognised, the rest is the readers'."""
+"""Load labelled videos from any list or folder: recognise the format and call its reader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from videornn.data.annotations.table import VideoTable
 from videornn.errors import UserError
 from videornn.system.files import is_file
 
-NUM_FEW = 100  # videos of a list, looked for first of all
+NUM_FEW = 100  # videos of a list whose files are looked for before a job begins
 
 __all__ = [
     "VideoTable",
@@ -40,19 +40,19 @@ def load_videos(
     fold: int = 1,
     on_name: formats.OnName = lambda: None,
 ) -> VideoTable:
-    """The videos of a list file or of a folder; how it is written is recognised.
+    """Load the videos of a list file or of a folder; its format is recognised.
 
-    A file may have `path label` lines (label: an id, or the name of a class; path: of a video or a folder of frames), in any
-    of the spellings of plain.py, or be an official list of Kinetics, UCF101 or Something-Something v2. A folder may
-    have a folder per class, or hold the official lists of UCF101 or HMDB51. Videos of official lists are looked for by name
-    anywhere under root; those that are not there are left out and counted.
+    A file may have `path label` lines (label: an id or the name of a class; path: of a video or a folder of frames), in any
+    of the spellings of plain.py, or be an official list of Kinetics, UCF101 or Something-Something v2. A folder may have a
+    folder per class, or hold the official lists of UCF101 or HMDB51. Videos of official lists are searched by name anywhere
+    under root; those that are missing are left out and counted.
 
     Args:
         root: what list paths are relative to, and where the videos of official lists are; by default the list's folder.
-        labels: file of class names; by default labels.txt beside the list, if there is one. Without names, the classes are
-            the names met, sorted.
+        labels: file of class names; by default labels.txt beside the list, if there is one. Without it, the classes are
+            the names found, sorted.
         split: train, val or test, where a source holds several; by default all of a Kinetics list. UCF101 and HMDB51 have
-            no val: it is test there.
+            no val: test is taken instead.
         fold: which of the three official splits of UCF101 and HMDB51.
         on_name: called for every file and folder met in a search for videos, which can take minutes.
 
@@ -70,7 +70,7 @@ def load_videos(
 
 
 def find_source(source: str, *, root: str | None, split: str | None, fold: int) -> tuple[Path, str]:
-    """The list or folder that load_videos reads for these, and what its paths are relative to; see there."""
+    """Return the list or folder that load_videos reads for these arguments, and what its paths are relative to."""
     source, root = os.path.expanduser(source), root and os.path.expanduser(root)
     path = Path(source)
     there = is_file(source) or os.path.isdir(source)
@@ -92,12 +92,12 @@ def find_source(source: str, *, root: str | None, split: str | None, fold: int) 
 
 
 def needs_split(source: str) -> bool:
-    """Whether a source is a folder of official lists, of which load_videos takes those of one split."""
+    """Return whether a source is a folder of official lists, of which load_videos takes those of one split."""
     return formats.is_ucf101_folder(Path(source)) or bool(formats.hmdb51_files(Path(source)))
 
 
 def check_labels(table: VideoTable, num_classes: int) -> None:
-    """Raises UserError if a video has no label, or one that is not in [0, num_classes)."""
+    """Raise UserError if a video has no label, or one that is not in [0, num_classes)."""
     labels = table.labels
     if (labels < 0).any():
         raise UserError(
@@ -114,7 +114,7 @@ def check_labels(table: VideoTable, num_classes: int) -> None:
 
 
 def check_files(table: VideoTable) -> None:
-    """Raises UserError if none of the videos of a plain list is there; as a rule a few of them say that some are."""
+    """Raise UserError if no video of a plain list exists; as a rule looking at a few of them is enough."""
     rows = (row for rows in (_few(table), range(len(table))) for row in rows)
     if table.files_seen or any(os.path.exists(table.path(row)) for row in rows):
         return
@@ -137,7 +137,7 @@ def check_files(table: VideoTable) -> None:
 
 
 def first_missing(table: VideoTable) -> str | None:
-    """Path of the first video that is not there, of a few from the first to the last of a table; None if all are."""
+    """Return the path of the first missing video among a few spread over a table; None if all exist."""
     return next((path for path in map(table.path, _few(table)) if not os.path.exists(path)), None)
 
 

@@ -1,4 +1,4 @@
-"""`path label` lists made of any source, with a label map, a split for validation, and a count of what is missing."""
+"""Make `path label` lists of any source, with a label map, a validation split, and a count of what is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_CLASSES_SHOWN = 15
 
 @dataclass(frozen=True)
 class ListReport:
-    """What make_lists found and wrote: the files, and per class how many videos there are and how many are missing."""
+    """The result of make_lists: the files written, and the numbers of found and of missing videos per class."""
 
     files: list[Path]
     class_names: tuple[str, ...]
@@ -33,7 +33,7 @@ class ListReport:
     remarks: list[str]
 
     def table(self) -> Table:
-        """Found and missing videos per class, the worst classes first: most missing, then fewest found."""
+        """Return a table of found and missing videos per class, the worst first: most missing, then fewest found."""
         order = np.lexsort([self.num_found, -self.num_missing])
         table = Table("class", "found", "missing", title=None)
         for column in table.columns[1:]:
@@ -59,18 +59,18 @@ def make_lists(
     fold: int = 1,
     val_share: float | None = None,
 ) -> ListReport:
-    """Write lists of the videos of a source that load_videos takes, and labels.txt, into a folder.
+    """Write lists of the videos of a source, as load_videos takes it, and labels.txt into a folder.
 
-    A list is called after its split, or after the source; where a folder of official lists holds a training and a test list
-    and split is not given, both are written. Paths are relative to `out` for videos below it, else absolute. The files of
-    plain lists, too, are looked for here, one by one. What is missing is named in NAME_missing.txt.
+    A list is named after its split, or after the source; of a folder of official lists with a training and a test list,
+    both are written if split is not given. Paths are relative to `out` for videos below it, else absolute. The files of
+    plain lists are checked here too, one by one. Missing ones are named in NAME_missing.txt.
 
     Args:
-        val_share: share of the videos of every class that go to val.txt instead of train.txt; which ones depends on their
-            names alone.
+        val_share: share of the videos of every class that goes to val.txt instead of train.txt; the choice depends on
+            their names alone.
 
     Raises:
-        UserError: wrong source; val_share is not in (0, 1); a file to be written exists with another content.
+        UserError: wrong source; val_share is not in (0, 1); a file to be written exists with other content.
     """
     if val_share is not None and not 0 < val_share < 1:
         raise UserError(f"val_share must lie between 0 and 1, got {val_share:g}")
@@ -96,7 +96,7 @@ def make_lists(
 
 
 def split_by_class(table: VideoTable, val_share: float) -> dict[str, np.ndarray]:
-    """Rows of a training and a validation part, sorted; every class with two videos or more has at least one in each.
+    """Split rows into a sorted training and validation part; every class of two or more videos has at least one in each.
 
     A class is ordered by a hash of the paths relative to the root, so the same videos stay together when others come or go.
     """
@@ -116,7 +116,7 @@ def _path_hash(path: str) -> int:
 
 
 def _existing(table: VideoTable) -> VideoTable:
-    """The rows whose file is there; the others become missing ones."""
+    """Return the rows whose file exists; the others become missing ones."""
     if table.files_seen:
         return table
     there = np.fromiter((os.path.exists(table.path(row)) for row in range(len(table))), bool, len(table))
@@ -142,7 +142,7 @@ def _rows(table: VideoTable, rows: np.ndarray, out: Path) -> Iterator[tuple[str,
 
 
 def _write_all(out: Path, contents: dict[str, str]) -> list[Path]:
-    """Write the files, all or, if one of them would replace another content, none."""
+    """Write all the files, or none if one of them would replace other content."""
     encoded = {out / name: os.fsencode(text) for name, text in contents.items()}
     for path, content in encoded.items():
         if path.exists() and path.read_bytes() != content:

@@ -1,4 +1,4 @@
-"""Readers of the lists and folders in which data sets come; each gives a VideoTable, and load.py picks the reader.
+"""Readers of the lists and folders in which data sets come; each returns a VideoTable, and load.py picks the reader.
 
 Rows go straight into packed arrays, so that a list of 650,000 videos needs no more memory than its table.
 """
@@ -33,35 +33,35 @@ UCF_ROW = re.compile(r"[^/]+/v_[^/]+_g\d+_c\d+\.\w+(\s+\d+)?")
 HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 HMDB_CODES = {"train": "1", "val": "2", "test": "2"}
 MAX_PROBLEMS = 10
-OnName = Callable[[], None]  # called for every name that a search for videos meets
-MAX_LINE = 1 << 15  # characters; longer lines are of no list, and would take long to try
+OnName = Callable[[], None]  # called for every name met in a search for videos
+MAX_LINE = 1 << 15  # characters; longer lines belong to no list, and would take long to parse
 
 
 class Problems:
-    """What is wrong in the files of a source, line by line; the first ten are told at once."""
+    """The faulty lines of the files of a source; one error tells the first ten."""
 
     def __init__(self) -> None:
         self._first: list[str] = []
         self._count = 0
 
     def add(self, path: Path, number: int, line: str, reason: object) -> None:
-        """Note a problem of a line."""
+        """Record a problem of a line."""
         self._count += 1
         if len(self._first) < MAX_PROBLEMS:
             shown = line if len(line) <= 120 else line[:117] + "..."
             self._first.append(f"{path}:{number}: {shown!r}: {reason}")
 
     def check(self) -> None:
-        """Raises UserError if there was one."""
+        """Raise UserError if there was a problem."""
         more = [f"... and {self._count - MAX_PROBLEMS} more"] if self._count > MAX_PROBLEMS else []
         if self._first:
             raise UserError(*self._first, *more)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a text file that are not blank, without blanks at their ends, with their numbers from 1.
+    """Yield the lines of a text file that are not blank, stripped, with their numbers from 1.
 
-    They are read one by one, never more of one than MAX_LINE: of 650,000 only the table may stay in memory.
+    They are read one by one, and no more than MAX_LINE of each: of 650,000 lines only the table may stay in memory.
     """
     if not path.is_file():  # opening a pipe would wait for its writer, and it could be read only once
         raise UserError(f"{path} is a pipe or a device, not a file: a list is read more than once")
@@ -92,12 +92,12 @@ def _check_text(path: Path, number: int, line: str) -> None:
 
 
 def is_kinetics(first_line: str) -> bool:
-    """Whether a list begins with the header of the official Kinetics files."""
+    """Return whether a list begins with the header of the official Kinetics files."""
     return set(KINETICS_COLUMNS) <= {field.strip().strip('"').lower() for field in first_line.split(",")}
 
 
 def read_kinetics(path: Path, class_names: tuple[str, ...], root: str, split: str | None, on_name: OnName) -> VideoTable:
-    """An official Kinetics list (columns youtube_id, time_start, time_end and perhaps label and split).
+    """Read an official Kinetics list (columns youtube_id, time_start, time_end and perhaps label and split).
 
     Its videos are files `id_start_end`, the seconds with six digits or fewer, or `id` alone, anywhere under root.
     """
@@ -141,12 +141,12 @@ def _kinetics_key(name: str) -> str:
 
 
 def is_ucf101(path: Path, first_line: str) -> bool:
-    """Whether a list is one of UCF101's own: a test list without labels, or a training list with labels from 1."""
+    """Return whether a list is one of UCF101's own: a test list without labels, or a training list with labels from 1."""
     return UCF_ROW.fullmatch(first_line) is not None and re.fullmatch(r"(train|test)list\d\d\.txt", path.name) is not None
 
 
 def read_ucf101(path: Path, class_names: tuple[str, ...], root: str, on_name: OnName) -> VideoTable:
-    """A trainlist or testlist of UCF101: the class is the folder of a video; ids are those of classInd.txt, from 0."""
+    """Read a trainlist or testlist of UCF101: the class is the folder of a video; ids are those of classInd.txt, from 0."""
 
     def rows(problems: Problems) -> Iterator[_Row]:
         for number, line in numbered_lines(path):
@@ -162,17 +162,17 @@ def read_ucf101(path: Path, class_names: tuple[str, ...], root: str, on_name: On
 
 
 def is_ucf101_folder(folder: Path) -> bool:
-    """Whether a folder holds UCF101's lists."""
+    """Return whether a folder holds UCF101's lists."""
     return all(os.path.isfile(folder / name) for name in ("classInd.txt", "trainlist01.txt"))
 
 
 def hmdb51_files(folder: Path) -> list[Path]:
-    """The `CLASS_test_splitN.txt` files of a folder."""
+    """List the `CLASS_test_splitN.txt` files of a folder."""
     return sorted(file for file in folder.glob("*_test_split?.txt") if HMDB_FILE.fullmatch(file.name))
 
 
 def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: str, fold: int, on_name: OnName) -> VideoTable:
-    """Training (code 1) or test (code 2) videos of one of HMDB51's three splits; a file per class."""
+    """Read the training (code 1) or test (code 2) videos of one of HMDB51's three splits, which have a file per class."""
     matches = ((file, HMDB_FILE.fullmatch(file.name)) for file in hmdb51_files(folder))
     classes = {file: match[1] for file, match in matches if match and match[2] == str(fold)}
     if not classes:
@@ -194,11 +194,11 @@ def read_hmdb51(folder: Path, class_names: tuple[str, ...], root: str, split: st
 
 
 def read_something(path: Path, class_names: tuple[str, ...], root: str, on_name: OnName) -> VideoTable:
-    """A list of Something-Something v2: JSON entries with an id, and a template (the class) except in the test list."""
+    """Read a list of Something-Something v2: JSON entries with an id and, but for the test list, a template (the class)."""
     beside = sorted(file for file in path.parent.glob("*labels*.json") if file != path)
 
     def shorten(entry: dict) -> tuple[str, str | None] | None:  # at once: 200,000 dictionaries take 100 MB
-        # thousands of entries share a template, and then a text too
+        # thousands of entries share a template, and so can share one string
         class_name = sys.intern(str(entry["template"]).replace("[", "").replace("]", "")) if "template" in entry else None
         return (str(entry["id"]), class_name) if "id" in entry else None
 
@@ -213,7 +213,7 @@ def read_something(path: Path, class_names: tuple[str, ...], root: str, on_name:
 
 
 def no_json_list(path: Path) -> UserError:
-    """What to say of JSON that is no list."""
+    """Return the error for JSON that is no list."""
     return UserError(
         f"{path}: this JSON is no list of videos; of JSON lists only those of Something-Something v2, whose entries have id "
         f"and template, are read; write others as `path label` lines"
@@ -221,7 +221,7 @@ def no_json_list(path: Path) -> UserError:
 
 
 def read_class_folders(folder: Path, class_names: tuple[str, ...], on_name: OnName) -> VideoTable:
-    """Folders of videos, or of folders of frames, one per class; sorted by name they are the classes."""
+    """Read folders of videos, or of folders of frames, one per class; sorted by name they are the classes."""
     entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
     names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
@@ -264,7 +264,7 @@ def read_class_folders(folder: Path, class_names: tuple[str, ...], on_name: OnNa
 
 
 def _instead(folder: Path, entries: list[Path]) -> str:
-    """What may have been meant by a folder without class folders."""
+    """Suggest what may have been meant by a folder without class folders."""
     if lists := sorted(entry for entry in entries if entry.suffix.lower() in (".txt", ".csv", ".json")):
         return f": is {lists[0]} its list?"
     videos = any(entry.suffix.lower() in VIDEO_SUFFIXES for entry in entries)
@@ -280,8 +280,8 @@ def _without_video(folder: Path, others: Counter[str]) -> str:
 class _Row(NamedTuple):
     """A row of an official list.
 
-    place: file, line number and line; name: of the video, for messages; key: what its file is found by; split: train, val or
-    test, if the list says so; other_key: what its file is found by if key finds none and no other row has the same.
+    place: file, line number and line; name: of the video, for messages; key: to find its file by; split: train, val or
+    test, if the list says so; other_key: to find its file by if key finds none and no other row has this other key.
     """
 
     place: tuple[Path, int, str]
@@ -293,7 +293,7 @@ class _Row(NamedTuple):
 
 
 class _Keys(NamedTuple):
-    """Hashes, int64 [N], of the keys of all rows, and of their other keys if they have some."""
+    """Hashes, int64 [N], of the keys of all rows, and of their other keys if there are any."""
 
     first: np.ndarray
     other: np.ndarray | None
@@ -309,12 +309,12 @@ def _match(
     key: Callable[[str], str] = str,
     split: str | None = None,
 ) -> VideoTable:
-    """The rows of an official list with their files under root.
+    """Match the rows of an official list with their files under root.
 
     Args:
-        rows: gives the rows, and notes those that are wrong; read a second time for the names of missing videos, which need
+        rows: yields the rows and records the wrong ones; called a second time for the names of missing videos, which need
             not be in memory until then.
-        key: of the stem of a file.
+        key: maps the stem of a file to the key of its row.
         split: the rows to take, if the list has more than one split.
     """
     keys, labels, class_names, split = _read_rows(rows, source, class_names, split)
@@ -350,7 +350,7 @@ def _match(
 def _read_rows(
     rows: Callable[[Problems], Iterator[_Row]], source: Path, class_names: tuple[str, ...], split: str | None
 ) -> tuple[_Keys, np.ndarray, tuple[str, ...], str | None]:
-    """Keys and labels of the rows, the class names, and the split to take: None if the list has one only."""
+    """Read the keys and labels of the rows, the class names, and the split to take: None if the list has only one."""
     problems, labels, first, other = Problems(), LabelReader(class_names), array("q"), array("q")
     row_splits = array("b")
     splits: dict[str, int] = {}

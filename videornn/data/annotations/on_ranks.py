@@ -1,7 +1,7 @@
-"""The lists of a job of several ranks: rank 0 reads them for all, and every rank looks whether it has the videos.
+"""Load lists in a job of several ranks: rank 0 reads them for all, and every rank checks that it has the videos.
 
-To find the videos of an official list, or of class folders, is to walk over all names of a data set: minutes on a network
-disk, and more if 64 ranks do it at once.
+Finding the videos of an official list, or of class folders, means reading all names of a data set: this takes minutes on a
+network disk, and longer if 64 ranks do it at once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from videornn.errors import UserError
 from videornn.schema import DataConfig
 from videornn.system.console import say
 
-TELL_SECONDS = 10.0  # from one word about a search to the next
+TELL_SECONDS = 10.0  # between two messages about a search
 
 
 def load_list(data: DataConfig, source: str, split: str) -> VideoTable:
-    """The table of a source of data, the same on all ranks; collective. Every rank has it under its own data.root.
+    """Load the table of a source of data, the same on all ranks, with paths under each rank's own data.root; collective.
 
     Raises:
-        UserError: see load_videos; on all ranks. Or this rank does not have the list or folder.
+        UserError: as load_videos, on all ranks; or this rank does not have the list or folder.
     """
     path, root = find_source(source, root=data.root, split=split, fold=data.fold)
 
@@ -37,7 +37,7 @@ def load_list(data: DataConfig, source: str, split: str) -> VideoTable:
 
 
 def check_list(table: VideoTable) -> None:
-    """Raises UserError if none of the videos of a plain list is there, or one of a few that rank 0 has found is not."""
+    """Raise UserError if no video of a plain list exists, or one of a few that rank 0 found is missing here."""
     if ranks.rank() == 0 or not table.files_seen:
         check_files(table)
     elif missing := first_missing(table):
@@ -48,14 +48,14 @@ def check_list(table: VideoTable) -> None:
 
 
 class _Search:
-    """Tells the other ranks that rank 0 gets on, and people how far it is."""
+    """A search by rank 0, which tells the other ranks that it is alive, and people how far it is."""
 
     def __init__(self, doing: str, busy: Callable[[], None]) -> None:
         self._doing, self._busy = doing, busy
         self._num_names, self._next_word = 0, time.monotonic() + TELL_SECONDS
 
     def on_name(self) -> None:
-        """Call for every name that the search meets; costs next to nothing."""
+        """Count a name met in the search; costs next to nothing."""
         self._num_names += 1
         self._busy()
         if time.monotonic() >= self._next_word:

@@ -1,6 +1,6 @@
-"""Paths of many videos in two flat tensors: 650,000 cost what their bytes cost, and worker processes share them.
+"""Paths of many videos in flat tensors: 650,000 cost little more than their bytes, and worker processes share them.
 
-Forked workers share all memory that nobody writes to. Pickling for a spawned worker moves a tensor to shared memory, once
+Forked workers share all memory that is not written to. Pickling for a spawned worker moves a tensor to shared memory, once
 and in place, and passes its handle.
 """
 
@@ -20,12 +20,12 @@ HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of a byte is 
 
 
 class PackedPaths:
-    """A sequence of paths: the beginning that all share, and where in one stretch of bytes the rest of each is.
+    """A sequence of paths: the beginning that all share, and the rest of each in one stretch of bytes.
 
     Args:
-        prefix: what every path begins with.
-        rests: uint8 [bytes], what follows the prefix in each path.
-        starts: int64 [N], where in rests each begins.
+        prefix: the beginning of every path.
+        rests: uint8 [bytes], the rest of each path after the prefix.
+        starts: int64 [N], where each begins in rests.
         lengths: int32 [N], in bytes.
     """
 
@@ -40,7 +40,7 @@ class PackedPaths:
 
     def __getitem__(self, index: int) -> str:
         start, length = int(self._starts[index]), int(self._lengths[index])
-        # numpy's view of a tensor must not outlive this line: moving to shared memory frees what it looks at
+        # numpy's view of a tensor must not outlive this line: moving the tensor to shared memory frees the memory under it
         return os.fsdecode(self._prefix + self._rests[start : start + length].numpy().tobytes())
 
     def __iter__(self) -> Iterator[str]:
@@ -48,13 +48,14 @@ class PackedPaths:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the tensors."""
+        """Memory of the tensors, in bytes."""
         return self._rests.nbytes + self._starts.nbytes + self._lengths.nbytes
 
     def hashes(self, root: str = "") -> Tensor:
-        """A number int64 [N] for each path that is different for different paths, as they are under a root if all are.
+        """Hash the paths to int64 [N], different for different paths; relative to root if all are under it.
 
-        Polynomials modulo 2^64, all rows at a time: 650,000 take half a second and the memory of a few columns.
+        They are polynomials modulo 2^64, computed for all rows at a time: 650,000 take half a second and the memory of a
+        few columns.
         """
         rests, lengths = self._rests.numpy(), self._lengths.numpy()
         longest_first = np.argsort(-lengths, kind="stable")
@@ -63,14 +64,14 @@ class PackedPaths:
         for byte in self._prefix.removeprefix(os.fsencode(os.path.join(root, ""))):
             numbers = numbers * HASH_FACTOR + np.uint64(byte + 1)
         for place in range(-lengths[0] if len(self) else 0):
-            rows = slice(np.searchsorted(lengths, -place))  # those that are longer
+            rows = slice(np.searchsorted(lengths, -place))  # the longer ones
             numbers[rows] = numbers[rows] * HASH_FACTOR + rests[starts[rows] + place] + np.uint64(1)
         hashes = np.empty(len(self), np.int64)
         hashes[longest_first] = numbers.view(np.int64)
         return torch.from_numpy(hashes)
 
     def take(self, indices: np.ndarray) -> PackedPaths:
-        """The paths at these indices, in this order; the bytes are the same ones unless they are few of them."""
+        """Return the paths at these indices, in this order; they share the bytes, which are only copied if they are few."""
         rows = torch.from_numpy(indices)
         starts, lengths = self._starts[rows], self._lengths[rows]
         if 2 * int(lengths.sum()) > len(self._rests):
@@ -82,13 +83,13 @@ class PackedPaths:
 
 
 class PathPacker:
-    """Takes paths one by one and packs them; beyond the result it needs the memory of a chunk."""
+    """A packer that takes paths one by one; beyond the result it needs the memory of a chunk."""
 
     def __init__(self) -> None:
         self._open = bytearray()
-        # chunks are maps of their own: freed one by one as they are copied, their memory goes back at once
+        # each chunk is a memory map of its own: freed as soon as it is copied, its memory goes back to the system at once
         self._chunks: list[mmap.mmap] = []
-        self._chunk_ends: list[int] = []  # how many paths there were when each chunk was closed
+        self._chunk_ends: list[int] = []  # number of paths when each chunk was closed
         self._lengths = array("i")
         self._prefix: bytes | None = None
 
@@ -108,7 +109,7 @@ class PathPacker:
             self._close_chunk()
 
     def pack(self) -> PackedPaths:
-        """All paths appended; the packer is used up by it."""
+        """Return all paths appended; the packer cannot be used afterwards."""
         if self._open:
             self._close_chunk()
         prefix = self._prefix or b""
@@ -136,7 +137,7 @@ def _common_prefix(one: bytes, other: bytes) -> bytes:
 
 
 def _without_prefixes(chunk: mmap.mmap, lengths: np.ndarray, prefix_length: int) -> np.ndarray:
-    """Bytes of a chunk of paths without the first prefix_length of each; lengths are those of the rests."""
+    """Return the bytes of a chunk of paths without the first prefix_length of each; lengths are those of the rests."""
     data = np.frombuffer(chunk, np.uint8)
     starts = np.cumsum(lengths + prefix_length, dtype=np.int64) - (lengths + prefix_length)
     kept = np.ones(len(data), bool)

@@ -1,4 +1,4 @@
-"""Lists of `path label` lines in their many spellings: blanks, commas or tabs, quotes, a header, frame counts, no labels."""
+"""Read and write lists of `path label` lines: with blanks, commas or tabs, quotes, a header, frame counts, or no labels."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from videornn.errors import UserError
 
 PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "filename", "file_name", "video", "video_name", "file")
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "action", "label_id", "class_id", "target")
-NAME_COLUMNS, ID_COLUMNS = ("class_name", "label_name"), ("label_id", "class_id")  # where a number, too, is a name; an id
-NUM_SAMPLE_LINES = 50  # that say how a list is written
+NAME_COLUMNS, ID_COLUMNS = ("class_name", "label_name"), ("label_id", "class_id")  # of names, even numbers; of ids
+NUM_SAMPLE_LINES = 50  # lines from which the layout of a list is found
 
 _SUFFIX = rf"\.(?:{'|'.join(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))})"
 _VIDEO = re.compile(rf".*{_SUFFIX}", re.IGNORECASE)
 _SEPARATORS = {" ": r"\s+", ",": r"\s*,\s*", "\t": r"\s*\t\s*"}
-# the path goes as far as its last suffix; one without a suffix is a folder of frames, and ends before the numbers
+# a path ends with its last suffix; one without a suffix is a folder of frames, and ends before the numbers
 _WITH_SUFFIX = {mark: re.compile(rf"(.*{_SUFFIX}){blank}(.*)", re.IGNORECASE) for mark, blank in _SEPARATORS.items()}
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _SEMICOLON = re.compile(rf'(?:{_QUOTED.pattern}|[^"]*{_SUFFIX})\s*;(?!.*{_SUFFIX})', re.IGNORECASE)
 _END_NUMBER = re.compile(r"(?:^|\s)-?\d+$")
-# columns of parts of videos
+# columns of lists of parts of videos
 _PART = re.compile(r"(.*_)?(start|begin|end|stop|offset)(_.*)?")
 _NUMBERS = {mark: re.compile(rf"(.*?)((?:{blank}-?\d+)+)") for mark, blank in _SEPARATORS.items()}
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a list is written: what is between path and label, the header's columns, if there is a label, frame counts."""
+    """The layout of a list: the separator, the columns of the header, whether there are labels and frame counts."""
 
     separator: str
     header: tuple[str, ...] | None
@@ -50,9 +50,9 @@ class _Layout:
 
 
 def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable:
-    """A file of `path label` lines, or of paths alone; labels are ids, or names of classes.
+    """Read a file of `path label` lines, or of paths alone; labels are ids, or names of classes.
 
-    The files are not looked for: at 650,000 of them that takes minutes, and a missing one shows as a bad video.
+    Whether the videos exist is not checked: for 650,000 that takes minutes, and a missing one shows as a bad video.
     """
     layout = _layout(path, root)
     split = _splitter(layout)
@@ -86,7 +86,7 @@ def read_list(path: Path, class_names: tuple[str, ...], root: str) -> VideoTable
 
 
 def _of_several_labels(hashes: np.ndarray, labels: np.ndarray) -> list[int]:
-    """A row of every video that has more than one label, given hashes int64 [N] of the paths, in their order."""
+    """Find a row of every video that has more than one label, given hashes int64 [N] of the paths, in their order."""
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     hashes, labels = hashes[order], labels[order]
     places = np.flatnonzero((hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1]))
@@ -95,9 +95,9 @@ def _of_several_labels(hashes: np.ndarray, labels: np.ndarray) -> list[int]:
 
 
 def format_list(rows: Iterable[tuple[str, int]], class_names: Sequence[str]) -> Iterator[str]:
-    """The lines, ends included, of a list of paths and labels that read_list takes for these; raises as format_line does.
+    """Yield the lines, with line ends, of a list that read_list reads as these paths and labels; raises as format_line.
 
-    Its header says that labels are ids where they could be taken for names: of the classes 0, 1, 10, 2, say.
+    A header says that labels are ids where they could be taken for names, of the classes 0, 1, 10, 2 say.
     """
     ids = ClassIds(class_names)
     if any(ids.get(str(index)) not in (None, index) for index in range(len(class_names))):
@@ -107,7 +107,7 @@ def format_list(rows: Iterable[tuple[str, int]], class_names: Sequence[str]) -> 
 
 
 def format_line(path: str, label: int) -> str:
-    """The line of a list that read_list takes for this path and label; label -1: the path alone.
+    """Return the line of a list that read_list reads as this path and label; label -1: the path alone.
 
     Raises:
         UserError: the path has a line break, or is not UTF-8; no list can hold it.
@@ -120,7 +120,7 @@ def format_line(path: str, label: int) -> str:
         raise UserError(f"{path!r} is no name in UTF-8, as lists are written in: rename it") from None
     if path.startswith("~/"):
         path = f"./{path}"  # in a list ~/ is the home folder
-    # without quotes only what cannot be taken for anything else, be it the only line
+    # quotes are left out only where the line cannot be misread, even if it is the only one
     word = label >= 0 and re.fullmatch(r"""(?!'.*'$)[^\s,;"]+""", path)
     if not word and not (_VIDEO.fullmatch(path) and re.fullmatch(r'[^\s,;"]+( [^\s,;"]+)*', path)):
         path = '"' + path.replace('"', '""') + '"'
@@ -153,7 +153,7 @@ def _layout(path: Path, root: str) -> _Layout:
 
 
 def _header(line: str) -> tuple[tuple[str, ...] | None, str | None]:
-    """Columns of a header line and what is between them, or None and None if it is a row."""
+    """Return the columns of a header line and their separator, or None and None if it is a row."""
     for separator in (",", "\t", *([] if "," in line else " ")):
         row = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
         fields = tuple(field.strip().lower() for field in row)
@@ -163,7 +163,7 @@ def _header(line: str) -> tuple[tuple[str, ...] | None, str | None]:
 
 
 def _check_first_line(path: Path, lines: list[str], root: str) -> None:
-    """Raises UserError if the first line is not like the others, but a header in words that say nothing here."""
+    """Raise UserError if the first line is unlike the others: a header with unknown column names."""
     separator = _separator(lines[1:])
     (video, *label), *others = (_fields(line, separator) for line in lines)
     is_row = _VIDEO.match(lines[0]) or (_END_NUMBER.search(label[0]) if label else lines[0][0] == '"')
@@ -183,7 +183,7 @@ def _separator(lines: list[str]) -> str:
 
 
 def _numbers_are(header: tuple[str, ...] | None) -> NumbersAre | None:
-    """What a header says of labels that are numbers."""
+    """Return what a header says about labels that are numbers."""
     column = next(name for name in LABEL_COLUMNS if name in header) if header else ""
     return "ids" if column in ID_COLUMNS else "names" if column in NAME_COLUMNS else None
 
@@ -196,7 +196,7 @@ def _separates(mark: str, line: str) -> bool:
 
 
 def _fields(line: str, separator: str) -> list[str]:
-    """Path, and what follows it as one text, if anything does."""
+    """Split a line into its path and, as one text, what follows it, if anything does."""
     if line[0] == '"':
         path, *others = (field for field in next(csv.reader([line], delimiter=separator, skipinitialspace=True)))
         rest = separator.join(field for field in others if field).strip()
@@ -210,14 +210,14 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
-    """A function from a line to its path and label; it raises ValueError that says what is wrong."""
+    """Return a function that splits a line into path and label and raises ValueError that says what is wrong."""
     if layout.header is not None and (len(layout.header) > 2 or layout.header[0] not in PATH_COLUMNS):
         return _column_splitter(layout.header, layout.separator)
 
     def split(line: str) -> tuple[str, str | None]:
         video, _, label = line.rpartition(layout.separator)
         if layout.labelled and label.isdecimal() and video[-4:].lower() in VIDEO_SUFFIXES and video[0] != '"':
-            return video, label  # as nearly every line is
+            return video, label  # the case of nearly every line
         if line[0] == '"' and not _QUOTED.match(line):
             raise ValueError('the `"` before the path has no other one after it')
         video, *rest = _fields(line, layout.separator)
@@ -235,7 +235,7 @@ def _splitter(layout: _Layout) -> Callable[[str], tuple[str, str | None]]:
 
 
 def _pick_label(video: str, rest: str, layout: _Layout) -> tuple[str, str]:
-    """Path and label of a row, given all that follows the path."""
+    """Return path and label of a row, given all that follows the path."""
     numbers = [number for number in re.split(_SEPARATORS[layout.separator], rest) if number]
     if len(numbers) == 1 or not all(number.lstrip("-").isdecimal() for number in numbers):
         return video, rest.strip().removeprefix('"').removesuffix('"')

@@ -1,4 +1,4 @@
-"""The table of labelled videos: what a list or folder names, packed."""
+"""The table of labelled videos that a list or folder names, packed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class VideoTable:
     """Paths and labels of N videos in flat tensors, so that 650,000 rows cost megabytes and workers share them.
 
     source: the list or folder it came from; root: what paths are relative to; label_ids: int32 [N], -1 where the source has
-    none; class_names: by id, empty if unknown; missing, missing_labels (int32): names and labels of listed videos that have
-    no file and are no rows; num_ambiguous: videos with several files, of which one was taken; files_seen: False where nobody
-    looked for the files; numbers_are: what the source says that labels are which are numbers; notes: what else its reader
-    has to say of it.
+    none; class_names: by id, empty if unknown; missing, missing_labels (int32): names and labels of listed videos without a
+    file, which are no rows; num_ambiguous: videos with several files, of which one was taken; files_seen: False if the
+    files were not checked; numbers_are: what numbers in the place of labels are, if the source says so; notes: further
+    remarks of the reader.
     """
 
     source: str
@@ -41,11 +41,11 @@ class VideoTable:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[str, int]:
-        """Path and label of one video."""
+        """Return path and label of one video."""
         return self.path(index), int(self.label_ids[index])
 
     def path(self, index: int) -> str:
-        """Path of one video."""
+        """Return the path of one video."""
         return os.path.join(self.root, self.paths[index])
 
     @property
@@ -55,23 +55,23 @@ class VideoTable:
 
     @property
     def num_listed(self) -> int:
-        """Number of videos that the source names, the missing ones too."""
+        """Number of videos that the source names, including missing ones."""
         return len(self) + len(self.missing)
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the tensors."""
+        """Memory of the tensors, in bytes."""
         return self.paths.num_bytes + self.label_ids.nbytes
 
     def fingerprint(self) -> dict[str, Tensor]:
-        """By what other videos, another order and other labels are found later: 12 bytes a video.
+        """Return what later shows whether videos, their order or labels have changed: 12 bytes a video.
 
-        paths: int64 [N], a number for each path relative to root, so that a set may move; labels: int32 [N].
+        paths: int64 [N], a hash of each path relative to root, so that a set may move; labels: int32 [N].
         """
         return {"paths": self.paths.hashes(self.root), "labels": self.label_ids.clone()}
 
     def remarks(self) -> list[str]:
-        """A sentence for each thing about the source that its user should know: what is missing, there twice, or odd."""
+        """Return a sentence for each thing that the user should know about the source: missing, ambiguous or odd."""
         sentences = list(self.notes)
         sentences += [
             f"{self.source}: the classes {_listed(names)} differ in spelling alone, and each is a class of its own: if they "
@@ -91,10 +91,10 @@ class VideoTable:
         return sentences
 
     def with_classes(self, class_names: tuple[str, ...]) -> VideoTable:
-        """The same videos with labels that mean these classes, found by name; the order of the names may differ.
+        """Return the table with labels that refer to these classes, matched by name; the order of the names may differ.
 
-        Where one of the two sides has numbers in the place of names, a label is the same class on both; so is a number that
-        is a name on both. Numbers in a list without names may be names: see find_labels.
+        Where one side has numbers in the place of names, a label means the same class on both; so does a number that is a
+        name on both. Numbers in a list without names may be names: see find_labels.
 
         Raises:
             UserError: a class that has videos is not among these, or labels can be read in two ways.
@@ -122,7 +122,7 @@ class VideoTable:
         return replace(self, label_ids=label_ids, missing_labels=missing_labels, class_names=class_names)
 
     def _numbers_as(self, class_names: tuple[str, ...]) -> VideoTable:
-        """The same videos with labels, which are numbers, that mean these classes; itself if they are ids already."""
+        """Return the table with labels that are numbers as ids of these classes; itself if they are ids already."""
         numbers = np.unique(np.concatenate([self.labels, self.missing_labels]))
         numbers = numbers[numbers >= 0]
         try:
@@ -140,7 +140,7 @@ class VideoTable:
         return replace(self, label_ids=torch.from_numpy(found), missing_labels=missing, class_names=class_names)
 
     def without_missing(self, there: np.ndarray) -> VideoTable:
-        """The rows, bool [N], whose files are there; the others become missing ones."""
+        """Keep the rows, bool [N], whose files exist; the others become missing ones."""
         gone, labels = np.flatnonzero(~there), self.labels
         missing = PathPacker()
         for name in [*self.missing, *(self.paths[row] for row in gone.tolist())]:

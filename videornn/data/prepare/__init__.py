@@ -1,4 +1,4 @@
-"""Which videos are sound, and videos encoded anew so that clips of them are cheap."""
+"""Check which videos are sound, and re-encode videos so that clips of them are cheap to decode."""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
-"""Re-encode the videos of a list in many processes or on many machines; what is done stays done if it is killed.
+"""Re-encode the videos of a list in many processes or on many machines; a killed run loses no finished video.
 
-OUT holds the videos under their relative names, a list and labels.txt that training reads, a report with a row per video,
-and prepare.json, which says how they were encoded. A video is there as a whole or not at all, so a run goes on where an
+OUT holds the videos under their relative names, a list and labels.txt for training, a report with a row per video, and
+prepare.json, which says how they were encoded. A video is written as a whole or not at all, so a run continues where an
 earlier one was stopped.
 """
 
@@ -35,7 +35,7 @@ FORMAT = 2  # raise it whenever the same parameters no longer give the same file
 
 @dataclass(frozen=True)
 class PreparedVideo:
-    """A row of the report: a source, where it went (relative to OUT), and what became of it; unknown is None."""
+    """A row of the report: a source, its output (relative to OUT), and the result; None stands for unknown."""
 
     path: str
     output: str
@@ -55,9 +55,9 @@ class PreparedVideo:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run has done: rows in the order of the list, its report, the list of all sound videos, remarks on the source.
+    """The result of a run: rows in the order of the list, its report, the list of all sound videos, remarks on the source.
 
-    list_file is None where no video is sound, or while shards are missing.
+    list_file is None if no video is sound, or while shards are missing.
     """
 
     rows: list[PreparedVideo]
@@ -86,17 +86,17 @@ def prepare_videos(
     num_workers: int | None = None,
     timeout_seconds: float | None = None,
     num_measured: int = 4,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Re-encode every video of a list or folder (see load_videos) into out.
 
     Args:
-        shard: (i, n) does the i-th of n equal parts, i from 1; whichever comes last writes the list.
+        shard: (i, n) does the i-th of n equal parts, i from 1; the last one to finish writes the list.
         max_pixels: width x height that a frame of a source may have.
         num_workers: processes, one per available core unless given.
         timeout_seconds: longest time for one video.
-        num_measured: videos, evenly over the list, whose PSNR and SSIM are measured.
-        progress: called with the number of videos done and the total.
+        num_measured: number of videos, evenly over the list, whose PSNR and SSIM are measured.
+        on_progress: called with the number of videos done and the total.
 
     Raises:
         UserError: wrong input, out holds videos encoded otherwise, or out cannot be written.
@@ -118,8 +118,8 @@ def prepare_videos(
     for index, row in run_parallel(work, jobs, num_workers=num_workers or num_cores(), timeout_seconds=timeout_seconds):
         job = jobs[index]
         rows[index] = PreparedVideo(job.path, job.output, row.kind, row.reason) if isinstance(row, Lost) else row
-        if progress:
-            progress(len(rows), len(jobs))
+        if on_progress:
+            on_progress(len(rows), len(jobs))
     ordered = [rows[index] for index in range(len(jobs))]
     report = _report_path(out, name, *shard)
     write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, ordered))
@@ -129,7 +129,7 @@ def prepare_videos(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of "i/n"; raises UserError."""
+    """Parse "i/n" to (i, n); raises UserError."""
     part, slash, parts = text.partition("/")
     if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise UserError(f"--shard {text!r} is not i/n with i from 1 to n, such as 2/8")
@@ -157,7 +157,7 @@ def _check_place(source: str, base: Path, out: Path) -> None:
 
 
 def _output_names(table: VideoTable, base: Path) -> dict[str, str]:
-    """Relative mp4 name of every video, in the order of the table; the suffix stays where names would clash."""
+    """Return the relative mp4 name of every video, in the order of the table; the suffix stays where names would clash."""
     folder = os.path.abspath(base)
     relative = {}
     for index in range(len(table)):
@@ -182,7 +182,7 @@ def _output_names(table: VideoTable, base: Path) -> dict[str, str]:
 
 
 def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
-    """Make OUT, and say in it how its videos are encoded and what the classes are; another answer there is an error."""
+    """Make OUT and record the encoding and the classes in it; a different record there is an error."""
     parameters = {"format": FORMAT, **asdict(encoding)}
     record, names = out / RECORD, out / "labels.txt"
     if record.exists() and (described := differing_parameters(record, parameters)):
@@ -200,7 +200,7 @@ def _claim(out: Path, encoding: Encoding, table: VideoTable) -> None:
 
 
 def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int) -> PreparedVideo:
-    """What a worker does: encode the video unless that is done; raises nothing that the video can cause."""
+    """Encode the video in a worker unless that is done; never raises because of the video."""
     torch.set_num_threads(1)  # there is a process per core
     target = out / job.output
     try:
@@ -208,7 +208,7 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int)
             encoded, remark = _already_encoded(job.path, target), ""
             if encoded is None:
                 encoded, remark = _encode_anew(job.path, target, encoding, max_pixels)
-            # the source of an earlier run's file may be gone
+            # the source of a file made earlier may be gone
             measures = job.measure and os.path.exists(job.path)
             quality = measure_quality(job.path, target, encoding, max_pixels) if measures else None
     except DecodeError as error:
@@ -220,7 +220,7 @@ def _prepare_video(job: _Job, *, out: Path, encoding: Encoding, max_pixels: int)
 
 
 def _already_encoded(path: str, target: Path) -> Encoded | None:
-    """What an earlier run has made of a video, unless another file is there by now."""
+    """Read what an earlier run made of a video; None if there is nothing or the source is newer."""
     try:
         is_there = target.exists() and _changed(target) >= _changed(path)
         return read_encoded(target) if is_there else None
@@ -229,12 +229,12 @@ def _already_encoded(path: str, target: Path) -> Encoded | None:
 
 
 def _changed(path: str | Path) -> int:
-    """When a file was last written, in nanoseconds; 0: it is gone."""
+    """Return when a file was last written, in nanoseconds; 0 if it is gone."""
     return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
 
 
 def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -> tuple[Encoded, str]:
-    """What it has become, and what is odd about the source."""
+    """Encode a video; return what it has become and what is odd about the source."""
     report = inspect_video(path, max_pixels=max_pixels)
     if report.status != "ok":
         raise VideoFault(report.status, report.reason)
@@ -246,7 +246,7 @@ def _encode_anew(path: str, target: Path, encoding: Encoding, max_pixels: int) -
         raise UserError(f"{target.parent} cannot be made ({error.strerror})") from error
     source_changed = _changed(path)
     encoded = reencode(path, target, encoding, max_pixels)
-    if _changed(target) < source_changed:  # by a clock that is ahead of the one here: it would be old in every run
+    if _changed(target) < source_changed:  # the source's clock is ahead of ours: the file would seem old in every run
         os.utime(target, ns=(source_changed, source_changed))
     return encoded, report.reason
 
@@ -260,7 +260,7 @@ def _report_path(out: Path, name: str, part: int, num_parts: int) -> Path:
 
 
 def _write_list(out: Path, name: str, num_parts: int, table: VideoTable, outputs: dict[str, str]) -> Path | None:
-    """The list of what is sound by the reports of all shards, in the order of the source."""
+    """Write the list of the videos that are sound by the reports of all shards, in the order of the source."""
     sound: set[str] = set()
     for part in range(1, num_parts + 1):
         report = read_rows(_report_path(out, name, part, num_parts), ("output", "status"))

@@ -1,7 +1,7 @@
 """Re-encode one video so that random clips of it cost little to decode.
 
-x264 with temporal_stride - 1 B frames between P frames, none of which another frame refers to, and a key frame every 8
-strides: a decoder that is told to discard what nobody asked for decodes the P frames and the wanted B frames only.
+x264 writes temporal_stride - 1 B frames between P frames, to which no other frame refers, and a key frame every 8 strides:
+a decoder that may skip unneeded frames decodes only the P frames and the wanted B frames.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos are encoded; at crf 22 Kinetics-style files keep about their bytes (docs/data.md)."""
+    """Settings of the encoder; at crf 22 Kinetics-style files keep about their size (docs/data.md)."""
 
     short_side: int = 256
     """Longest short side, in pixels; a smaller video keeps its size."""
@@ -50,8 +50,8 @@ class Encoding:
     preset: str = "medium"
 
     def options(self) -> dict[str, str]:
-        """Options of libx264."""
-        # cpu-independent: the same bytes on every machine; scenecut, b-adapt: the pattern holds whatever is shown;
+        """Return the options for libx264."""
+        # cpu-independent: the same bytes on every machine; scenecut, b-adapt: the same pattern for any content;
         # psy, tuning for human eyes, costs 6 % of the bytes at the same PSNR and SSIM
         parameters = {"cpu-independent": 1, "psy": 0, "scenecut": 0, "b-adapt": 0, "b-pyramid": "none"}
         if self.variant == "dense":
@@ -68,7 +68,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a prepared file holds."""
+    """The properties of a prepared file."""
 
     num_frames: int
     fps: float
@@ -78,7 +78,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Quality:
-    """Luma of decoded frames against the scaled source, over the frames of a video (PSNR in dB)."""
+    """Quality of the luma of decoded frames against the scaled source, over the frames of a video (PSNR in dB)."""
 
     mean_psnr: float
     worst_psnr: float
@@ -89,7 +89,7 @@ class Quality:
 def reencode(source: str, out: Path, encoding: Encoding, max_pixels: int = MAX_FRAME_PIXELS) -> Encoded:
     """Encode the shown frames of a video, upright, without sound, with their times from the first frame on.
 
-    The file takes its place only after it was read again and holds the same number of frames at the same times.
+    The file replaces `out` only after it was read back and found to hold the same number of frames at the same times.
 
     Raises:
         VideoFault: the source is not sound, or cannot be encoded.
@@ -111,7 +111,7 @@ def reencode(source: str, out: Path, encoding: Encoding, max_pixels: int = MAX_F
 
 
 def read_encoded(path: Path) -> Encoded:
-    """What the header of a prepared file says; raises VideoFault if it is none."""
+    """Read the header of a prepared file; raises VideoFault if it is none."""
     try:
         with open_file(str(path)) as container:
             stream = container.streams.video[0]
@@ -122,9 +122,9 @@ def read_encoded(path: Path) -> Encoded:
 
 
 def measure_quality(source: str, prepared: Path, encoding: Encoding, max_pixels: int = MAX_FRAME_PIXELS) -> Quality:
-    """PSNR and SSIM (torchmetrics' defaults) of every frame's luma; raises VideoFault if a frame does not decode.
+    """Measure PSNR and SSIM (torchmetrics' defaults) of every frame's luma; raises VideoFault if a frame does not decode.
 
-    In float32 the SSIM of flat pictures comes out up to 0.002 too low; float64 takes 14 times as long.
+    In float32 the SSIM of flat pictures is up to 0.002 too low; float64 takes 14 times as long.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
@@ -143,9 +143,9 @@ def measure_quality(source: str, prepared: Path, encoding: Encoding, max_pixels:
 
 
 def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Even (width, height) of the output: the short side at most short_side, one line less where a side is odd.
+    """Return the even (width, height) of the output: the short side at most short_side, odd sides cropped by one line.
 
-    What is a single pixel wide or high gets two.
+    A side of a single pixel becomes two.
     """
     scale = min(1.0, short_side / min(width, height))
     if scale == 1.0:
@@ -154,15 +154,15 @@ def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def _scaled_frames(video: PyAVVideo, short_side: int) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-    """Upright yuv420p frames of the output's size, all that are shown, and width / height of their pixels.
+    """Yield all shown frames, upright in yuv420p and the output's size, and the width / height of their pixels.
 
     Raises:
-        VideoFault: at the first that is damaged.
+        VideoFault: at the first damaged frame.
     """
     size, graph, fed = None, None, None
     for _, frame in whole_frames(video):
         turn = turn_of(frame)
-        size = size or output_size(frame.width, frame.height, short_side)  # a later change of size is scaled away
+        size = size or output_size(frame.width, frame.height, short_side)  # later changes of size are scaled to this one
         form = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
         if graph is None or form != fed:
             graph, fed = _graph(*form, size, turn), form
@@ -173,10 +173,10 @@ def _scaled_frames(video: PyAVVideo, short_side: int) -> Iterator[tuple[av.Video
 def _graph(
     width: int, height: int, pix_fmt: str, colorspace: int, color_range: int, size: tuple[int, int], turn: Turn
 ) -> Graph:
-    """Filters that crop odd lines, scale, turn, and give 8-bit yuv420p of limited range."""
+    """Build filters that crop odd lines, scale, turn, and convert to 8-bit yuv420p of limited range."""
     graph = Graph()
     if hasattr(graph, "threads"):
-        graph.threads = 1  # PyAV 19 frees a graph when garbage is collected: two threads a core would be left by every video
+        graph.threads = 1  # PyAV 19 frees a graph only at garbage collection: every video would leave two threads a core
     form = f"video_size={width}x{height}:pix_fmt={pix_fmt}:colorspace={colorspace}:range={color_range}"
     nodes = [graph.add("buffer", f"{form}:time_base=1/1:pixel_aspect=1/1")]
     if size == (width - width % 2, height - height % 2):
@@ -185,7 +185,7 @@ def _graph(
     nodes.append(graph.add("scale", f"{size[0]}:{size[1]}:flags=bicubic+accurate_rnd+bitexact:out_range=limited"))
     nodes.append(graph.add("format", "yuv420p"))
     if turn.swapped:
-        nodes.append(graph.add("transpose", "cclock_flip"))  # which swaps rows and columns, and no more
+        nodes.append(graph.add("transpose", "cclock_flip"))  # only swaps rows and columns
     nodes += [graph.add(name) for name, needed in (("hflip", turn.mirrored), ("vflip", turn.upturned)) if needed]
     nodes.append(graph.add("buffersink"))
     graph.link_nodes(*nodes).configure()
@@ -199,9 +199,9 @@ def _encode(
     fps: Fraction,
     time_base: Fraction,
 ) -> None:
-    """Write an mp4 of (tick, what _scaled_frames gives)."""
+    """Write an mp4 from pairs of a tick and what _scaled_frames yields."""
     is_first = True
-    duration = round(1 / fps / time_base)  # of the last frame; the others last until the next
+    duration = round(1 / fps / time_base)  # of the last frame; the others last until the next one
     with create_file(path, options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=encoding.options())
         stream.pix_fmt = "yuv420p"
@@ -210,7 +210,7 @@ def _encode(
             if is_first:
                 _describe(stream.codec_context, frame, aspect)
                 is_first = False
-            # the type it had in the source would force the type it gets
+            # its type in the source would be forced on the encoder
             frame.pict_type = 0
             frame.pts, frame.time_base = tick, time_base
             for packet in stream.encode(frame):
@@ -222,7 +222,7 @@ def _encode(
 
 
 def _describe(context: av.VideoCodecContext, frame: av.VideoFrame, aspect: Fraction) -> None:
-    """Size, shape of pixels and colours, so that a decoder makes the same RGB of the output as of the source."""
+    """Set size, pixel aspect and colours, so that the output decodes to the same RGB as the source."""
     context.width, context.height = frame.width, frame.height
     context.colorspace, context.color_range = frame.colorspace, LIMITED_RANGE
     if aspect != 1:
@@ -240,7 +240,7 @@ def _check(path: Path, times: list[Fraction]) -> None:
 
 @contextmanager
 def _kept_by_others(temporary: Path, out: Path) -> Iterator[None]:
-    """Says of a file that is gone who has taken it: to another process of the same part it is what a killed one has left."""
+    """Explain why the temporary file is gone: another process of the same shard takes it for one that a killed run left."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -255,13 +255,13 @@ def _kept_by_others(temporary: Path, out: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Take away what a process that was killed has left of this file."""
+    """Remove what a killed process has left of this file."""
     for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def _luma(frame: av.VideoFrame) -> torch.Tensor:
-    """float32 [H, W] of a yuv420p frame."""
+    """Return the luma float32 [H, W] of a yuv420p frame."""
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return torch.from_numpy(rows[: frame.height, : frame.width].astype(np.float32))

@@ -1,4 +1,4 @@
-"""Which videos of a list are sound, and what is wrong with the others; looked at in processes that may crash or hang."""
+"""Check which videos of a list are sound and what is wrong with the others, in processes that may crash or hang."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ MEANINGS: dict[Status, str] = {
     "timeout": "timeout: took too long",
 }
 
-# DivX in AVI counts up to two frames more than there are; audio may end a little before or after the video
+# DivX in AVI counts up to two frames too many; audio may end a little before or after the video
 HEADER_SLACK_FRAMES = 2
 HEADER_SLACK_SECONDS = 0.5
-MAX_BOXES = 1000  # of an MP4 that are looked at; a sound one has a handful, or thousands after the list of its frames
+MAX_BOXES = 1000  # boxes of an MP4 that are read; a sound file has a handful, or thousands after the list of its frames
 
 
 class VideoFault(DecodeError):
-    """What is wrong with a video: a status of the report, and the reason in words."""
+    """Raised for a faulty video, with a status of the report and the reason in words."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -59,9 +59,9 @@ class VideoFault(DecodeError):
 
 @dataclass(frozen=True)
 class VideoReport:
-    """A row of the report; width and height as shown (after rotation), what is not known is None.
+    """A row of the report; width and height are as shown (after rotation), unknown values are None.
 
-    The reason of a sound video is what is odd about it.
+    For a sound video, the reason says what is odd about it.
     """
 
     path: str
@@ -75,7 +75,7 @@ class VideoReport:
 
 
 class Header(NamedTuple):
-    """What a file says of itself; frames and seconds are 0 where it says nothing."""
+    """The content of a file's header; frames and seconds are 0 where it does not tell."""
 
     codec: str
     format: str
@@ -90,16 +90,16 @@ def verify_videos(
     max_pixels: int = MAX_FRAME_PIXELS,
     num_workers: int | None = None,
     timeout_seconds: float | None = 60,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[VideoReport]:
-    """Reports of videos, in the order of paths (a path given twice is looked at once).
+    """Inspect videos and return reports in the order of paths (a path given twice is inspected once).
 
     Args:
-        full: decode every frame, which also finds damage that a decoder conceals; else the first, middle and last one.
+        full: decode every frame, which also finds damage that decoders conceal; else the first, middle and last one.
         max_pixels: width x height that a frame may have.
         num_workers: processes, one per available core unless given.
         timeout_seconds: longest time for one video.
-        progress: called with the number of videos done and the total.
+        on_progress: called with the number of videos done and the total.
 
     Raises:
         UserError: a number is out of range.
@@ -111,13 +111,13 @@ def verify_videos(
     for index, report in run_parallel(look, unique, num_workers=num_workers or num_cores(), timeout_seconds=timeout_seconds):
         path = unique[index]
         reports[path] = VideoReport(path, report.kind, report.reason) if isinstance(report, Lost) else report
-        if progress:
-            progress(len(reports), len(unique))
+        if on_progress:
+            on_progress(len(reports), len(unique))
     return [reports[path] for path in unique]
 
 
 def find_sources(source: str, *, root: str | None = None, labels: str | None = None) -> tuple[list[str], list[str]]:
-    """Paths of the videos of a list or folder, and remarks on it; a folder that holds videos itself needs no classes.
+    """Find the videos of a list or folder, and remarks on it; a folder of videos needs no class folders.
 
     Raises:
         UserError: see load_videos.
@@ -132,7 +132,7 @@ def find_sources(source: str, *, root: str | None = None, labels: str | None = N
 
 
 def check_workers(num_workers: int | None, timeout_seconds: float | None) -> None:
-    """Raises UserError if a number of workers or a timeout makes no sense."""
+    """Raise UserError if a number of workers or a timeout makes no sense."""
     if num_workers is not None and num_workers < 1:
         raise UserError(f"--workers must be at least 1, got {num_workers}")
     if timeout_seconds is not None and timeout_seconds <= 0:
@@ -140,18 +140,18 @@ def check_workers(num_workers: int | None, timeout_seconds: float | None) -> Non
 
 
 def count_statuses(reports: Sequence[Any]) -> dict[Status, int]:
-    """How many reports have each status, in the order of MEANINGS, without those that none has."""
+    """Count the reports of each status, in the order of MEANINGS, leaving out unused ones."""
     counts = Counter(report.status for report in reports)
     return {status: counts[status] for status in MEANINGS if counts[status]}
 
 
 def write_reports(path: Path, reports: Sequence[VideoReport]) -> None:
-    """One CSV row per video; the file is whole or not there."""
+    """Write one CSV row per video; the file is written as a whole or not at all."""
     write_table(path, [field.name for field in fields(VideoReport)], map(astuple, reports))
 
 
 def inspect_video(path: str, *, full: bool = False, max_pixels: int = MAX_FRAME_PIXELS) -> VideoReport:
-    """Look at one video; raises nothing that the video can cause."""
+    """Inspect one video; never raises because of the video."""
     known: dict = {}
     try:
         with errors_of_video(path):
@@ -162,10 +162,10 @@ def inspect_video(path: str, *, full: bool = False, max_pixels: int = MAX_FRAME_
 
 
 def open_whole(path: str, max_pixels: int = MAX_FRAME_PIXELS) -> PyAVVideo:
-    """Open a video file; raises VideoFault, also if it is shorter than its header says."""
+    """Open a video file; raises VideoFault if it cannot be read, or is shorter than its header says."""
     header = read_header(path)
     try:
-        # whoever looks at many videos ends the process that takes too long
+        # verify_videos ends a process that takes too long
         video = PyAVVideo(path, timeout=math.inf, max_pixels=max_pixels)
     except DecodeError as error:
         raise VideoFault(status_of(error), _without_path(error, path)) from error
@@ -178,7 +178,7 @@ def open_whole(path: str, max_pixels: int = MAX_FRAME_PIXELS) -> PyAVVideo:
 
 
 def read_header(path: str) -> Header:
-    """What a file says of itself; raises VideoFault if it is no video."""
+    """Read the header of a file; raises VideoFault if it is no video."""
     if fault := fault_of_file(path):
         raise VideoFault(*fault)
     try:
@@ -197,7 +197,7 @@ def read_header(path: str) -> Header:
 
 
 def _lacks_index(path: str) -> bool:
-    """Whether an MP4 or MOV ends before the box that lists its frames: ISO/IEC 14496-12, 8.2.1."""
+    """Return whether an MP4 or MOV ends before the box that lists its frames: ISO/IEC 14496-12, 8.2.1."""
     size, place = os.path.getsize(path), 0
     kinds: list[bytes] = []
     with open(path, "rb") as file:
@@ -224,10 +224,10 @@ def _check_length(path: str, header: Header, video: PyAVVideo) -> None:
 
 
 def _ends_well(path: str, form: str) -> bool:
-    """Whether a file is whole although it has fewer frames than its header tells of."""
+    """Return whether a file is complete although it has fewer frames than its header announces."""
     if form == "avi":  # the last frames can be chunks without data
         return riff_is_whole(path)
-    if "mp4" in form:  # an edit list can leave out what lies before or after the part that is shown
+    if "mp4" in form:  # an edit list can leave out what comes before or after the shown part
         with open_file(path, ignore_editlist="1") as container:
             stream = shown_stream(container)
             assert stream is not None  # its header has been read
@@ -236,7 +236,7 @@ def _ends_well(path: str, form: str) -> bool:
 
 
 def riff_is_whole(path: str) -> bool:
-    """Whether an AVI file is as long as its parts say."""
+    """Return whether an AVI file is as long as its parts say."""
     size, place = os.path.getsize(path), 0
     with open(path, "rb") as file:
         while file.read(4) == b"RIFF":
@@ -246,7 +246,7 @@ def riff_is_whole(path: str) -> bool:
 
 
 def _last_seconds(path: str) -> float:
-    """When the last packet of any stream ends: sound may be longer than the pictures."""
+    """Return when the last packet of any stream ends: sound may be longer than the pictures."""
     with open_file(path) as container:
         ends = (
             (packet.pts + (packet.duration or 0)) * packet.time_base
@@ -257,8 +257,8 @@ def _last_seconds(path: str) -> float:
 
 
 def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None:
-    """Decode through the loader's own back end, and fill in what is known."""
-    if os.path.isdir(path):  # may hold a video as single frames
+    """Decode with the back end of the loader, adding what is found to known."""
+    if os.path.isdir(path):  # may be a video of single images
         known["codec"] = "frames"
         try:
             video: FrameVideo = FrameFolder(path, max_pixels=max_pixels)
@@ -287,7 +287,7 @@ def _inspect_frames(path: str, full: bool, max_pixels: int, known: dict) -> None
 
 
 def whole_frames(video: PyAVVideo) -> Iterator[tuple[int, av.VideoFrame]]:
-    """All (index, frame) of a video; raises VideoFault at the first that does not decode without errors."""
+    """Yield all (index, frame) of a video; raises VideoFault at the first that does not decode without errors."""
     num_decoded = 0
     try:
         for index, frame in video.all_frames():
@@ -302,7 +302,7 @@ def whole_frames(video: PyAVVideo) -> Iterator[tuple[int, av.VideoFrame]]:
 
 
 def status_of(error: DecodeError, otherwise: Status = "undecodable") -> Status:
-    """The status of a video that could not be read."""
+    """Return the status of a video that could not be read."""
     if isinstance(error, TooLarge):
         return "too_large"
     return error.status if isinstance(error, VideoFault) else otherwise

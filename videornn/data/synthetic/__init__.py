@@ -1,4 +1,4 @@
-"""The embedded data sets: videos of drawn shapes whose class, and whose masks, are known."""
+"""The embedded data sets: videos of drawn shapes with known classes and masks."""
 
 from typing import Literal
 

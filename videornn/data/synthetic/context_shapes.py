@@ -1,13 +1,13 @@
 """Videos whose class is a relation: which shape has the object that shares its colour with a cue shown before it?
 
-Task "context": in the first part of a video a disc, the cue, and a diamond, the distractor, are seen in two colours, and go.
-Then two objects of two shapes come, in the same two colours. The class is the shape of the object in the cue's colour.
-Neither part by itself tells the two objects apart, nor does a sum over both: each colour is seen twice, each shape once, and
-all but the shapes is drawn once for the four classes. A network whose layers see one moment only can do no better than to
-guess one of the two shapes; to do better it has to find, for a thing of one part, the one that goes with it in the other.
+Task "context": the first part of a video shows a disc, the cue, and a diamond, the distractor, in two colours. They
+disappear, and two objects of two shapes appear in the same two colours. The class is the shape of the object in the cue's
+colour. Neither part alone tells the two objects apart, nor does a sum over both: each colour is seen twice, each shape once,
+and all but the shapes is drawn once for the four classes. A network whose layers see one moment only can do no better than
+to guess one of the two shapes; to do better it must match a thing of one part with its counterpart in the other.
 
-Task "objects" is what a network may learn first: one such thing, seen all the time. Its classes are colours and shapes
-together: features that shapes alone ask for lose colours, which a relation of the two needs.
+Task "objects" is a task to learn first: one such thing, seen all the time. Its classes combine colour and shape, because
+features learnt for shapes alone lose the colours, which the relation needs.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FRAME_RATES = (8, 10, 12)
 CUE_SHAPE, DISTRACTOR_SHAPE = "disc", "diamond"
 # the classes of task "objects"
 OBJECTS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in (*SHAPES, CUE_SHAPE, DISTRACTOR_SHAPE))
-CUE, ASKED, OTHER, DISTRACTOR = 1, 2, 3, 4  # labels of the masks; distractor and other object have one colour
+CUE, ASKED, OTHER, DISTRACTOR = 1, 2, 3, 4  # labels of the masks; the distractor and the other object share a colour
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One of the things that are seen in a video."""
+    """A thing seen in a video."""
 
     label: int
     shape: str
@@ -49,20 +49,20 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is seen in one video."""
+    """The content of one video."""
 
     width: int
     height: int
     fps: int
     num_frames: int
-    change_seconds: float  # when the first part goes and the second comes, at once: faded colours are no colours to pair by
+    change_seconds: float  # when the second part replaces the first, at once: faded colours could not be matched
     things: tuple[Thing, ...]
 
 
 def draw_scene(rng: np.random.Generator, shape: str) -> Scene:
     """Draw a video in which the object asked for has this shape.
 
-    The same random numbers give the same scene for every shape, but for the shapes of the objects.
+    The same random numbers give the same scene for every shape, except for the shapes of the objects.
     """
     empty = _draw_empty(rng)
     colours, shapes = rng.permutation(list(COLOURS)).tolist(), rng.permutation(SHAPES).tolist()
@@ -73,13 +73,13 @@ def draw_scene(rng: np.random.Generator, shape: str) -> Scene:
 
 
 def draw_object(rng: np.random.Generator, shape: str, colour: str) -> Scene:
-    """Draw a video of one thing, whose label is 1, from its begin to its end."""
+    """Draw a video that shows one thing, with label 1, all the time."""
     empty = _draw_empty(rng)
     return replace(empty, change_seconds=0.0, things=_draw_things(rng, empty, (1,), (shape,), (colour,), is_early=False))
 
 
 def _draw_empty(rng: np.random.Generator) -> Scene:
-    """A video without things."""
+    """Draw a video without things."""
     width, height = SIZES[rng.integers(len(SIZES))]
     fps, duration_seconds = int(rng.choice(FRAME_RATES)), rng.uniform(1.5, 2.0)
     change_seconds = rng.uniform(0.47, 0.53) * duration_seconds
@@ -95,7 +95,7 @@ def _draw_things(
     *,
     is_early: bool,
 ) -> tuple[Thing, ...]:
-    """Things of one part, each in a quarter of the frame, with the first ones of shapes and colours."""
+    """Draw the things of one part, each in a quarter of the frame, with the first ones of shapes and colours."""
     room = np.array([scene.width, scene.height]) / 2
     things = []
     for label, shape, colour, quarter in zip(labels, shapes, colours, rng.permutation(4), strict=False):
@@ -109,7 +109,7 @@ def _draw_things(
 def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield per frame the RGB image, uint8 [H, W, 3], and the mask, uint8 [H, W], of the labels of things.
 
-    Things whose labels are in `without` are left out; all else stays as it is.
+    Things whose labels are in `without` are left out; nothing else changes.
     """
     times = np.arange(scene.num_frames) / scene.fps
     stage = draw_stage(rng, scene.width, scene.height, times, backgrounds=("plain",))
@@ -118,7 +118,7 @@ def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()
 
 
 def _draw_sprite(rng: np.random.Generator, scene: Scene, thing: Thing, times: np.ndarray) -> Sprite:
-    """A thing in its colour more or less, swaying a little about its place."""
+    """Draw a thing in about its colour, swaying a little about its position."""
     phases = rng.uniform(0.2, 0.6, size=2) * times[:, None] + rng.uniform(size=2)
     return Sprite(
         thing.shape,

@@ -1,6 +1,6 @@
-"""The embedded data sets: folders of H.264 videos of drawn shapes, with lists, class names and masks.
+"""Make the embedded data sets: folders of H.264 videos of drawn shapes, with lists, class names and masks.
 
-What their videos show, and why nothing else gives a class away, is in moving_shapes.py and context_shapes.py.
+moving_shapes.py and context_shapes.py say what the videos show, and why nothing else gives a class away.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Frames = Iterator[tuple[np.ndarray, np.ndarray]]  # pictures and their masks
 
 @dataclass(frozen=True)
 class Task:
-    """What the videos of a set show.
+    """The content of the videos of a set.
 
-    draw: makes (frames per second, frames) of (seed, split, class, index), without the things of the labels given.
-    format: is raised whenever the same parameters no longer give the same videos.
+    draw: makes (frames per second, frames) of (seed, split, class, index), without the things of the given labels.
+    format: increased whenever the same parameters no longer give the same videos.
     """
 
     classes: tuple[str, ...]
@@ -51,7 +51,7 @@ def _draw_motion(seed: int, split: str, class_name: str, index: int, without: Co
 
 
 def _draw_context(seed: int, split: str, class_name: str, index: int, without: Collection[int]) -> tuple[int, Frames]:
-    # the videos of the same index differ between classes in the shapes of the objects alone
+    # videos of the same index differ between classes only in the shapes of the objects
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     scene = context_shapes.draw_scene(rng, class_name)
     return scene.fps, context_shapes.render(scene, rng, without)
@@ -112,15 +112,14 @@ def make_synthetic(
     task: TaskName = "motion",
     without: Collection[int] = (),
     num_workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the data set to `out` and return `out`; counts are videos per class.
 
-    The videos depend on the task and the seed only, not on the number of workers (one per available core unless
-    given). Things whose mask labels are in `without` are left out of them, and all else stays as it is. A folder that is
-    complete is left as it is; a run that was interrupted is continued. `progress` is called in this process with the
-    number of videos done and the total. Several workers are spawned processes, so a script that calls this needs the
-    usual `if __name__ == "__main__":`.
+    The videos depend on the task and the seed only, not on the number of workers (one per available core unless given).
+    Things whose mask labels are in `without` are left out; nothing else changes. A complete folder is left as it is; an
+    interrupted run is continued. `on_progress` is called in this process with the number of videos done and the total.
+    Several workers are spawned processes, so a script that calls this needs the usual `if __name__ == "__main__":`.
 
     Raises:
         UserError: a count or the seed is out of range, or `out` holds a set made with other parameters.
@@ -133,18 +132,18 @@ def make_synthetic(
     parameters = about | _named(task, without)
     if _matches(out / "synthetic.json", parameters):
         return out
-    started = out / "synthetic.partial.json"  # so that a continued run cannot mix two sets of parameters
+    started = out / "synthetic.partial.json"  # so that a continued run cannot mix two sets of parameters in one folder
     _matches(started, parameters)
     make_folder(out, "OUT")
     write_text(started, json.dumps(parameters, indent=2) + "\n")
-    _make_videos(out, partial(_make_video, out, task, seed, without), _jobs(task, counts), num_workers, progress)
+    _make_videos(out, partial(_make_video, out, task, seed, without), _jobs(task, counts), num_workers, on_progress)
     _write_lists(out, task, seed, counts)
     os.replace(started, out / "synthetic.json")
     return out
 
 
 def load_masks(path: Path, num_frames: int) -> np.ndarray:
-    """The masks of a video, uint8 [num_frames, H, W]: 0 background, 1 and more the labels of the set's README.txt."""
+    """Load the masks of a video, uint8 [num_frames, H, W]: 0 is background, the set's README.txt lists the other labels."""
     with Image.open(path) as image:
         stack = np.array(image, dtype=np.uint8)
     if num_frames <= 0 or len(stack) % num_frames:
@@ -153,7 +152,7 @@ def load_masks(path: Path, num_frames: int) -> np.ndarray:
 
 
 def mask_path(video_path: str | Path) -> Path:
-    """Where the masks of `[...]/videos/<split>/<class>/<name>.mp4` are."""
+    """Return the path of the masks of `[...]/videos/<split>/<class>/<name>.mp4`."""
     video_path = Path(video_path)
     split, class_name = video_path.parts[-3:-1]
     return video_path.parents[3] / "masks" / split / class_name / f"{video_path.stem}.png"
@@ -168,12 +167,12 @@ def _check_arguments(counts: dict[str, int], seed: int) -> None:
 
 
 def _named(task: str, without: Collection[int]) -> dict[str, object]:
-    """What a record tells of task and things left out, and only where it is not the usual: older records have neither."""
+    """Return what a record says of the task and of things left out; defaults are not recorded, as in older records."""
     return ({"task": task} if task != "motion" else {}) | ({"without": sorted(without)} if without else {})
 
 
 def _matches(record: Path, parameters: dict) -> bool:
-    """Whether the record exists; an error if it tells of other parameters."""
+    """Return whether the record exists; other parameters in it are an error."""
     if not record.exists():
         return False
     if described := differing_parameters(record, parameters):
@@ -184,7 +183,7 @@ def _matches(record: Path, parameters: dict) -> bool:
 
 
 def _jobs(task: str, counts: dict[str, int]) -> list[tuple[str, str, int]]:
-    """(split, class, index) of every video, in the order of the lists."""
+    """List (split, class, index) of every video, in the order of the lists."""
     return [
         (split, class_name, index)
         for split in SPLITS
@@ -202,14 +201,14 @@ def _make_videos(
     make: Callable[[tuple[str, str, int]], None],
     jobs: list[tuple[str, str, int]],
     num_workers: int,
-    progress: Callable[[int, int], None] | None,
+    on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Make the videos that are not there yet, in this process or in several."""
+    """Make the missing videos, in this process or in several."""
     missing = [job for job in jobs if not _is_made(out / _video_name(*job))]
     num_there = len(jobs) - len(missing)
-    report = progress or (lambda num_done, num_total: None)
+    report = on_progress or (lambda num_done, num_total: None)
     report(num_there, len(jobs))
-    # a single worker is this process: another one would only take time to start
+    # a single worker is this process, because another one would take time to start
     results = run_parallel(make, missing, num_workers=num_workers if min(num_workers, len(missing)) > 1 else 0)
     for num_made, (index, result) in enumerate(results, start=1):
         if isinstance(result, Lost):
@@ -222,7 +221,7 @@ def _is_made(video: Path) -> bool:
 
 
 def _make_video(out: Path, task: str, seed: int, without: Collection[int], job: tuple[str, str, int]) -> None:
-    """Write the masks and then the video, so that a video that is there is complete."""
+    """Write the masks and then the video, so that an existing video is complete."""
     fps, drawn = TASKS[task].draw(seed, *job, without)
     frames, masks = zip(*drawn, strict=True)
     video = out / _video_name(*job)

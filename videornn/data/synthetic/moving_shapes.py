@@ -1,13 +1,13 @@
-"""Motion and pictures of the synthetic videos: two objects whose class is in the motion over time and in nothing else.
+"""Motion and pictures of the synthetic videos: two objects whose motion over time, and nothing else, is the class.
 
 Each video shows two objects, a warm one in a left and a cool one in a right cell. A cell is a torus: an object that fades
 out near one edge fades in at the opposite edge. Each object starts uniformly in its cell, independently of the other, and
-zigzags: in every period it crosses its cell twice, along the one and the other diagonal, and rests. On a torus a crossing
-ends where it began, so an object visits the same places, the two diagonals through its start, whatever the class. The class
-chooses only in which sense each diagonal is crossed (both to the right: the object heads right) and, in two classes, which
-object sets off first. So neither a single frame nor the unordered set of places that an object visits tells the class (what
-is left without an order is how the two objects' places go together; scripts/frame_order_control.py measures it).
-Opacity depends on the place alone, and everything else (size, frame rate, look, background, shake, noise, distractors)
+zigzags: in every period it crosses its cell along one diagonal, then along the other, and rests. On a torus a crossing ends
+where it began, so an object visits the same positions, the two diagonals through its start, in every class. The class
+decides only in which sense each diagonal is crossed (both to the right: the object heads right) and, in two classes, which
+object sets off first. So neither a single frame nor the unordered set of positions that an object visits tells the class
+(without an order, only the joint positions of the two objects are left; scripts/frame_order_control.py measures them).
+Opacity depends on the position alone, and everything else (size, frame rate, look, background, shake, noise, distractors)
 follows one law for all classes.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from videornn.data.synthetic.sprites import Sprite, draw_stage
 
-# Heading of the left and of the right object.
+# headings of the left and of the right object
 HEADINGS: dict[str, tuple[str, str]] = {
     "same_right": ("right", "right"),
     "same_left": ("left", "left"),
@@ -34,17 +34,17 @@ HEADINGS: dict[str, tuple[str, str]] = {
     "left_follows": ("down", "left"),
 }
 CLASSES: tuple[str, ...] = tuple(HEADINGS)
-# The object that sets off after the other one; either one in the other classes.
+# the object that sets off second; in the other classes it is either one
 FOLLOWERS: dict[str, int] = {"left_follows": 0, "right_follows": 1}
 
 DIAGONALS = np.array([[1, 1], [1, -1]])  # (x, y) in cell sizes: right and down, right and up (y points down)
-# In which sense an object crosses the two diagonals.
+# the sense in which an object crosses the two diagonals
 SENSES: dict[str, tuple[int, int]] = {"right": (1, 1), "left": (-1, -1), "up": (-1, 1), "down": (1, -1)}
 SHAPES: tuple[str, ...] = ("disc", "square", "triangle", "ring", "cross")
 FRAME_RATES = (12, 15, 20, 24, 25, 30)
 SIZES = ((112, 80), (128, 80), (128, 96), (144, 96), (144, 108), (160, 120), (176, 100), (176, 128))
 
-CROSSING = 0.4  # share of a period that one of its two crossings takes; the rest is rest
+CROSSING = 0.4  # share of a period taken by each of its two crossings; the object rests for the remainder
 LAG = 0.3  # how much later the second object sets off, in periods
 FADE = 0.08  # width of the fading border, in sizes of the cell
 
@@ -66,7 +66,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, class_name: str) -> Scene:
-    """Draw geometry and motion; the class has a say in the headings and in who follows only."""
+    """Draw geometry and motion; the class decides only the headings and which object follows."""
     width, height = SIZES[rng.integers(len(SIZES))]
     fps = int(rng.choice(FRAME_RATES))
     duration_seconds = rng.uniform(3.5, 4.5)
@@ -90,12 +90,12 @@ def draw_scene(rng: np.random.Generator, class_name: str) -> Scene:
 
 
 def _crossings(heading: str, first_diagonal: int) -> np.ndarray:
-    """[2, 2] displacements (x, y) along the first and along the other diagonal."""
+    """Return [2, 2] displacements (x, y) along the first and along the other diagonal."""
     return (np.array(SENSES[heading])[:, None] * DIAGONALS)[[first_diagonal, 1 - first_diagonal]]
 
 
 def _draw_cells(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two cells of one size (width, height) with a gap between them."""
+    """Draw two cells of one size (width, height) with a gap between them."""
     cell_size = rng.uniform((0.38, 0.42), (0.40, 0.45)) * (width, height)
     free = width - 2 * cell_size[0]
     gap = rng.uniform(0.55, 0.75) * free
@@ -105,15 +105,15 @@ def _draw_cells(rng: np.random.Generator, width: int, height: int) -> tuple[np.n
 
 
 def positions(scene: Scene, times_seconds: np.ndarray) -> np.ndarray:
-    """[2, T, 2] positions (x, y) of both objects at T times, in [0, 1) sizes of their cell."""
+    """Return [2, T, 2] positions (x, y) of both objects at T times, in [0, 1) sizes of their cell."""
     phases = (times_seconds - scene.offsets_seconds[:, None]) / scene.period_seconds % 1.0
-    # the share of each crossing that is done, [2, T, 2]; at constant speed places do not tell the sense of a crossing
+    # the share of each crossing that is done, [2, T, 2]; speed is constant, so positions do not tell the sense of a crossing
     done = np.clip(phases[..., None] / CROSSING - (0, 1), 0.0, 1.0)
     return (scene.starts[:, None] + done @ scene.crossings) % 1.0
 
 
 def opacity(position: np.ndarray) -> np.ndarray:
-    """[...] opacity in [0, 1] of objects at positions [..., 2]: 0 on the cell's edge, 1 beyond the border."""
+    """Return the opacity [...] in [0, 1] of objects at positions [..., 2]: 0 on the cell's edge, 1 inside the border."""
     depth = np.clip(np.minimum(position, 1 - position) / FADE, 0.0, 1.0)
     return np.prod(depth * depth * (3 - 2 * depth), axis=-1)
 
@@ -121,7 +121,7 @@ def opacity(position: np.ndarray) -> np.ndarray:
 def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield per frame the RGB image, uint8 [H, W, 3], and the mask (1 left, 2 right object), uint8 [H, W].
 
-    Objects whose labels are in `without` are left out; all else stays as it is.
+    Objects whose labels are in `without` are left out; nothing else changes.
     """
     times = np.arange(scene.num_frames) / scene.fps
     stage = draw_stage(rng, scene.width, scene.height, times)
@@ -133,7 +133,7 @@ def render(scene: Scene, rng: np.random.Generator, without: Collection[int] = ()
 
 
 def _draw_objects(rng: np.random.Generator, scene: Scene, times: np.ndarray, base_colour: np.ndarray) -> list[Sprite]:
-    """The left object in a warm and the right one in a cool colour, on the tracks of the scene."""
+    """Draw the left object in a warm and the right one in a cool colour, on the tracks of the scene."""
     tracks = positions(scene, times)
     objects = []
     for index, (corner, track) in enumerate(zip(scene.cells, tracks, strict=True)):
@@ -148,7 +148,7 @@ def _draw_objects(rng: np.random.Generator, scene: Scene, times: np.ndarray, bas
 def _draw_distractor(
     rng: np.random.Generator, scene: Scene, times: np.ndarray, base_colour: np.ndarray, radius: float
 ) -> Sprite:
-    """A smaller grey thing that drifts steadily anywhere and re-enters at the other side."""
+    """Draw a smaller grey thing that drifts steadily anywhere and re-enters at the other side."""
     radius = rng.uniform(0.4, 0.65) * radius
     room = np.array([scene.width, scene.height]) + 2 * (radius + 2)  # it leaves the frame before it wraps
     heading, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3) * scene.width

@@ -1,4 +1,4 @@
-"""How the synthetic videos are drawn: flat shapes on a still background, a shaking camera, changing light, noise."""
+"""Draw the synthetic videos: flat shapes on a still background, a shaking camera, changing light, noise."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Stage:
-    """All of a video but its sprites."""
+    """Everything in a video except its sprites."""
 
-    base_colour: np.ndarray  # [3] RGB of the background on the average, 0-255
+    base_colour: np.ndarray  # [3] mean RGB of the background, 0-255
     background: np.ndarray  # [H + 2 * SHAKE_MARGIN, W + 2 * SHAKE_MARGIN, 3]
     shake: np.ndarray  # [T, 2] shift (x, y) of the camera, in pixels
     gains: np.ndarray  # [T] light
-    noise_sheet: np.ndarray  # [2 * H, 2 * W], of which each frame shows a window
+    noise_sheet: np.ndarray  # [2 * H, 2 * W]; each frame shows a window of it
     noise_corners: np.ndarray  # [T, 2] (y, x)
 
     def frames(self, sprites: Sequence[tuple[int, Sprite]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -48,7 +48,7 @@ class Stage:
             for label, sprite in sprites:
                 _paint(frame, mask, sprite, t, shift, label)
             frame *= np.float32(self.gains[t])
-            y, x = self.noise_corners[t]  # a window of one large sheet: new noise for every frame takes far longer
+            y, x = self.noise_corners[t]  # a window of one large sheet: new noise for every frame would take far longer
             frame += self.noise_sheet[y : y + height, x : x + width, None]
             yield np.clip(frame, 0, 255, out=frame).astype(np.uint8), mask
 
@@ -56,7 +56,7 @@ class Stage:
 def draw_stage(
     rng: np.random.Generator, width: int, height: int, times: np.ndarray, backgrounds: Sequence[str] = BACKGROUNDS
 ) -> Stage:
-    """Draw what a video of this size shows at these times behind its sprites."""
+    """Draw what a video of this size shows behind its sprites at these times."""
     base_colour = rng.uniform(35, 90) + rng.uniform(-12, 12, size=3)
     background = _draw_background(rng, width, height, base_colour, backgrounds)
     shake = _draw_shake(rng, times)
@@ -69,7 +69,7 @@ def draw_stage(
 def _draw_background(
     rng: np.random.Generator, width: int, height: int, base_colour: np.ndarray, backgrounds: Sequence[str]
 ) -> np.ndarray:
-    """A still, muted picture, float32 [H + 2 * SHAKE_MARGIN, W + 2 * SHAKE_MARGIN, 3]."""
+    """Draw a still, muted picture, float32 [H + 2 * SHAKE_MARGIN, W + 2 * SHAKE_MARGIN, 3]."""
     kind = backgrounds[int(rng.integers(len(backgrounds)))]
     pattern = _pattern(rng, kind, height + 2 * SHAKE_MARGIN, width + 2 * SHAKE_MARGIN)
     amplitude = rng.uniform(8, 20) * rng.uniform(0.6, 1.0, size=3)
@@ -77,7 +77,7 @@ def _draw_background(
 
 
 def _pattern(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """[height, width] values in about -1 to 1."""
+    """Return [height, width] values in about -1 to 1."""
     if kind == "plain":
         return np.zeros((height, width))
     if kind == "texture":
@@ -94,14 +94,14 @@ def _pattern(rng: np.random.Generator, kind: str, height: int, width: int) -> np
 
 
 def _draw_shake(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
-    """[T, 2] shift (x, y) of the camera, in pixels; sines of random phase look the same backwards."""
+    """Draw the shift [T, 2] (x, y) of the camera, in pixels; sines of random phase look the same backwards."""
     amplitude, hertz = rng.uniform(0, 0.6, size=(2, 2)), rng.uniform(0.5, 4.0, size=(2, 2))
     phases = hertz * times[:, None, None] + rng.uniform(size=(2, 2))
     return (amplitude * np.sin(2 * np.pi * phases)).sum(axis=1)
 
 
 def _shifted(background: np.ndarray, shift: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The frame-sized part of the background moved by a fraction of pixels (bilinear), float32 [H, W, 3]."""
+    """Return the frame-sized part of the background, shifted by subpixels (bilinear), float32 [H, W, 3]."""
     corner = SHAKE_MARGIN - shift
     (x, y), (fx, fy) = np.floor(corner).astype(int), (corner % 1.0).astype(np.float32)
     part = background[y : y + height + 1, x : x + width + 1]
@@ -126,7 +126,7 @@ def _paint(frame: np.ndarray, mask: np.ndarray, sprite: Sprite, t: int, shift: n
 
 
 def _distance(sprite: Sprite, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance in pixels to the outline, negative inside; x and y count from the centre."""
+    """Return the signed distance in pixels to the outline, negative inside; x and y count from the centre."""
     radius, cos, sin = sprite.radius, np.cos(sprite.angle), np.sin(sprite.angle)
     if sprite.shape in ("disc", "ring"):
         distance = np.hypot(x, y)

@@ -1,1 +1,1 @@
-"""Videos as frames: what opens a file or a stream, which frames are shown when, their pictures, and how one is written."""
+"""Videos as frames: opening files and streams, which frames are shown when, their pictures, and writing videos."""

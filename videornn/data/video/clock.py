@@ -1,7 +1,7 @@
-"""One reading of a video's clock: in which order its frames are shown, and when, from the timestamps of its packets.
+"""Find from the timestamps of a video's packets in which order its frames are shown, and when.
 
-A file with one clock (MP4, Matroska, AVI) holds a frame on purpose, for minutes if need be. The clock of a stream (MPEG-TS,
-a camera) starts again or jumps wherever its sender did, and says nothing there: the next frame follows the one before.
+In a file with one clock (MP4, Matroska, AVI) a long gap is meant: a frame can stay for minutes. The clock of a stream
+(MPEG-TS, a camera) restarts or jumps whenever its sender does, which means nothing: the next frame simply follows.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from fractions import Fraction
 import av
 import numpy as np
 
-MISSING = -(2**63)  # stands for a timestamp that there is not
-# where FFmpeg's own command takes a step of the clock for a fault: in streams, in files, and back in either
+MISSING = -(2**63)  # stands for a missing timestamp
+# seconds beyond which FFmpeg's own command takes a step of the clock for a fault: in streams, in files, backwards in both
 LONGEST_GAP = 10.0
 LONGEST_HOLD = 30 * 3600.0
 SET_BACK = 0.1
 CLOCK_JUMPS = 0x200 | 0x1  # AVFMT_TS_DISCONT: a format whose clock may jump; AVFMT_NOFILE: a camera, RTSP
-ONLY_JUMPS_BACK = "ogg"  # files that follow each other in one; each has its own clock, which begins at 0
+ONLY_JUMPS_BACK = "ogg"  # one file can hold several in a row; each has its own clock, which begins at 0
 
 
 def longest_step(container: av.container.InputContainer) -> float:
-    """Seconds that a frame can be on the screen for; if the next one seems later, the clock has jumped."""
+    """Return the longest that a frame can be on screen, in seconds; if the next one seems later, the clock has jumped."""
     jumps = int(container.format.flags) & CLOCK_JUMPS and container.format.name != ONLY_JUMPS_BACK
     return LONGEST_GAP if jumps else LONGEST_HOLD
 
 
 def average_rate(num_frames: int, seconds: Fraction) -> Fraction:
-    """Frames per second, a simple fraction, of two frames or more whose last appears so many seconds after the first."""
+    """Return frames per second, a simple fraction, of two or more frames whose last appears seconds after the first."""
     rate = (num_frames - 1) / seconds
     return rate.limit_denominator(1001) if rate >= 1 else 1 / (1 / rate).limit_denominator(1001)
 
 
 def told_rate(rate: Fraction | float) -> float:
-    """A rate as it is told: three decimal places, or four digits if it is below one."""
+    """Round a rate for display: three decimal places, or four digits if it is below one."""
     return round(float(rate), 3) if rate >= 1 else float(f"{float(rate):.4g}")
 
 
@@ -47,18 +47,18 @@ def read_clock(
     longest: float,
     announced: Fraction,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which packets are frames, in the order in which they are shown, and the ticks from the first frame to each.
+    """Find which packets are frames, in the order in which they are shown, and the ticks from the first frame to each.
 
-    Between two clocks, a frame is on the screen for as long as most others.
+    At a change of clock, a frame is on screen for as long as most others.
 
     Args:
-        pts: int64 [N], when packets are shown, in the order of the file; MISSING where there is none.
-        dts: int64 [N], when they are decoded, which only grows while it is one clock; MISSING where there is none.
+        pts: int64 [N], when packets are shown, in the order of the file; MISSING if not given.
+        dts: int64 [N], when they are decoded, increasing within one clock; MISSING if not given.
         is_key: bool [N], whether a decoder can begin with a packet.
-        is_shown: bool [N], whether it is a frame of its own that is shown.
-        tick: seconds of a step of the timestamps.
-        longest: seconds that a frame can be on the screen for.
-        announced: frames per second, for a video in which every frame has a clock of its own.
+        is_shown: bool [N], whether a packet is a frame of its own that is shown.
+        tick: seconds per step of the timestamps.
+        longest: the most seconds that a frame can be on screen.
+        announced: frames per second, used if every frame has a clock of its own.
 
     Returns:
         int64 [F] packets and int64 [F] ticks; None if frames have no timestamp, or share one, so that no order is known.
@@ -69,7 +69,7 @@ def read_clock(
     stamped = np.flatnonzero(dts != MISSING)
     steps = np.diff(dts[stamped])
     is_back = (steps < -SET_BACK / float(tick)) | ((steps <= 0) & is_key[stamped[1:]])
-    clock = np.zeros(len(pts), np.int64)  # number of the clock that a packet goes by
+    clock = np.zeros(len(pts), np.int64)  # number of the clock of each packet
     clock[stamped[1:][is_back]] = 1
     clock = np.cumsum(clock)
     order = shown[np.lexsort((pts[shown], clock[shown]))]
@@ -83,10 +83,10 @@ def read_clock(
 
 
 class RunningClock:
-    """The same for a stream that is read as it comes: seconds from its first frame, growing from frame to frame.
+    """A clock for a stream that is read as it comes: seconds from its first frame, growing from frame to frame.
 
     Attributes:
-        zero: what the source's own clock, in seconds, would have said at the first frame; None before that.
+        zero: the source's own clock, in seconds, as counted back to the first frame; None before that.
     """
 
     def __init__(self, frame_seconds: float, longest: float) -> None:
@@ -96,7 +96,7 @@ class RunningClock:
         self.zero: float | None = None
 
     def time(self, timestamp: float | None) -> float:
-        """When the next frame on the screen appears; its timestamp in seconds is None where there is none."""
+        """Return when the next frame appears on screen; its timestamp, in seconds, is None if it has none."""
         if self.zero is None:
             self.zero = timestamp or 0.0
             return 0.0

@@ -1,4 +1,4 @@
-"""Video files and streams as FFmpeg opens them: which of their streams is shown, the same with every version of PyAV."""
+"""Open video files and streams with FFmpeg and pick the shown stream, in the same way with every version of PyAV."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from av.stream import Disposition, Stream
 
 from videornn.errors import DecodeError
 
-# in these a file holds its own frames; FFmpeg takes playlists too, and they name other files, on this machine or elsewhere
+# formats whose files hold their own frames; FFmpeg also takes playlists, which name other files, here or elsewhere
 FORMATS = (
     "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg,mxf,gxf,nut,dv,rm,wtv,nsv,swf,smk,bink,roq,gif,apng,ivf,obu,"
     "av1,h264,hevc,vvc,m4v,h261,h263,vc1,mjpeg,yuv4mpegpipe,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 )
-LOCAL_ONLY = {"protocol_whitelist": "file"}  # for a playlist that is asked for by its URL
+LOCAL_ONLY = {"protocol_whitelist": "file"}  # for a playlist that is given by its URL
 ITSELF_ONLY = LOCAL_ONLY | {"format_whitelist": FORMATS}
-# some AVI files carry metadata that is not UTF-8: PyAV takes it as it is from version 19 on
+# some AVI files carry metadata that is not UTF-8; PyAV accepts it from version 19 on
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
@@ -30,22 +30,22 @@ class Readable(Protocol):
 
 
 def open_container(source: str | Readable, **arguments: Any) -> av.container.InputContainer:
-    """av.open, whatever the metadata; raises av.FFmpegError, OSError or UnicodeError.
+    """Open a source with av.open, whatever its metadata; raises av.FFmpegError, OSError or UnicodeError.
 
-    Options for FFmpeg are to be given as container_options: the others crash PyAV up to 17.0 if a file does not announce its
-    streams, as those of MPEG do not.
+    Give options for FFmpeg as container_options: any others crash PyAV up to 17.0 on files that do not announce their
+    streams, such as MPEG.
     """
     return av.open(source, "r", **LENIENT, **arguments)
 
 
 def open_file(path: str, **options: str) -> av.container.InputContainer:
-    """Open a video file of this machine, and never another file that it names.
+    """Open a video file of this machine, but never another file that it names.
 
     Args:
         options: of FFmpeg, for its format.
 
     Raises:
-        DecodeError: it is in none of the formats that hold their own frames.
+        DecodeError: its format is none of those that hold their own frames.
         av.FFmpegError, OSError or UnicodeError: it cannot be read.
     """
     try:
@@ -57,37 +57,37 @@ def open_file(path: str, **options: str) -> av.container.InputContainer:
 
 
 def create_file(path: str | Path, **arguments: Any) -> av.container.OutputContainer:
-    """av.open for writing an MP4 file."""
+    """Open an MP4 file for writing with av.open."""
     return av.open(local_url(str(path)), "w", format="mp4", **arguments)
 
 
 def local_url(path: str) -> str:
-    """The name of a file for FFmpeg, which would take what stands before a colon in it for a protocol."""
+    """Return the name of a file for FFmpeg, which would take the part before a colon in it for a protocol."""
     return f"file:{path}"
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """The video streams in their order; the cover picture of a record is none."""
+    """Return the video streams in their order, without the cover pictures of records."""
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
 def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video stream that players show: the default, else the first; None if there is none."""
+    """Return the video stream that players show: the default, else the first; None if there is none."""
     streams = video_streams(container)
     default = (stream for stream in streams if stream.disposition & Disposition.default)
     return next(default, streams[0] if streams else None)
 
 
 def pixel_aspect(stream: av.VideoStream) -> Fraction:
-    """Width / height of a stored pixel, as players show it; 1 where the file does not say."""
+    """Return width / height of a stored pixel, as players show it; 1 if the file does not say."""
     aspect = stream.sample_aspect_ratio
     return Fraction(aspect.numerator, aspect.denominator) if aspect else Fraction(1)
 
 
 def frame_rate(stream: av.VideoStream) -> Fraction | None:
-    """Frames per second that a stream announces, on average or else as FFmpeg guesses; None if that makes no sense.
+    """Return the frames per second that a stream announces, on average or as FFmpeg guesses; None if they make no sense.
 
-    PyAV 19 has a type of its own for such numbers, which rounds, and a zero where there was None.
+    PyAV 19 has its own type for such numbers, which rounds, and a zero where there was None.
     """
     announced = stream.average_rate or stream.guessed_rate
     rate = Fraction(announced.numerator, announced.denominator) if announced else Fraction(0)
@@ -95,6 +95,6 @@ def frame_rate(stream: av.VideoStream) -> Fraction | None:
 
 
 def time_base(stream: Stream) -> Fraction:
-    """Seconds from one timestamp to the next; exact."""
+    """Return the seconds from one timestamp to the next; exact."""
     assert stream.time_base is not None  # every stream of a file has one
     return Fraction(stream.time_base.numerator, stream.time_base.denominator)

@@ -1,7 +1,7 @@
-"""Reading frames: which back end opens a file, and what happens when it fails.
+"""Read frames: choose the back end that opens a file, and handle its failures.
 
-PyAV is always there and is the fastest (`scripts/benchmark_data.py`). decord (x86-64 only) and torchcodec (needs FFmpeg's
-libraries) can be asked for; a folder of images is a video too.
+PyAV is always installed and is the fastest (`scripts/benchmark_data.py`). decord (x86-64 only) and torchcodec (needs
+FFmpeg's libraries) can be chosen; a folder of images is a video too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from videornn.schema import Decoder
 
 
 class DecordVideo(FrameVideo):
-    """Back end on decord 0.6: its array type is used as it is, no process-wide bridge is set.
+    """A back end on decord 0.6; it uses decord's array type and sets no process-wide bridge.
 
     Raises:
         DecodeError: decord is not installed, or cannot open the file.
@@ -62,15 +62,15 @@ class DecordVideo(FrameVideo):
                 frames = self._reader.get_batch([index])
             except self._errors as error:
                 raise DecodeError(f"{self.path}: decord cannot decode it ({_first_line(error)})") from error
-            # another library of the process may have set decord's bridge to torch
+            # another library in the process may have set decord's bridge to torch
             yield place, (frames.numpy() if isinstance(frames, Tensor) else frames.asnumpy())[0]
 
 
 class TorchcodecVideo(FrameVideo):
-    """Back end on torchcodec, with exact seeking; PyAV says when frames appear.
+    """A back end on torchcodec, with exact seeking; PyAV tells when frames appear.
 
     Args:
-        turn: how a stored picture becomes what is shown, without a flip: torchcodec turns it by itself since 0.11 only.
+        turn: rotates a stored picture as it is shown; no flip. torchcodec itself does so only since 0.11.
 
     Raises:
         DecodeError: torchcodec cannot be loaded, or cannot open the file.
@@ -110,8 +110,8 @@ def open_video(
 ) -> FrameVideo:
     """Open a video file, or a folder of images, with a back end; auto is PyAV.
 
-    Some files go to PyAV in any case: of AVI decord numbers the frames wrongly when there are B frames, and neither it nor
-    torchcodec mirrors what is to be shown mirrored.
+    Some files go to PyAV in any case: decord misnumbers the frames of AVI with B frames, and neither decord nor torchcodec
+    mirrors what is to be shown mirrored.
 
     Args:
         timeout: seconds that PyAV may take for opening, and for each call of frames_at.
@@ -132,10 +132,10 @@ def open_video(
 
 
 def _first_turn(path: str, max_pixels: int) -> Turn:
-    """How the first frame is to be turned; whoever opens a file that PyAV cannot read says what is wrong.
+    """Return how the first frame is to be turned; if PyAV cannot read the file, the back end reports what is wrong.
 
     Raises:
-        DecodeError: it is too large; the file is no video in itself: decord and torchcodec would read what it names.
+        DecodeError: the frame is too large; the file only names other files, which decord and torchcodec would read.
     """
     try:
         with open_file(path) as container:
@@ -149,7 +149,7 @@ def _first_turn(path: str, max_pixels: int) -> Turn:
 
 
 def check_file(path: str) -> None:
-    """Raises DecodeError if there is no file, or nothing in it."""
+    """Raise DecodeError if there is no file, or nothing in it."""
     if fault := fault_of_file(path):
         raise DecodeError(f"{path}: {fault[1]}")
 
@@ -164,15 +164,15 @@ def read_frames(
     max_pixels: int = MAX_FRAME_PIXELS,
     on_refusal: Callable[[str], None] = lambda sentence: warnings.warn(Remark(sentence), stacklevel=3),
 ) -> Tensor:
-    """Frames of a video, uint8 [N, H, W, 3], or cuts of them; where decord or torchcodec fails, PyAV is tried once.
+    """Read frames of a video, uint8 [N, H, W, 3], or cuts of them; if decord or torchcodec fails, PyAV is tried once.
 
-    Nothing stands in for PyAV: decord hangs on some broken files, and torchcodec can bring the process down.
+    Nothing replaces PyAV: decord hangs on some broken files, and torchcodec can crash the process.
 
     Args:
-        choose: tells which frames, int64 [N], or [R, N] for R cuts, of the opened video; it is asked again for the other
-            back end, as the cuts are.
-        cuts: of FrameVideo.cuts_at, which then makes what is returned.
-        on_refusal: told why the back end that was asked for does not read a video that PyAV reads.
+        choose: returns the frames of the opened video to read, int64 [N], or [R, N] for R cuts; for the second back end it
+            is called again, as are the cuts.
+        cuts: passed to FrameVideo.cuts_at, whose result is then returned.
+        on_refusal: called with the reason if the chosen back end does not read a video that PyAV reads.
 
     Raises:
         DecodeError: the frames cannot be decoded; the message is that of the first back end.
@@ -180,7 +180,7 @@ def read_frames(
 
     def read(name: Decoder) -> Tensor:
         with open_video(path, name, timeout=timeout, max_pixels=max_pixels) as video:
-            with errors_of_video(video.path):  # a choice, too, depends on nothing but what the file says of itself
+            with errors_of_video(video.path):  # the choice, too, depends only on what the file says
                 indices = choose(video)
             return video.frames_at(indices) if cuts is None else video.cuts_at(indices, cuts)
 
@@ -198,7 +198,7 @@ def read_frames(
 
 @lru_cache
 def why_not(decoder: Decoder) -> str:
-    """Why a back end does not work here, found by decoding a video made on the spot; empty if it does."""
+    """Return why a back end does not work here, found by decoding a video made on the spot; empty if it works."""
     grey = np.full((48, 64, 3), 128, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "grey.mp4")
@@ -218,10 +218,10 @@ def why_not(decoder: Decoder) -> str:
 
 
 def choose_decoder(decoder: Decoder) -> tuple[Decoder, str]:
-    """The back end to use, and a sentence that says why.
+    """Return the back end to use, and a sentence that says why.
 
     Raises:
-        UserError: the one asked for does not work here.
+        UserError: the chosen one does not work here.
     """
     rejected: list[str] = []
     for name in ("pyav", "torchcodec", "decord") if decoder == "auto" else (decoder,):

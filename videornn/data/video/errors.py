@@ -1,4 +1,4 @@
-"""The boundary around a video: whatever reading it raises is that video's fault, and costs nothing else."""
+"""The boundary around a video: any error of reading it is blamed on that video and harms nothing else."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from videornn.system.memory import lacks_memory
 
 @contextmanager
 def errors_of_video(path: str) -> Iterator[None]:
-    """Turns whatever is raised inside into a DecodeError of the video; for code that only files can make fail.
+    """Turn any error raised inside into a DecodeError of the video; for code that only files can make fail.
 
-    Files are odd in more ways than libraries have exceptions for: a size of nothing divides by zero, a time of 64 bits
-    overflows, a bomb takes all memory. What is a sentence already stays as it is.
+    Files are odd in more ways than libraries have exceptions for: an empty size divides by zero, a time of 64 bits
+    overflows, a bomb takes all memory. Errors that are sentences already stay as they are.
     """
     try:
         yield
@@ -26,7 +26,7 @@ def errors_of_video(path: str) -> Iterator[None]:
 
 @contextmanager
 def memory_of_video(path: str) -> Iterator[None]:
-    """Turns a lack of memory inside into a DecodeError of the video; all else is raised, for it may be a fault of ours."""
+    """Turn a lack of memory inside into a DecodeError of the video; other errors pass, as they may be our own fault."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""A folder of images as a video: which of them are its frames, and the same RGB of every kind of picture."""
+"""Read a folder of images as a video: find its frames, and convert every kind of picture to the same RGB."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FOLDER_FPS = Fraction(30)  # a folder of frames does not say how fast they follo
 
 
 class FrameFolder(FrameVideo):
-    """Back end on a folder of images, one a frame, in the order of the numbers in their names; 30 frames per second.
+    """A back end on a folder of images, one per frame, in the order of the numbers in their names, at 30 frames per second.
 
-    The names of all frames differ in numbers alone. Optical flow (flow*), and a single picture beside the frames, are none.
+    The names of all frames differ only in numbers. Optical flow (flow*) and a single picture beside them are none.
 
     Raises:
         DecodeError: the folder cannot be read, has no image, or several series of them.
@@ -69,23 +69,23 @@ class FrameFolder(FrameVideo):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any kind as 8-bit RGB, upright by its EXIF orientation; what alpha hides is shown, as in videos."""
-    with suppress(SyntaxError, struct.error):  # of EXIF that cannot be read
+    """Convert any picture to 8-bit RGB, upright by its EXIF orientation; what alpha hides is shown, as in videos."""
+    with suppress(SyntaxError, struct.error):  # unreadable EXIF
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # grey of 16 bits, of which PIL's own conversion makes white
+    if image.mode.startswith("I"):  # grey of 16 bits, which PIL's own conversion turns white
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((grey * 255 + 32895) >> 16).astype(np.uint8))  # rounded
     return image.convert("RGB")
 
 
 def _frames_among(path: str, names: list[str]) -> list[str]:
-    """The names of the one series of pictures that is the video; raises DecodeError if there are several."""
+    """Return the names of the one series of pictures that is the video; raises DecodeError if there are several."""
     series: dict[str, list[str]] = {}
     for name in names:
         stem = Path(name).stem
         pattern = re.sub(r"\d+", "*", stem)
         series.setdefault(pattern if pattern != stem else "", []).append(name)
-    # each of these is left out if others are there
+    # each of these is left out if there are others
     series = {pattern: found for pattern, found in series.items() if not pattern.lower().startswith("flow")} or series
     series = {pattern: found for pattern, found in series.items() if pattern} or series  # names without a number
     series = {pattern: found for pattern, found in series.items() if len(found) > 1} or series

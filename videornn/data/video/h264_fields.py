@@ -1,21 +1,21 @@
-"""H.264 of interlaced cameras and broadcasters, where a packet can hold a field only: which two packets are one frame."""
+"""Pair packets of interlaced H.264 (cameras, broadcasters), where a packet can hold a single field of a frame."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-HIGH_PROFILES = frozenset([100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135])  # whose header names the colours
+HIGH_PROFILES = frozenset([100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135])  # with colours in the header
 SPS = 7
-SLICES = frozenset([1, 2, 5])  # the first of a picture; the two kinds that a decoder can do without; of a key frame
-UNIT_BYTES = 512  # more than what is read of a unit
+SLICES = frozenset([1, 2, 5])  # NAL unit types: a picture, the first partition of one, a key frame
+UNIT_BYTES = 512  # more than is read of a unit
 
 
 class FieldPairs:
-    """Tells of packet after packet whether it completes the frame that the packet before has begun.
+    """A detector that tells, packet by packet, whether a packet completes the frame that the one before has begun.
 
     Args:
-        extradata: the header of the stream: avcC, or NAL units as they stand in the stream.
+        extradata: the header of the stream: avcC, or NAL units in the format of the stream.
     """
 
     def __init__(self, extradata: bytes | None) -> None:
@@ -28,11 +28,11 @@ class FieldPairs:
 
     @property
     def possible(self) -> bool:
-        """Whether the stream may have fields at all; most say that they have none."""
+        """Whether the stream may have fields at all; most streams say that they have none."""
         return self._format is not None
 
     def completes(self, data: bytes) -> bool:
-        """Whether a packet is the second field of a frame."""
+        """Return whether a packet is the second field of a frame."""
         fields = {self._field(unit) for unit in self._units(data) if unit[0] & 31 in SLICES}
         half, self._half = self._half, None
         field = fields.pop() if len(fields) == 1 else None
@@ -45,7 +45,7 @@ class FieldPairs:
         return False
 
     def _units(self, data: bytes) -> Iterator[bytes]:
-        """Beginnings of the NAL units of a packet."""
+        """Yield the beginnings of the NAL units of a packet."""
         if not self._length_size:
             yield from _between_start_codes(data)
             return
@@ -56,7 +56,7 @@ class FieldPairs:
             place = start + int.from_bytes(data[place:start], "big")
 
     def _field(self, unit: bytes) -> tuple[int, bool] | None:
-        """(frame_num, whether it is the bottom field) of a slice; None of one of a whole frame."""
+        """Parse (frame_num, whether it is the bottom field) of a slice; None if it is of a whole frame."""
         assert self._format is not None  # else no field is possible
         try:
             bits = _Bits(unit[1:])
@@ -70,14 +70,14 @@ class FieldPairs:
 
 
 class _SliceFormat(NamedTuple):
-    """How a sequence writes its slices: bits in front of frame_num, and bits of it."""
+    """The format of a sequence's slices: bits in front of frame_num, and bits of it."""
 
     skipped_bits: int
     frame_num_bits: int
 
 
 def _slice_format(sps: bytes) -> _SliceFormat | None:
-    """None if all pictures of the sequence are frames, or the header cannot be read."""
+    """Parse the format of slices; None if all pictures of the sequence are frames, or the header cannot be read."""
     bits = _Bits(sps[1:])
     try:
         profile, _ = bits.take(8), bits.take(16)
@@ -105,7 +105,7 @@ def _slice_format(sps: bytes) -> _SliceFormat | None:
 
 
 def _between_start_codes(data: bytes) -> Iterator[bytes]:
-    """Beginnings of NAL units as they stand in a stream; the whole of a short one."""
+    """Yield the beginnings of NAL units between start codes; short ones as a whole."""
     place = data.find(b"\0\0\1")
     while 0 <= place < len(data) - 3:
         following = data.find(b"\0\0\1", place + 3)
@@ -114,10 +114,10 @@ def _between_start_codes(data: bytes) -> Iterator[bytes]:
 
 
 class _Bits:
-    """Reads a NAL unit bit by bit; raises ValueError at its end."""
+    """A reader of a NAL unit, bit by bit; raises ValueError at its end."""
 
     def __init__(self, unit: bytes) -> None:
-        content = unit.replace(b"\0\0\3", b"\0\0")  # a 3 keeps data from looking like a start code
+        content = unit.replace(b"\0\0\3", b"\0\0")  # the 3 was inserted to keep data from looking like a start code
         self._left = 8 * len(content)
         self._content = int.from_bytes(content, "big")
 
@@ -128,7 +128,7 @@ class _Bits:
         return self._content >> self._left & ((1 << count) - 1)
 
     def number(self) -> int:
-        """An Exp-Golomb code; a signed one is skipped in the same way."""
+        """Read an Exp-Golomb code; a signed one is skipped in the same way."""
         length = 0
         while not self.take(1):
             length += 1

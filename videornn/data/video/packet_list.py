@@ -1,4 +1,4 @@
-"""What the packets of a video say before any is decoded: which are frames, in which order, at which times."""
+"""Learn from the packets of a video, without decoding, which are frames, in which order, and at which times."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from videornn.errors import DecodeError
 
 KEY, HIDDEN, SECOND_FIELD = 1, 2, 4
 NOTHING_MOVED_BYTES = 8  # of MPEG-4
-NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: a bare stream, as of a camera's encoder
-COUNT_STEPS = ("avi", "ivf")  # formats whose header counts steps of time, with or without a frame
+NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: a bare stream, as from a camera's encoder
+COUNT_STEPS = ("avi", "ivf")  # formats whose header counts steps of time, whether they have a frame or not
 
 
 class PacketList:
-    """The packets of a video file, read once; a packet goes by its number in the order of the file.
+    """The packets of a video file, read once; packets are numbered in the order of the file.
 
     It takes 17 bytes a packet, and 32 a frame.
 
     Attributes:
         num_packets: how many there are.
-        num_chunks: the same, and in AVI also the chunks without data, each of which stands for a frame that stays.
-        keys: int64, those with which a decoder can begin.
-        shown: int64 [F], those that are frames, in the order in which they are shown; None where only a decoder can tell.
-        ticks: int64 [F], when each frame appears, counted from the first, in steps of tick seconds; None where that is not
-            known, and frames are to be counted.
+        num_chunks: the same, in AVI also counting chunks without data, each of which repeats the frame before.
+        keys: int64, the packets with which a decoder can begin.
+        shown: int64 [F], the packets that are frames, in the order in which they are shown; None if only a decoder can tell.
+        ticks: int64 [F], when each frame appears, counted from the first, in steps of tick seconds; None if unknown, so that
+            frames must be counted.
         times: float64 [F], the same in seconds.
-        fps: their average rate; where frames are counted, that which the file announces.
-        last_seconds: how long the last one is on the screen; None where frames are counted.
-        duration: the seconds of all; None where frames are counted.
+        fps: the average rate of the frames; if frames are counted, the one that the file announces.
+        last_seconds: how long the last frame is on screen; None if frames are counted.
+        duration: total seconds; None if frames are counted.
 
     Raises:
         DecodeError: the file declares more packets than it can hold.
@@ -62,7 +62,7 @@ class PacketList:
             pts, dts, size = packet.pts, packet.dts, packet.size
             all_pts.append(MISSING if pts is None else pts)
             all_dts.append(MISSING if dts is None else dts)
-            # an edit list hides what must be decoded all the same
+            # an edit list hides packets that must be decoded all the same
             flag = KEY * packet.is_keyframe | HIDDEN * packet.is_discard
             flags.append(SECOND_FIELD if pairs and pairs.completes(bytes(packet)) else flag)
             if size < smallest:
@@ -74,7 +74,7 @@ class PacketList:
         self.num_chunks = self.num_packets
         if container.format.name in COUNT_STEPS:
             self.num_chunks = max(self.num_packets, int(self._dts.max(initial=-1)) + 1)
-        # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame of the packet before
+        # MPEG-4 in AVI: a packet of a few bytes says that nothing moved, or stands for a B frame in the packet before
         has_small = smallest <= NOTHING_MOVED_BYTES
         has_made_up = codec.has_b_frames and (is_avi or int(container.format.flags) & NO_TIMESTAMPS)
         clock = None
@@ -82,15 +82,15 @@ class PacketList:
             is_key, is_shown = self._flags & KEY != 0, self._flags & (HIDDEN | SECOND_FIELD) == 0
             longest = longest_step(container)
             clock = read_clock(self._pts, self._dts, is_key, is_shown, tick=self.tick, longest=longest, announced=self.fps)
-        # B frames that are said to be shown as they are decoded: the file tells when frames appear, but not which
+        # B frames that are said to be shown in the order of decoding: the file tells when frames appear, but not which
         only_decoded = codec.has_b_frames and self.num_packets > 1 and (self._pts == self._dts).all()
         if clock is not None and not only_decoded:
             self._set_frames(*clock)
             return
-        self.keys = self.keys[:0]  # such files mark frames as key frames that are none
+        self.keys = self.keys[:0]  # such files mark frames as key frames that are not
         if clock is not None:
             self._set_frames(None, clock[1])
-        elif is_avi and not has_small and (np.diff(self._dts) > 1).any():  # frames were dropped: others stay for longer
+        elif is_avi and not has_small and (np.diff(self._dts) > 1).any():  # frames were dropped, so others stay longer
             self._set_frames(None, np.sort(self._dts))
 
     def _set_frames(self, shown: np.ndarray | None, ticks: np.ndarray) -> None:
@@ -100,13 +100,13 @@ class PacketList:
         if len(ticks) > 1:
             gaps = np.sort(np.diff(ticks))
             self.fps = average_rate(len(ticks), int(self.ticks[-1]) * self.tick)
-            # where gaps differ by the rounding of ticks only, the average says it better
+            # if gaps differ only by the rounding of ticks, the average is more exact
             usual = 1 / self.fps if gaps[-1] - gaps[0] <= 1 else int(gaps[len(gaps) // 2]) * self.tick
         self.last_seconds = float(usual)
         self.duration = float((len(ticks) - 1) / self.fps + usual)
 
     def learn(self, shown: np.ndarray, announced: Fraction) -> None:
-        """Take from a decoder which packets are frames, in the order in which they are shown."""
+        """Take over from a decoder which packets are frames, in the order in which they are shown."""
         if self.times is not None and len(shown) != len(self.times):
             self.ticks = self.times = self.duration = self.last_seconds = None
             self.fps = announced
@@ -114,16 +114,16 @@ class PacketList:
 
     @property
     def begins_late(self) -> bool:
-        """Whether there are frames in front of the first that a decoder can begin with, which may not be decoded."""
+        """Whether there are frames before the first one that a decoder can begin with; they may not be decodable."""
         if self.shown is None or len(self.keys) == 0:
             return self.shown is not None
         return self.shown[0] != self.keys[0] and (self.keys[0] > 0 or self.keys[0] in self.shown)
 
     def leave_out_lead(self, decoded: Iterable[int | None]) -> int:
-        """Leave out the frames in front of the first key frame that are not among the first decoded; returns how many.
+        """Leave out the frames before the first key frame that are not among the first decoded ones; return their number.
 
         Args:
-            decoded: the packets of the frames that a decoder gives from the first packet on, which is not followed for long.
+            decoded: the packets of the frames that a decoder yields from the first packet on; only its beginning is read.
         """
         assert self.shown is not None and self.ticks is not None
         places, seen = self.places(), set()
@@ -140,28 +140,28 @@ class PacketList:
         return int((~is_kept).sum())
 
     def places(self) -> np.ndarray:
-        """int64 [num_packets], which frame each packet is; -1 where it is none."""
+        """Return int64 [num_packets]: the frame of each packet, -1 if it is none."""
         assert self.shown is not None
         places = np.full(self.num_packets, -1)
         places[self.shown] = np.arange(len(self.shown))
         return places
 
     def begins_frame(self, number: int) -> bool:
-        """Whether a packet is not the second field of the frame that the packet before it has begun."""
+        """Return whether a packet begins a frame, rather than being the second field of one."""
         return not self._flags[number] & SECOND_FIELD
 
     def end_of(self, number: int) -> int:
-        """The number after the last packet of a frame."""
+        """Return the number after the last packet of a frame."""
         end = number + 1
         return end if end == self.num_packets or self.begins_frame(end) else end + 1
 
     def source_seconds(self, index: int) -> float:
-        """What the file's own clock says when a frame appears."""
+        """Return the time on the file's own clock at which a frame appears."""
         assert self.shown is not None
         return float(self._pts[self.shown[index]] * float(self.tick))
 
     @property
     def first_seconds(self) -> float:
-        """What the file's own clock says at the beginning; 0 if nothing."""
+        """Time on the file's own clock at the beginning; 0 if it has none."""
         stamped = self._dts[self._dts != MISSING]
         return float(stamped[0] * float(self.tick)) if len(stamped) else 0.0

@@ -1,4 +1,4 @@
-"""RGB pictures of decoded frames: with the right colours and the right way up, the same with every version of PyAV."""
+"""Convert decoded frames to RGB pictures, in the right colours and the right way up, with every version of PyAV."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from videornn.errors import DecodeError
 
-MAX_FRAME_PIXELS = 8192 * 4352  # of the largest pictures in level 6 of H.264, HEVC and AV1
-# PyAV up to 16 takes every YUV for limited BT.601 unless it is told to change matrix or range
+MAX_FRAME_PIXELS = 8192 * 4352  # the largest pictures in level 6 of H.264, HEVC and AV1
+# PyAV up to 16 takes all YUV for limited BT.601 unless told to change matrix or range
 KNOWS_COLOURS = int(av.__version__.split(".")[0]) >= 17
-# from then on it starts a thread a core for every video, which takes longer than to convert all frames of a clip
+# newer ones start a thread a core for every video, which takes longer than converting all frames of a clip
 ONE_THREAD = {"threads": 1}
 
 
 class TooLarge(DecodeError):
-    """Frames have more pixels than may be decoded."""
+    """Raised if frames have more pixels than may be decoded."""
 
 
 class Turn(NamedTuple):
-    """How a stored picture becomes what is shown: rows and columns swapped, then mirrored left to right, then up to down."""
+    """The turn from a stored to a shown picture: swap rows and columns, then mirror left to right, then top to bottom."""
 
     swapped: bool = False
     mirrored: bool = False
     upturned: bool = False
 
     def of(self, picture: np.ndarray) -> np.ndarray:
-        """A stored picture [H, W, ...] as it is shown; a view."""
+        """Return a stored picture [H, W, ...] as it is shown; a view."""
         picture = picture.swapaxes(0, 1) if self.swapped else picture
         return picture[:: -1 if self.upturned else 1, :: -1 if self.mirrored else 1]
 
     def of_pixel(self, aspect: Fraction) -> Fraction:
-        """Width / height of a pixel once it is turned."""
+        """Return width / height of a pixel after the turn."""
         return 1 / aspect if self.swapped else aspect
 
     @property
     def flips(self) -> bool:
-        """Whether text would be read backwards: this is no rotation."""
+        """Whether this is no rotation: text would be mirrored."""
         return (self.swapped + self.mirrored + self.upturned) % 2 == 1
 
 
@@ -49,7 +49,7 @@ UPRIGHT = Turn()
 
 
 def check_frame_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    """Raises TooLarge, naming the video, if its frames have more pixels than data.max_frame_pixels allows."""
+    """Raise TooLarge, naming the video, if its frames have more pixels than data.max_frame_pixels allows."""
     if width * height > max_pixels:
         size = f"{width} x {height} pixels"
         raise TooLarge(f"{name}: has frames of {size}, more than data.max_frame_pixels={max_pixels} allows")
@@ -58,25 +58,25 @@ def check_frame_size(name: str, width: int, height: int, max_pixels: int) -> Non
 def bound_frames(name: str, codec: av.VideoCodecContext, max_pixels: int) -> None:
     """Check the size of frames that a file announces, and have its decoder, not yet open, refuse much larger ones.
 
-    What is coded is larger than what is shown, by up to a block in width and height.
+    Coded frames are larger than shown ones, by up to a block in width and height.
     """
     check_frame_size(name, codec.width, codec.height, max_pixels)
     codec.options = {**codec.options, "max_pixels": str(2 * max_pixels)}
 
 
 def to_picture(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of a frame, turned as the display matrix in the file's metadata says; a view."""
+    """Convert a frame to RGB uint8 [H, W, 3], turned as the file's display matrix says; a view."""
     plane = converter.reformat(frame, format="rgb24", **(ONE_THREAD if KNOWS_COLOURS else _colours(frame))).planes[0]
     shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
     return turn_of(frame).of(np.ndarray(shape, np.uint8, buffer=memoryview(plane), strides=strides))
 
 
 def turn_of(frame: av.VideoFrame) -> Turn:
-    """How a frame is to be turned: by the nearest of the eight ways that keep pixels whole."""
+    """Return how a frame is to be turned: the nearest of the eight turns that keep pixels whole."""
     try:
-        # frame.side_data would keep the frame until the next garbage collection: each of the two holds the other
+        # frame.side_data would keep the frame until the next garbage collection, because the two refer to each other
         matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # PyAV does not say what it takes
-    except ValueError:  # beside it is something that this version of PyAV has no name for: then no flip is seen
+    except ValueError:  # there is other side data that this version of PyAV has no name for: no flip is detected then
         quarters = frame.rotation // 90 % 4  # counter-clockwise
         return (UPRIGHT, Turn(True, False, True), Turn(False, True, True), Turn(True, True, False))[quarters]
     if matrix is None:
@@ -89,9 +89,9 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 
 
 def _colours(frame: av.VideoFrame) -> dict[str, int]:
-    """Arguments of reformat that state matrix and range of a frame.
+    """Return the arguments of reformat that state matrix and range of a frame.
 
-    The destination is RGB, whose own matrix does not matter; it is only there to differ from the source's.
+    The destination is RGB, whose matrix does not matter; it is only given so as to differ from the source's.
     """
     source = int(frame.colorspace)
     full = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")

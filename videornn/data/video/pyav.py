@@ -1,4 +1,4 @@
-"""The PyAV back end: a clip costs the decoding of the frames that it is made of, and of those that these refer to."""
+"""The PyAV back end: for a clip it decodes only the frames of the clip and those that these refer to."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from videornn.data.video.packet_list import PacketList
 from videornn.data.video.pictures import MAX_FRAME_PIXELS, bound_frames, to_picture
 from videornn.errors import DecodeError
 
-KEPT_BYTES = 2**25  # of packets that stay in memory; those of a longer video are read again
-PACKET_BYTES = 2**10  # that a packet takes besides its data
-INTRA = 1  # a type of picture; decoders that tell of none say 0
+KEPT_BYTES = 2**25  # of packets kept in memory; those of a longer video are read again
+PACKET_BYTES = 2**10  # memory of a packet besides its data
+INTRA = 1  # a picture type; decoders that report none say 0
 
 
 class PyAVVideo(FrameVideo):
-    """Packets are listed once without decoding; a frame is then decoded from the last key frame before it.
+    """A video file whose packets are listed once; a frame is then decoded from the last key frame before it.
 
-    Every packet gets its place in the file as its timestamp before it is decoded, so that a decoded frame tells which
+    Every packet gets its number in the file as its timestamp before it is decoded, so that a decoded frame tells which
     packet it came from, whatever the container says about time. The container's own timestamps give the order in which
     frames are shown. AVI has none, and those that FFmpeg makes up are wrong if there are B frames: such a video is decoded
     once to learn the order.
@@ -36,7 +36,7 @@ class PyAVVideo(FrameVideo):
         max_pixels: width x height that a frame may have.
 
     Attributes:
-        remarks: what is odd about the file, in words.
+        remarks: oddities of the file, in words.
 
     Raises:
         DecodeError: the file is missing, is no video, has no frame, or takes longer than the timeout.
@@ -47,7 +47,7 @@ class PyAVVideo(FrameVideo):
         self._timeout = timeout
         self._max_pixels = max_pixels
         self._deadline = Deadline(timeout)
-        self._converter = VideoReformatter()  # one for all frames: setting one up takes longer than converting a small frame
+        self._converter = VideoReformatter()  # one for all: setting it up takes longer than converting a small frame
         self._container: av.container.InputContainer | None = None
         self.remarks: list[str] = []
         try:
@@ -74,14 +74,14 @@ class PyAVVideo(FrameVideo):
             raise DecodeError(f"{self.path}: its video is in a format that FFmpeg does not know")
         bound_frames(self.path, self._codec, self._max_pixels)
         self._codec.thread_type = "NONE"  # loaders run one process per core; threads would only compete
-        self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
+        self._codec.open(strict=False)  # before skip_frame is set, which dav1d would obey for ever
         return self._container
 
     def _list_packets(self, container: av.container.InputContainer) -> None:
-        """Find key frames and the order in which packets are shown, and keep the packets themselves if they are few."""
+        """Find the key frames and the order in which packets are shown; keep the packets if they are few."""
         self._list = PacketList(self.path, container, self._stream, self._kept_packets())
         everything = range(self._list.num_packets)
-        # a decoder of packed B frames loses count if it leaves some out
+        # a decoder of packed B frames loses count if it skips some
         self._discard: Literal["DEFAULT", "NONREF"] = "DEFAULT" if self._list.shown is None else "NONREF"
         if self._list.begins_late:
             if num_left_out := self._list.leave_out_lead(self._first_decoded()):
@@ -98,7 +98,7 @@ class PyAVVideo(FrameVideo):
         self.times = np.arange(self.num_frames) / float(self.fps) if self._list.times is None else self._list.times
 
     def _first_decoded(self) -> Iterator[int | None]:
-        """The packets of the frames that come first, whatever cannot be decoded in between."""
+        """Yield the packets of the first frames, passing over what cannot be decoded."""
         self._codec.flush_buffers()
         for number, packet in enumerate(self._packets_from(0)):
             self._deadline.check(self.path)
@@ -107,7 +107,7 @@ class PyAVVideo(FrameVideo):
                 yield from (frame.pts for frame in self._codec.decode(packet))
 
     def _kept_packets(self) -> Iterator[av.Packet]:
-        """The packets, which are kept while they are few."""
+        """Yield the packets, keeping them while they are few."""
         left = KEPT_BYTES
         for packet in self._read_packets():
             if self._kept is not None:
@@ -129,21 +129,21 @@ class PyAVVideo(FrameVideo):
 
     @property
     def num_chunks(self) -> int:
-        """Frames that the file holds, also those that are hidden or have no data."""
+        """Number of frames in the file, including those that are hidden or have no data."""
         return self._list.num_chunks
 
     @property
     def ticks(self) -> np.ndarray | None:
-        """int64 [num_frames], times in steps of tick seconds; None where the file has no timestamps that hold."""
+        """Times int64 [num_frames] in steps of tick seconds; None if the file has no reliable timestamps."""
         return self._list.ticks
 
     @property
     def tick(self) -> Fraction:
-        """Seconds, exact."""
+        """Seconds per step of ticks, exact."""
         return self._list.tick
 
     def all_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(index, frame) of every frame that can be decoded, in order; raises av.FFmpegError, OSError or DecodeError."""
+        """Yield (index, frame) of every decodable frame, in order; raises av.FFmpegError, OSError or DecodeError."""
         ((first, _),) = self._runs([0])
         everything, last = range(first, self._list.num_packets), -1
         for number, frame in self._frames_of(everything, everything):
@@ -160,7 +160,7 @@ class PyAVVideo(FrameVideo):
             for number, frame in self._wanted_frames(indices):
                 picture = to_picture(frame, self._converter)
                 shape = shape or picture.shape
-                if picture.shape != shape:  # the size changes in mid-stream
+                if picture.shape != shape:  # the size changes within the stream
                     whole = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))
                     picture = whole.to_ndarray(format="rgb24", width=shape[1], height=shape[0])
                 yield places[number], picture
@@ -168,7 +168,7 @@ class PyAVVideo(FrameVideo):
             raise self._failed(error) from error
 
     def _wanted_frames(self, indices: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The frames of these indices, each with the number of its packet."""
+        """Yield the frames of these indices, each with the number of its packet."""
         runs = self._runs(indices)
         for done, (key, wanted) in enumerate(runs):
             missing = set(wanted)
@@ -182,7 +182,7 @@ class PyAVVideo(FrameVideo):
                 if number in missing:
                     missing.remove(number)
                     yield number, frame
-            if missing:  # a "key frame" can need what lies before it: decode all from the start
+            if missing:  # a "key frame" can need what comes before it: decode everything from the start
                 everything = range(self._list.end_of(max(wanted)))
                 for number, frame in self._frames_of(everything, everything):
                     if number in missing:
@@ -193,20 +193,20 @@ class PyAVVideo(FrameVideo):
                 raise DecodeError(f"{self.path}: frame {index} of {self.num_frames} is damaged")
 
     def _runs(self, indices: list[int]) -> list[tuple[int, list[int]]]:
-        """(first packet, wanted packets) of every stretch that can be decoded without what lies before it."""
+        """Return (first packet, wanted packets) of every stretch that can be decoded without what comes before it."""
         runs: dict[int, list[int]] = {}
         keys, places = self._list.keys, self._place
         for index in indices:
             number = int(self._shown[index])
             place = int(np.searchsorted(keys, number, side="right")) - 1
-            # B frames can follow a key frame in the file but precede it on the screen; they refer to what is before it
+            # B frames can follow a key frame in the file but precede it on screen; they refer to what is before it
             while place >= 0 and places[keys[place]] > index:
                 place -= 1
             runs.setdefault(int(keys[place]) if place >= 0 else 0, []).append(number)
         return sorted(runs.items())
 
     def _frames_of(self, numbers: range, wanted: Collection[int]) -> Iterator[tuple[int | None, av.VideoFrame]]:
-        """Decode the packets of these numbers; frames that are not wanted and that none refers to are left out."""
+        """Decode the packets of these numbers, skipping unwanted frames to which no other frame refers."""
         if isinstance(wanted, set):
             wanted = frozenset(wanted)  # the caller's set shrinks as frames arrive
         packets = self._packets_from(numbers.start)
@@ -218,7 +218,7 @@ class PyAVVideo(FrameVideo):
                 self._codec.skip_frame = "DEFAULT" if number in wanted else self._discard
             for frame in self._codec.decode(packet):
                 yield frame.pts, frame
-        for frame in self._codec.decode(None):  # those that wait for their turn on the screen
+        for frame in self._codec.decode(None):  # frames that wait for their turn on screen
             yield frame.pts, frame
 
     def _packets_from(self, number: int) -> Iterator[av.Packet]:
@@ -236,7 +236,7 @@ class PyAVVideo(FrameVideo):
                 self._deadline.check(self.path)
                 if packet.size:
                     yield packet
-        except IndexError as error:  # from PyAV, when a stream turns up that the start of the file did not announce
+        except IndexError as error:  # from PyAV, when a stream appears that the start of the file did not announce
             raise DecodeError(f"{self.path}: a stream begins in the middle of the file") from error
 
     def _failed(self, error: Exception) -> DecodeError:

@@ -34,15 +34,15 @@ from videornn.data.video.pictures import MAX_FRAME_PIXELS, bound_frames, to_pict
 from videornn.errors import DecodeError
 from videornn.system.urls import is_url, without_secrets
 
-CONNECT_SECONDS = 10.0  # that a live source may take to answer, or send nothing; a pipe may take any time
+CONNECT_SECONDS = 10.0  # that a live source may take to answer, or stay silent; a pipe may take any time
 SLOWEST_DISK = 2e7  # bytes per second
 STDIN = "-"
-# what comes from elsewhere can be a playlist: it must not name what lies on this machine, nor a pipe any place at all
+# remote content can be a playlist: it must not name files of this machine, and one from a pipe nothing at all
 NOT_LOCAL = {"protocol_blacklist": "file,fd,pipe,unix"}
 BEHIND_SOCKET = {"protocol_blacklist": "file,fd,pipe"}
 NETWORK = NOT_LOCAL | {
     "rtsp_transport": "tcp",  # whole frames, and through routers
-    "overrun_nonfatal": "1",  # of UDP that comes faster than it is read, some is left out: it does not end for that
+    "overrun_nonfatal": "1",  # UDP that comes faster than it is read loses some data, but does not end
 }
 NOTHING_ELSE = {"protocol_whitelist": "crypto"}
 
@@ -50,7 +50,7 @@ Wanted = Callable[[float, float], bool]
 
 
 def listing_seconds(source: str) -> float:
-    """How long reading the packets of a source may take before its first frame comes, at the most."""
+    """Return the longest time that reading the packets of a source may take before its first frame comes."""
     return 0.0 if is_live(source) or not os.path.isfile(source) else os.path.getsize(source) / SLOWEST_DISK
 
 
@@ -62,28 +62,28 @@ class TimedFrame(NamedTuple):
 
 
 def is_live(source: str) -> bool:
-    """Whether a source is read as it comes, and may never end: a URL, a camera (/dev/video0), a pipe, '-'."""
+    """Return whether a source is read as it comes, and may never end: a URL, a camera (/dev/video0), a pipe, '-'."""
     return is_url(source) or is_pipe(source) or _is_camera(source)
 
 
 def is_pipe(source: str) -> bool:
-    """Whether a source is standard input ('-') or a pipe, which may be open in this process alone, as <(command) is."""
+    """Return whether a source is standard input ('-') or a pipe, even one open in this process only, like <(command)."""
     return source == STDIN or stat.S_ISFIFO(_mode(source))
 
 
 class VideoStream:
     """The frames of a source in the order in which they are shown.
 
-    Packets that cannot be decoded are left out and counted. Times are counted from the first frame, as clock.py says. The
-    packets of a file are read once before, so that its rate and times are those that it has by index.
+    Packets that cannot be decoded are left out and counted. Times are counted from the first frame, as in clock.py. The
+    packets of a file are read once in advance, so that its rate and times are the same as by index.
 
     Attributes:
-        fps: the average rate of a file, else that which the source announces.
-        duration: seconds; None for live sources, and where a file without timestamps does not say.
-        first_seconds: what the source's own clock would have said at the first frame, as seen from the last one read so far.
+        fps: the average rate of a file, else the one that the source announces.
+        duration: seconds; None for live sources, and if a file without timestamps does not say.
+        first_seconds: the source's own clock at the first frame, as counted back from the last frame read so far.
         pixel_aspect: width / height of a pixel of the pictures as players show it, from the first frame on.
         end: seconds from the first frame to the end of the last one read so far.
-        num_damaged: packets that could not be decoded so far, and 1 for an end that could not be read.
+        num_damaged: packets that could not be decoded so far, plus 1 for an end that could not be read.
 
     Raises:
         DecodeError: the source is missing, is no video, or does not answer; its frames are larger than max_pixels.
@@ -115,7 +115,7 @@ class VideoStream:
         except (av.FFmpegError, OSError, UnicodeError) as error:
             self.close()
             raise self._failed("cannot be opened" if self.live else "cannot be decoded", error) from error
-        except BaseException:  # Ctrl-C too: who writes to a pipe must learn that nobody reads it
+        except BaseException:  # Ctrl-C too: the writer of a pipe must learn that nobody reads it
             self.close()
             raise
 
@@ -130,14 +130,14 @@ class VideoStream:
             raise DecodeError(f"{self._name}: its video is in a format that FFmpeg does not know")
         bound_frames(self._name, self._codec, self._max_pixels)
         self._codec.thread_type = "AUTO"
-        self._codec.open(strict=False)  # before skip_frame is set: dav1d would keep to it for ever
+        self._codec.open(strict=False)  # before skip_frame is set, which dav1d would obey for ever
         self._converter = VideoReformatter()
         self.fps = frame_rate(self._stream) or Fraction(25)
-        self._last_seconds = 1 / float(self.fps)  # that the last frame is on the screen
+        self._last_seconds = 1 / float(self.fps)  # of the last frame on screen
         return self._container
 
     def _list_packets(self, container: av.container.InputContainer) -> None:
-        """Read a file's clock before its frames: what it announces need not hold."""
+        """Read a file's clock before its frames, because what it announces can be wrong."""
         length = container.duration
         self._list = PacketList(self._name, container, self._stream, self._packets())
         self._reopen()
@@ -152,7 +152,7 @@ class VideoStream:
         self._last_seconds = self._list.last_seconds or 1 / float(self.fps)
 
     def _reopen(self) -> None:
-        self.num_damaged = 0  # it comes to the end again
+        self.num_damaged = 0  # the end will be read again
         self.close()
         self._open()
 
@@ -170,18 +170,18 @@ class VideoStream:
         return open_container(self.source, **options)
 
     def _opened_pipe(self) -> io.FileIO | _Forward:
-        """The pipe as a file of Python: while FFmpeg itself waits for a pipe, Ctrl-C has no effect."""
+        """Open the pipe as a Python file: while FFmpeg itself waits for a pipe, Ctrl-C has no effect."""
         if self.source == STDIN and os.isatty(0):
             raise DecodeError("standard input is a terminal: send a video to it, as in cat video.mp4 | videornn infer ... -")
         self._pipe = io.FileIO(0 if self.source == STDIN else self.source, closefd=self.source != STDIN)
         return self._pipe if self._pipe.seekable() else _Forward(self._pipe)
 
     def frames(self, wanted: Wanted | None = None) -> Iterator[TimedFrame]:
-        """All frames, once; those that nobody needs may be missing.
+        """Yield all frames, once; unneeded ones may be missing.
 
         Args:
-            wanted: whether somebody needs the frame that is on the screen from one second to another. Of the others, those
-                that no frame refers to are not even decoded.
+            wanted: returns whether a frame on screen from one second to another is needed. Others are not even decoded if
+                no frame refers to them.
 
         Raises:
             DecodeError: no frame can be decoded, or a live source is lost; frames may have come before.
@@ -199,7 +199,7 @@ class VideoStream:
             raise DecodeError(f"{self._name}: has no frame that can be decoded")
 
     def _running(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
-        """(seconds, what the source's own clock said at the first frame, frame), as they come."""
+        """Yield (seconds, the source's own clock at the first frame, frame), as they come."""
         assert self._container is not None
         clock, tick = RunningClock(1 / float(self.fps), longest_step(self._container)), time_base(self._stream)
         for frame in self._decoded(self._packets()):
@@ -208,20 +208,20 @@ class VideoStream:
             yield seconds, clock.zero, frame
 
     def _counted(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
-        """The same of a file whose packets do not tell which frame they are."""
+        """Yield the same from a file whose packets do not tell which frame they are."""
         times = () if self._list.times is None else self._list.times
         for index, frame in enumerate(self._decoded(self._packets())):
             seconds = float(times[index]) if index < len(times) else index / float(self.fps)
             yield seconds, self._list.first_seconds, frame
 
     def _listed(self, wanted: Wanted | None) -> Iterator[tuple[float, float, av.VideoFrame]]:
-        """The same of a file that says when its frames appear."""
+        """Yield the same from a file that says when its frames appear."""
         places, times, last = self._list.places(), self._list.times, -1
         assert times is not None
         for frame in self._decoded(self._numbered(wanted)):
             place = -1 if frame.pts is None else int(places[frame.pts])
             if place == 0:
-                self.num_damaged = 0  # what lies before the first frame is left out
+                self.num_damaged = 0  # what comes before the first frame is left out
             if place > last:
                 last = place
                 seconds = float(times[place])
@@ -239,7 +239,7 @@ class VideoStream:
                 yield from self._decoded_packet(packet)
         except DecodeError as error:
             lost = error
-        yield from self._decoded_packet(None)  # those that wait for their turn on the screen
+        yield from self._decoded_packet(None)  # frames that wait for their turn on screen
         if lost is not None:
             raise lost
 
@@ -251,10 +251,10 @@ class VideoStream:
             return []
 
     def _numbered(self, wanted: Wanted | None) -> Iterator[av.Packet]:
-        """Every packet, with its number as its timestamp; the decoder is told which frames it may leave out."""
+        """Yield every packet, with its number as its timestamp, and tell the decoder which frames it may skip."""
         places, times = self._list.places(), self._list.times
         assert times is not None
-        numbers = range(self._list.num_packets)  # a file that is still written can have grown
+        numbers = range(self._list.num_packets)  # a file that is still being written can have grown
         for number, packet in zip(numbers, self._packets(), strict=False):
             packet.pts = number
             if wanted is not None and self._list.begins_frame(number):
@@ -311,7 +311,7 @@ class VideoStream:
 
 
 class _Forward:
-    """A pipe for FFmpeg, which tries to seek wherever it finds the method."""
+    """A pipe for FFmpeg without the method seek, which FFmpeg would try to use."""
 
     def __init__(self, pipe: io.FileIO) -> None:
         self.read = pipe.read
@@ -326,7 +326,7 @@ def _is_camera(source: str) -> bool:
 
 
 def _mode(source: str) -> int:
-    """Type of a file as stat tells; 0 where there is none."""
+    """Return the type of a file as stat tells it; 0 if there is none."""
     try:
         return os.stat(source).st_mode
     except (OSError, ValueError):

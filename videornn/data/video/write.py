@@ -1,4 +1,4 @@
-"""Videos written as H.264 in MP4, which every player and browser shows: from pictures, or redrawn with their sound."""
+"""Write videos as H.264 in MP4, which every player and browser shows: from pictures, or redrawn with their sound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from videornn.data.video.stream import VideoStream
 from videornn.errors import DecodeError
 from videornn.system.files import replacing
 
-COPIED_SOUND = frozenset(["aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"])  # what MP4 takes as it is
+COPIED_SOUND = frozenset(["aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus"])  # taken by MP4 as they are
 AAC_RATES = frozenset([96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000])
 CLOCK = Fraction(1, 90000)  # exact for all usual frame rates
 
@@ -24,10 +24,10 @@ CLOCK = Fraction(1, 90000)  # exact for all usual frame rates
 def write_movie(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, *, crf: int = 19) -> None:
     """Encode pictures uint8 [H, W, 3], all of one even size, at a constant rate; the same pictures give the same bytes.
 
-    The file is whole or not there. One thread encodes.
+    The file is written as a whole or not at all. One thread encodes.
     """
     options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
-    options["x264-params"] = "cpu-independent=1"  # without it x264 makes other bytes from run to run
+    options["x264-params"] = "cpu-independent=1"  # without it x264's bytes differ from run to run
     with replacing(path) as temporary, create_file(temporary) as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = "yuv420p"
@@ -50,16 +50,16 @@ def redraw_movie(
 ) -> Iterator[float]:
     """Draw every frame of a video anew, at the time at which it appeared, with the sound of the source.
 
-    Sound is copied packet by packet if MP4 takes its format, else encoded to AAC of one channel or two. It ends where it is
-    damaged; of a track that MP4 cannot take for its damage there is none, which is found at the end, and all begins again.
+    Sound is copied packet by packet if MP4 takes its format, else encoded to AAC with one or two channels. It ends where it
+    is damaged. If MP4 cannot take a damaged track, which shows only at the end, all is done again without sound.
 
     Args:
-        path: the movie; it can be played once the iterator has come to its end.
-        draw: what becomes of a picture uint8 [H, W, 3], turned upright, and its time in seconds; always of one even size.
+        path: the movie; it can be played when the iterator has come to its end.
+        draw: called with an upright picture uint8 [H, W, 3] and its time in seconds; returns pictures of one even size.
         max_pixels: width x height that a frame of the source may have.
 
     Yields:
-        After every frame, the share of the video, in 0..1, that is done; 0 where the file does not say how long it is.
+        After every frame, the share of the video, in 0..1, that is done; 0 if the file does not tell its length.
 
     Raises:
         DecodeError: the source is missing or has no frame that can be decoded, or its pictures cannot be encoded.
@@ -69,7 +69,7 @@ def redraw_movie(
     except av.FFmpegError:
         try:
             yield from _redraw(source, path, draw, max_pixels, crf, with_sound=False)
-        except av.FFmpegError as error:  # then it was not for the sound
+        except av.FFmpegError as error:  # the sound was not the reason
             raise DecodeError(f"{source}: cannot be written as MP4 ({str(error.strerror).lower()})") from error
 
 
@@ -103,14 +103,14 @@ def _redraw(
 
 
 class _Sound:
-    """The sound of a file on its way to a container; nothing if it has none, or there is no file."""
+    """The sound of a file on its way to a container; empty if the file has none, or there is no file."""
 
     def __init__(self, source: str | None, container: av.container.OutputContainer) -> None:
         self._container = container
         self._source: av.container.InputContainer | None = None
         self._packets: Iterator[av.Packet[av.AudioStream]] = iter(())
         self._waiting: av.Packet[av.AudioStream] | None = None  # the first after a jump of the clock
-        self._zero: float | None = None  # of the clock that the last packet goes by
+        self._zero: float | None = None  # of the clock of the last packet
         self._heard = -float("inf")  # seconds of the movie up to which there is sound
         if source is None or not Path(source).is_file():
             return
@@ -130,9 +130,9 @@ class _Sound:
             self._stream = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout=layout)
 
     def mux_until(self, seconds: float, zero: float) -> None:
-        """Pass on what is heard up to a time of the video, at whose first frame the clock of the source says zero seconds.
+        """Pass on the sound up to a time of the video; zero is the source's clock, in seconds, at the first frame.
 
-        Where that clock jumps, pictures and sound come to it one after the other; what comes first waits.
+        Where that clock jumps, pictures and sound reach the jump one after the other; the first to reach it waits.
         """
         done, self._zero = -float("inf"), zero if self._zero is None else self._zero
         while done < seconds:
@@ -148,7 +148,7 @@ class _Sound:
                         self._waiting = packet
                         return
                     self._last, done = place, place - self._zero
-                    if done <= self._heard:  # the sound of the clock before has gone on for a moment longer
+                    if done <= self._heard:  # the sound of the previous clock went on a moment longer
                         continue
                     self._heard = done
                 self._pass_on(packet, self._zero)
@@ -157,12 +157,12 @@ class _Sound:
                 return
 
     def _is_ahead(self, place: float, seconds: float, zero: float) -> bool:
-        """Whether the clock has jumped for the sound, but not yet for the pictures; once for both, it goes by the new."""
+        """Return whether the clock has jumped for the sound but not yet for the pictures; after both, follow the new one."""
         if -SET_BACK <= place - self._last <= self._longest:
             return False
         assert self._zero is not None
         have_jumped = abs(zero - self._zero) > SET_BACK
-        is_pause = place > self._last and abs(place - zero - seconds) <= self._longest  # of the sound alone
+        is_pause = place > self._last and abs(place - zero - seconds) <= self._longest  # in the sound only
         self._zero = zero
         return not (have_jumped or is_pause)
 
