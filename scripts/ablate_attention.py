@@ -1,28 +1,28 @@
-"""The rows of the DNL paper on any recipe and any data: each of its attention blocks, several seeds, with intervals.
+"""Compare the attention blocks of the DNL paper on any recipe and data, over several seeds, with intervals.
 
     python scripts/ablate_attention.py CONFIG [key=value ...] --out DIR [--seeds 5] [--rows none nl ...]
         [--jobs N] [--gpus 0 1 ...] [--init-from-baseline [--baseline CONFIG]]
 
 A row is CONFIG with another attention block at the places that it names, trained and tested by `videornn train` and
-`videornn test` once for each seed. Finished runs are not done again, interrupted ones go on: after Ctrl-C, which stops all
-runs after their step and saves them, after a kill or a failure, and with more rows or seeds, give the same command again.
---gpus gives each run a GPU of its own, or several (--gpus 0,1,2,3 4,5,6,7); --jobs lets so many runs share each of these, or
-the CPU. DIR gets ablation.md, .csv, .json and .png.
+`videornn test` once for each seed. Finished runs are not repeated and interrupted ones are continued: give the same command
+again after Ctrl-C, which stops all runs after their step and saves them, after a kill or a failure, or to add rows or seeds.
+--gpus gives each run its own GPU, or several (--gpus 0,1,2,3 4,5,6,7); --jobs is the number of runs that share each of
+these, or the CPU. The results are ablation.md, .csv, .json and .png in DIR.
 
 Rows of one seed share the data, its order, clips and crops, the recipe, dropout, the views of the test, and the initial
 weights of all but the attention blocks, which begin as the identity (gate: norm): losses of the first step are equal. A
-{seed} in model.init is the number of the seed: what a block learns depends on the features that it is put onto, and many
-seeds on the features of one run say nothing of others. With --init-from-baseline all rows start from the trained network
-without blocks of the same seed (trained by --baseline, or by CONFIG itself) and are then trained by CONFIG; `none` as well,
-so that no row has had fewer steps.
+{seed} in model.init is replaced by the number of the seed: what a block learns depends on the features below it, and many
+seeds on the features of one run tell nothing about other runs. With --init-from-baseline all rows start from the trained
+network without blocks of the same seed (trained by --baseline, or by CONFIG itself) and are then trained by CONFIG, `none`
+as well, so that no row has fewer steps.
 
-A test is the last thing in a run: choose recipes by data.val. What is tested is best.pt, which data.val has chosen; but
-last.pt where data.test is missing or the same as data.val, for there the test itself would have chosen best.pt.
+The test comes last in a run: choose recipes by data.val. The checkpoint tested is best.pt, chosen by data.val; or last.pt if
+data.test is missing or the same as data.val, because then the test itself would have chosen best.pt.
 
 On Kinetics the same command makes the paper's table, nine rows of five seeds (lists and folder are yours):
     python scripts/ablate_attention.py configs/kinetics400/slow_r50_8x8_nl_in1k.yaml data.train=LIST data.val=LIST \\
         data.root=FOLDER model.init=resnet50.pth --out runs/kinetics --gpus 0,1,2,3,4,5,6,7
-Estimate, not measured: 118 epochs of 234,643 clips are 28 million clips, which at 250 to 400 clips/s of an H100 (64 G
+Estimated, not measured: 118 epochs of 234,643 clips are 28 million clips, which at 250 to 400 clips/s of an H100 (64 G
 multiply-adds a clip) take 20 to 30 GPU hours, and 45 runs 900 to 1,400; a run keeps 1 GB of checkpoints. No number of the
 paper for this table could be verified, so none is printed.
 """
@@ -57,7 +57,7 @@ from videornn.system.text_files import read_json
 from videornn.training.preflight import load_training_data
 from videornn.training.resume import FREE_ON_RESUME
 
-# a row: what it sets of model.attention, and the weights that it gives the values
+# row -> its settings of model.attention, and the weights that it gives the values
 ROWS = {
     "none": ({"kind": "none"}, "no block"),
     "nl": ({"kind": "nl"}, "softmax(q k / sqrt D): its two terms multiplied"),
@@ -71,7 +71,7 @@ ROWS = {
 }
 BASELINE = "baseline"
 SET_BY_ROWS = ("model.attention.kind=", "model.attention.scale=", "model.attention.temperature=")
-# what may differ between the starts of an ablation: speed and output, not weights, and not what is tested
+# settings that may differ between starts of an ablation: they change speed and output, not weights or what is tested
 FREE = ("test.batch_size", *(key for key in FREE_ON_RESUME if not key.startswith(("test", "data.test", "data.val"))))
 NOTES = [
     "Top-1: mean and standard deviation over the seeds.",
@@ -107,18 +107,18 @@ def main() -> int:
 
 
 def ablate(arguments: argparse.Namespace) -> None:
-    """Train, test, compare and write.
+    """Train and test all rows, compare them, and write the results.
 
     Raises:
         UserError: wrong input, or a run that failed.
-        Interrupted: a signal; what is done by then is compared and written.
+        Interrupted: a signal; what is done so far is compared and written.
     """
     config = load_config(arguments.config, arguments.overrides)
     if config.data.test is None and config.data.val is None:
         raise UserError("there is nothing to test on: give data.test=LIST_OR_FOLDER")
-    _, config = load_training_data(config)  # which says what is missing, and counts the classes
+    _, config = load_training_data(config)  # says what is missing, and counts the classes
     configs = {row: override_config(config, _settings(row)) for row in arguments.rows}
-    costs = sizes(configs)  # and finds places that the network does not have
+    costs = sizes(configs)  # also finds places that the network does not have
     checkpoint = arguments.checkpoint or _checkpoint(config)
     _remember(arguments, config, checkpoint)
     jobs = _jobs(arguments, config, checkpoint)
@@ -163,7 +163,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raises UserError for what argparse lets through; puts the rows in order."""
+    """Raise UserError for errors that argparse lets through, and sort the rows."""
     if unknown := [row for row in arguments.rows if row not in ROWS]:
         raise UserError(f"--rows {unknown[0]}: there is no such row; there are {', '.join(ROWS)}")
     arguments.rows = [row for row in ROWS if row in arguments.rows]
@@ -179,18 +179,18 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _settings(row: str) -> list[str]:
-    """What a row sets in a config; scale and temperature are those of the kind if it does not say otherwise."""
+    """Return the settings of a row; scale and temperature are those of the kind unless the row sets them."""
     settings = {"scale": "paper", "temperature": "null", **ROWS[row][0]}
     return [f"model.attention.{key}={value}" for key, value in settings.items()]
 
 
 def _checkpoint(config: Config) -> str:
-    """Which checkpoint the test videos have not chosen."""
+    """Return the checkpoint that was not chosen by the test videos."""
     return "best" if config.data.test is not None and config.data.val not in (None, config.data.test) else "last"
 
 
 def _remember(arguments: argparse.Namespace, config: Config, checkpoint: str) -> None:
-    """Write down what the runs of a folder have in common; raises UserError if those that are there have something else."""
+    """Record what the runs of a folder have in common; raises UserError if existing ones differ."""
     common = {
         **dict(_flat(config.model_dump(mode="json"))),
         "--init-from-baseline": arguments.init_from_baseline,
@@ -209,13 +209,13 @@ def _remember(arguments: argparse.Namespace, config: Config, checkpoint: str) ->
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by dotted key."""
+    """Yield values by dotted key."""
     for key, value in values.items():
         yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
 
 
 def _jobs(arguments: argparse.Namespace, config: Config, checkpoint: str) -> list[Job]:
-    """All runs, seed by seed, so that what is done first can be compared; makes the weights that they start from."""
+    """List all runs, seed by seed, so that early ones can be compared; make the weights that they start from."""
     jobs, runs = [], arguments.out / "runs"
     for seed in range(config.seed, config.seed + arguments.seeds):
         folder, baseline = f"seed{seed}", None
@@ -237,7 +237,7 @@ def _jobs(arguments: argparse.Namespace, config: Config, checkpoint: str) -> lis
 
 
 def _common_weights(path: Path, config: Config, seed: int) -> Path:
-    """A file of the weights that all rows of a seed start from: those of model.init, and new ones for the rest."""
+    """Make a file of the weights that all rows of a seed start from: those of model.init, and new ones for the rest."""
     if not path.is_file():
         config = override_config(config, [*_settings("none"), f"seed={seed}"])
         with torch.random.fork_rng(devices=[]):
@@ -254,7 +254,7 @@ def _common_weights(path: Path, config: Config, seed: int) -> Path:
 def _with_steps(
     arguments: argparse.Namespace, configs: dict[str, Config], costs: dict[str, Cost]
 ) -> tuple[dict[str, Cost], dict[str, Any] | None]:
-    """The costs with time and memory of a step, and where these were measured; kept in steps.json for the next time."""
+    """Add time and memory of a step to the costs, and say where they were measured; kept in steps.json for the next time."""
     section, gpus = next(iter(configs.values())).train, (arguments.gpus or [""])[0]
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[0]
@@ -290,7 +290,7 @@ def _document(
     checkpoint: str,
     step: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """All that the files of results say, in plain values."""
+    """Collect the content of the result files in plain values."""
     tests: dict[str, dict[int, Any]] = {}
     maps: dict[str, dict[int, Any]] = {}
     for row in (BASELINE, *arguments.rows):
@@ -330,7 +330,7 @@ def _document(
 
 
 def _about(arguments: argparse.Namespace, config: Config, checkpoint: str, num_videos: int) -> str:
-    """A paragraph on what the rows have in common."""
+    """Write a paragraph on what the rows have in common."""
     attention, test = config.model.attention, config.test
     places = ", ".join(
         f"{stage} {at if at == 'all' else ' and '.join(map(str, at))}" for stage, at in attention.places.items()

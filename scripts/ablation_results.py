@@ -1,4 +1,4 @@
-"""The numbers of an ablation, from the tests of its runs: as JSON, CSV, Markdown and a picture, all of one document."""
+"""Write the numbers of an ablation, from the tests of its runs, as JSON, CSV, Markdown and a picture of one document."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from videornn.evaluation.paired import paired_difference
 from videornn.system.files import replacing, write_table, write_text
 from videornn.system.text_files import read_rows
 
-BASES = ("none", "nl")  # rows that the others are compared with
-# of the maps of a block, as `videornn train` logs them, and what is printed of them
+BASES = ("none", "nl")  # the rows to compare others with
+# numbers of the maps of a block, as `videornn train` logs them, and as they are printed
 MAPS = {"effective_keys": "share of places", "query_dependence": "query dependence", "unary_effective_keys": "unary: share"}
-Videos = dict[tuple[str, int], bool]  # a path, and how often it was there before -> whether the network has it right
+Videos = dict[tuple[str, int], bool]  # a path, and how often it came before -> whether the network is right
 
 
 def read_test(folder: Path) -> Videos:
-    """Which videos a test has right, from its predictions.csv."""
+    """Read from its predictions.csv which videos a test has right."""
     seen: dict[str, int] = {}
     right: Videos = {}
     for row in read_rows(folder / "predictions.csv", ("path", "correct")):
@@ -36,7 +36,7 @@ def read_test(folder: Path) -> Videos:
 
 
 def read_maps(run: Path) -> dict[str, float]:
-    """What the last line of a training says of the maps of its blocks ("res3.0/effective_keys"); nothing without blocks."""
+    """Read the numbers of maps in the last line of a training log ("res3.0/effective_keys"); empty without blocks."""
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     last = next((record for record in map(json.loads, reversed(lines)) if record["kind"] == "train"), {})
@@ -44,10 +44,10 @@ def read_maps(run: Path) -> dict[str, float]:
 
 
 def add_maps(rows: dict[str, Any], maps: Mapping[str, Mapping[int, dict[str, float]]]) -> None:
-    """Add the numbers of maps to the rows of summarize, in the order of their seeds; None where a seed has none.
+    """Add the numbers of maps to the rows of summarize, in the order of their seeds; None for a seed without them.
 
     Args:
-        maps: what read_maps gives, by row and seed.
+        maps: the results of read_maps, by row and seed.
     """
     for name, row in rows.items():
         of_seeds = [maps[name][seed] for seed in row["seeds"]]
@@ -56,7 +56,7 @@ def add_maps(rows: dict[str, Any], maps: Mapping[str, Mapping[int, dict[str, flo
 
 
 def summarize(tests: Mapping[str, Mapping[int, Videos]], costs: Mapping[str, Cost]) -> dict[str, Any]:
-    """Numbers of every row, by its name, from its tests by seed; of all rows on the same videos.
+    """Compute the numbers of every row, by name, from its tests by seed, for all rows on the same videos.
 
     Raises:
         UserError: the tests have no video in common.
@@ -101,7 +101,7 @@ def write_results(out: Path, document: dict[str, Any]) -> list[Path]:
 
 
 def table(document: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows of the CSV file; what is not there is an empty cell."""
+    """Return header and rows of the CSV file; missing values are empty cells."""
     numbers = ("mean", "low", "high", "p_least", "p_most")
     seeds = document["seeds"]
     header = ["row", "num_seeds", "top1_mean", "top1_sd", *(f"to_{base}_{name}" for base in BASES for name in numbers)]
@@ -118,7 +118,7 @@ def table(document: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
 
 
 def markdown(document: dict[str, Any]) -> list[str]:
-    """The lines of the Markdown file."""
+    """Return the lines of the Markdown file."""
     lines = ["# Attention rows", "", document["about"], ""]
     columns = ["row", "weights of the values", "top-1, %", *(f"to `{base}`, points [95 %]; p of seeds" for base in BASES)]
     columns += ["parameters, M", "multiply-adds, G", "step, ms", "step, MB"]
@@ -139,7 +139,7 @@ def markdown(document: dict[str, Any]) -> list[str]:
 
 
 def _maps_table(rows: dict[str, Any]) -> list[str]:
-    """Lines on the maps of every block, the least and the most of the seeds."""
+    """Return lines on the maps of every block, with the least and the most over seeds."""
     lines = []
     for name, row in rows.items():
         for block in dict.fromkeys(key.partition("/")[0] for key in row["maps"]):
@@ -160,14 +160,14 @@ def _range_text(values: Sequence[float | None]) -> str:
 
 
 def top1_text(row: dict[str, Any], num_seeds: int) -> str:
-    """Mean and standard deviation; with the number of seeds if some are missing."""
+    """Format mean and standard deviation, with the number of seeds if some are missing."""
     spread = "" if row["top1_sd"] is None else f" ± {row['top1_sd']:.2f}"
     missing = f" ({len(row['seeds'])} of {num_seeds} seeds)" if len(row["seeds"]) < num_seeds else ""
     return f"{row['top1_mean']:.2f}{spread}{missing}"
 
 
 def difference_text(difference: dict[str, Any] | None) -> str:
-    """A paired difference with its interval, and the smallest and largest p-value of its seeds."""
+    """Format a paired difference with its interval, and the smallest and largest p-value of its seeds."""
     if difference is None:
         return ""
     least, most = (_p_value(p) for p in (min(difference["mcnemar"]), max(difference["mcnemar"])))
@@ -176,7 +176,7 @@ def difference_text(difference: dict[str, Any] | None) -> str:
 
 
 def plot(path: Path, document: dict[str, Any]) -> None:
-    """Top-1 of every row, seeds and mean, and beside it the differences to NL (or to none) with their intervals."""
+    """Plot top-1 of every row, seeds and mean, and beside it the differences to NL (or to none) with their intervals."""
     rows = document["rows"]
     base = next((base for base in reversed(BASES) if base in rows), None)
     figure = Figure(figsize=(11, 1.4 + 0.42 * max(len(rows), 1)), layout="constrained")
@@ -212,7 +212,7 @@ def _p_value(p: float) -> str:
 
 
 def _with_range(difference: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A paired difference with the smallest and the largest p-value of its seeds."""
+    """Return a paired difference with the smallest and the largest p-value of its seeds."""
     return difference and difference | {"p_least": min(difference["mcnemar"]), "p_most": max(difference["mcnemar"])}
 
 

@@ -1,4 +1,4 @@
-"""The runs of an ablation: which are done, started on GPUs as these become free, stopped together."""
+"""Run the runs of an ablation: find those done, start others on GPUs as these become free, stop them together."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from videornn.system.console import complain, say
 from videornn.system.text_files import read_json
 
 POLL_SECONDS = 0.2
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies, be it of SIGKILL
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: sets the signal that a process gets when its parent dies, even of SIGKILL
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a row with a seed: its folder, its recipe with what it sets, which checkpoint of it is tested, and the run
+    """A run of a row with a seed: its folder, its recipe and settings, the checkpoint of it that is tested, and the run
     that it starts from."""
 
     row: str
@@ -37,7 +37,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What lines for people call it."""
+        """Name in lines for people."""
         return f"{self.row} seed {self.seed}"
 
     @property
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass
 class _Running:
-    """A run at work on some GPUs (None: whatever there is), and the commands that are still to come."""
+    """A run at work on some GPUs (None: whatever there is), and its remaining commands."""
 
     job: Job
     gpus: str | None
@@ -68,9 +68,9 @@ class _Running:
 
 
 def run_all(jobs: list[Job], slots: list[str | None]) -> tuple[int, list[Job]]:
-    """Do what is not done, one run at a time on each slot, which names GPUs or is None.
+    """Do the runs not yet done, one at a time on each slot, which names GPUs or is None.
 
-    A run that fails stops no other, but where the first ones fail and none has been done, all would.
+    A run that fails does not stop others, unless the first ones fail and none is done: then all would fail.
 
     Returns:
         The signal that stopped it, or 0, and the jobs that failed.
@@ -103,14 +103,14 @@ def run_all(jobs: list[Job], slots: list[str | None]) -> tuple[int, list[Job]]:
             if running:
                 _stop(running, received[0])
         finally:
-            for run in running:  # after a second Ctrl-C, or an error
+            for run in running:  # left after a second Ctrl-C, or an error
                 if run.process.poll() is None:
                     os.killpg(run.process.pid, signal.SIGKILL)
     return (received[0] if received else 0), failed
 
 
 def _take_ready(waiting: list[Job]) -> Job | None:
-    """Take out the first job that can start: one whose baseline is not done has to wait."""
+    """Remove and return the first job that can start; one whose baseline is not done must wait."""
     for job in waiting:
         if job.after is None or job.after.done:
             waiting.remove(job)
@@ -119,10 +119,10 @@ def _take_ready(waiting: list[Job]) -> Job | None:
 
 
 def _start(job: Job, gpus: str | None, threads: int) -> _Running:
-    """Start a run, or go on with it: training first, which is over at once if it is complete."""
+    """Start a run, or continue it: training first, which ends at once if it is complete."""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     train = ["train", str(job.recipe), *job.settings, "--out", str(job.folder), "--resume"]
-    free = [text for text in job.settings if text.startswith(("test.", "data.", "device="))]  # may be others by now
+    free = [text for text in job.settings if text.startswith(("test.", "data.", "device="))]  # may have changed
     test = ["test", str(job.tested), *free, "--out", str(job.folder / "test")]
     run = _Running(job, gpus, [train, test])
     say(f"started  {job.name}{'' if gpus is None else f' on GPU {gpus}'}; its log is {job.log}")
@@ -148,18 +148,18 @@ def _launch(run: _Running, threads: int) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # so that a Ctrl-C comes once, from here
+            start_new_session=True,  # so that Ctrl-C reaches it once, from here
             preexec_fn=None if _LIBC is None else _stop_with_parent,
         )
 
 
 def _stop_with_parent() -> None:
-    """In the new process: stop, and save, when this script is killed."""
+    """Have the new process, in which this runs, stop and save when this script is killed."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(running: list[_Running], number: int) -> None:
-    """Hand a signal on, and wait until all have saved what they did."""
+    """Pass a signal on, and wait until all runs have saved their state."""
     say(f"stopping {len(running)} runs, which save after their step; again, and they are killed")
     for run in running:
         with suppress(ProcessLookupError):

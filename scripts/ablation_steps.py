@@ -1,4 +1,4 @@
-"""What the rows of an ablation cost: parameters, multiply-adds, and time and memory of a training step, taking turns."""
+"""Measure the cost of an ablation's rows: parameters, multiply-adds, time and memory of a training step, in turns."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from videornn.training.step import build_scaler, train_step
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a row: parameters, multiply-adds of a forward pass of one clip, and of a training step the median time and the
-    memory that it holds at most beyond weights, momentum and clips; these two are None if they were not measured."""
+    """The cost of a row: parameters, multiply-adds of a forward pass of one clip, and median time and peak memory of a
+    training step, without weights, momentum and clips; the last two are None if they were not measured."""
 
     parameters: int
     flops: float
@@ -34,7 +34,7 @@ class Cost:
 
 
 def sizes(configs: Mapping[str, Config]) -> dict[str, Cost]:
-    """Parameters and multiply-adds of every row, of configs with the number of classes filled in."""
+    """Count parameters and multiply-adds of every row, from configs with the number of classes filled in."""
     costs = {}
     for row, config in configs.items():
         with torch.random.fork_rng(devices=[]):
@@ -47,11 +47,11 @@ def sizes(configs: Mapping[str, Config]) -> dict[str, Cost]:
 def measure_steps(
     configs: Mapping[str, Config], *, num_clips: int, rounds: int
 ) -> tuple[dict[str, tuple[float, float]], str]:
-    """Milliseconds (median) and megabytes of a training step of every row on clips in memory, and the device's name.
+    """Measure median milliseconds and megabytes of a training step of every row on clips in memory; name the device.
 
-    The rows take turns, so that a busy machine is busy for all; one round more warms up. Nothing else may be at work.
+    The rows take turns, so that a busy machine is busy for all; an extra round warms up. Nothing else may run meanwhile.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler, which counts memory on a CPU, tells of its own doings
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler, which counts memory on a CPU, logs what it does
     config = next(iter(configs.values()))
     device = pick_device(config.device)
     with tuned(device, deterministic=False):
@@ -77,7 +77,7 @@ def measure_steps(
 
 
 def _step(config: Config, device: torch.device) -> Callable[..., object]:
-    """A training step of a config's network on normalised clips and labels."""
+    """Return a training step of a config's network on normalised clips and labels."""
     section = config.train
     torch.manual_seed(config.seed)
     model: nn.Module = build_model(config.model).to(device, memory_format=torch.channels_last_3d)

@@ -1,11 +1,11 @@
-"""Time and memory of attention, forward and backward, against PyTorchVideo's NonLocal layer on the same machine.
+"""Measure time and memory of attention, forward and backward, against PyTorchVideo's NonLocal on the same machine.
 
     python scripts/benchmark_attention.py [--batch 2] [--rounds 5] [--precision bf16] [--device cpu]
 
-First which kernels take the two head widths; then the blocks, where they stand in a Slow R50 on 8 x 224 x 224, with keys
-pooled (1, 2, 2); then the whole network, with and without five of them. Cases take turns, so that a busy machine is busy for
-all; a time is the median of the rounds. Memory is the peak of what tensors hold during one step, on top of weights and
-input. The last line is JSON.
+First come the kernels that take the two head widths; then the blocks at their positions in a Slow R50 on 8 x 224 x 224, with
+keys pooled (1, 2, 2); then the whole network, with and without five of them. Cases take turns, so that a busy machine is
+busy for all; a time is the median of the rounds. Memory is the peak of tensors during one step, on top of weights and input.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     step_of = partial(_step, batch=options.batch, precision=options.precision, device=options.device)
     for place, size in POSITIONS.items():
         peer = create_nonlocal(dim_in=size[0], dim_inner=size[0] // 2, pool_size=KEY_POOL)
-        # its views need the layout that it was written for
+        # its views need the memory layout that it was written for
         cases = {PEER: step_of(peer, size, memory_format=torch.contiguous_format)}
         for kind, block in ATTENTION_KINDS.items():
             cases[kind] = step_of(block(size[0], key_pool=KEY_POOL), size)
@@ -83,10 +83,10 @@ def main() -> None:
 def _kernels(
     num_queries: int, num_keys: int, width: int, *, batch: int, precision: str, device: str
 ) -> dict[str, Callable[[], None]]:
-    """Forward and backward of one softmax attention by each kernel of torch that takes these sizes, and by videornn."""
+    """Return forward and backward of a softmax attention by each kernel of torch that takes these sizes, and by ours."""
     sizes = (num_queries, num_keys, num_keys)
     inputs = [torch.randn(batch, n, width, device=device, dtype=DTYPES[precision], requires_grad=True) for n in sizes]
-    grad = torch.randn_like(inputs[0])  # in one piece: that of a sum has strides of 0, which some kernels copy first
+    grad = torch.randn_like(inputs[0])  # contiguous: the gradient of a sum has strides of 0, which some kernels copy first
 
     def run(function: Callable[..., torch.Tensor]) -> None:
         function(*inputs, scale=width**-0.5).backward(grad)
@@ -106,7 +106,7 @@ def _kernels(
 
 
 def by_kernel(kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T) v by one of torch's kernels; raises RuntimeError if it does not take the sizes."""
+    """Compute softmax(q k^T) v by one of torch's kernels; raises RuntimeError if it does not take the sizes."""
     with sdpa_kernel(kernel):
         return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale).squeeze(1)
 
@@ -120,7 +120,7 @@ def _step(
     device: str,
     memory_format: torch.memory_format = torch.channels_last_3d,
 ) -> Callable[[], None]:
-    """Forward and backward of a batch, with the input that the layer before would hand on."""
+    """Return forward and backward of a batch, with an input like that from the layer before."""
     is_network = size[0] == 3
     dtype = DTYPES[precision]
     model = model.to(device, memory_format=memory_format).train()
@@ -130,7 +130,7 @@ def _step(
     def step() -> None:
         with torch.autocast(device, dtype, enabled=precision != "fp32"):
             y = model(x)
-        y.backward(y.detach())  # a gradient in the layout of y, as the layer behind would hand it back
+        y.backward(y.detach())  # a gradient in the memory layout of y, like that from the layer behind
         x.grad = None
         model.zero_grad(set_to_none=True)
 
@@ -140,7 +140,7 @@ def _step(
 def _compare(
     title: str, cases: dict[str, Callable[[], None]], base: str, rounds: int, device: str
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds and megabytes of each case, and both relative to the base, printed as a table."""
+    """Print a table of milliseconds and megabytes of each case, and of both relative to the base."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for round_number in range(rounds + 1):
         for name, step in cases.items():
@@ -148,7 +148,7 @@ def _compare(
             step()
             if device == "cuda":
                 torch.cuda.synchronize()
-            if round_number > 0:  # the first is the warm-up
+            if round_number > 0:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
     times = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     peaks = {name: peak_bytes(step, device) / 2**20 for name, step in cases.items()}
@@ -168,7 +168,7 @@ def _compare(
 
 
 def peak_bytes(step: Callable[[], None], device: str) -> int:
-    """The most that the tensors of a step hold at a time, beyond what there was before it."""
+    """Return the peak memory of the tensors of a step, beyond that before it."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -1,11 +1,11 @@
-"""Forms in which the convolutions of the networks can be computed, forward and backward, from the same weights.
+"""Time the forms in which the networks' convolutions can be computed, forward and backward, from the same weights.
 
     python scripts/benchmark_convolutions.py [--networks slow i3d c2d] [--precision bf16] [--rounds 5] [--device cpu]
 
-Every distinct convolution of an R50 on 8 x 224 x 224, channels last in memory, as conv3d; 1 x k x k also as conv2d of the
-frames; k x 1 x 1 as conv2d over time and place, and as a sum of shifted matrix products; 1 x 1 x 1 as a matrix product.
-Forms take turns; a time is the least of the rounds, on the CPU of processor time per thread (OMP_WAIT_POLICY=passive on
-a busy machine). The last line is JSON. videornn takes conv3d: measured on a CPU with torch 2.15 the best choice for each
+Every distinct convolution of an R50 on 8 x 224 x 224, channels last in memory, is run as conv3d; 1 x k x k also as conv2d of
+the frames; k x 1 x 1 as conv2d over time and place, and as a sum of shifted matrix products; 1 x 1 x 1 as a matrix product.
+Forms take turns; a time is the least of the rounds, on the CPU in processor time per thread (OMP_WAIT_POLICY=passive on a
+busy machine). The last line is JSON. videornn uses conv3d: measured on a CPU with torch 2.15, the best choice for each
 convolution would make a step less than 5 % faster, in bf16 and in fp32.
 """
 
@@ -34,26 +34,26 @@ def as_conv3d(x: Tensor, conv: nn.Conv3d) -> Tensor:
 
 
 def as_frames(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """1 x k x k: conv2d of [B * T, C, H, W]."""
+    """Compute 1 x k x k as conv2d of [B * T, C, H, W]."""
     frames = x.transpose(1, 2).flatten(0, 1)
     y = F.conv2d(frames, conv.weight[:, :, 0], stride=conv.stride[1:], padding=conv.padding[1:])
     return y.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
 def as_time_by_place(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """k x 1 x 1: conv2d of [B, C, T, H * W]."""
+    """Compute k x 1 x 1 as conv2d of [B, C, T, H * W]."""
     y = F.conv2d(x.flatten(3), conv.weight[..., 0], stride=(conv.stride[0], 1), padding=(conv.padding[0], 0))
     return y.unflatten(3, x.shape[3:])
 
 
 def as_product(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """1 x 1 x 1: a matrix product over the channels."""
+    """Compute 1 x 1 x 1 as a matrix product over the channels."""
     t, h, w = conv.stride
     return F.linear(x[:, :, ::t, ::h, ::w].movedim(1, -1), conv.weight.flatten(1)).movedim(-1, 1)
 
 
 def as_shifted_products(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """k x 1 x 1, stride 1: a matrix product for each tap, added up at its shift in time."""
+    """Compute k x 1 x 1, stride 1, as a matrix product for each tap, added up at its shift in time."""
     x, middle = x.movedim(1, -1), conv.padding[0]  # [B, T, H, W, C]
     y = F.linear(x, conv.weight[:, :, middle, 0, 0])
     for tap in range(1, middle + 1):
@@ -63,7 +63,7 @@ def as_shifted_products(x: Tensor, conv: nn.Conv3d) -> Tensor:
 
 
 def forms_of(conv: nn.Conv3d) -> dict[str, Callable[[Tensor, nn.Conv3d], Tensor]]:
-    """All forms that compute this convolution."""
+    """Return all forms that compute this convolution."""
     forms = {"conv3d": as_conv3d}
     if conv.kernel_size[0] == conv.stride[0] == 1:
         forms["frames"] = as_frames
@@ -108,7 +108,7 @@ def main() -> None:
 def convolutions_of(
     networks: Sequence[str], clip_size: tuple[int, int, int], **options: int
 ) -> dict[tuple, collections.Counter]:
-    """How often each network has each convolution: channels in and out, kernel, stride and the input's T, H, W."""
+    """Count how often each network has each convolution: channels in and out, kernel, stride and the input's T, H, W."""
     found: dict[tuple, collections.Counter] = collections.defaultdict(collections.Counter)
     for network in networks:
         model = ResNet3d(network, num_classes=2, **{"depth": 50, **options}).to("meta").eval()
@@ -128,7 +128,7 @@ def convolutions_of(
 def _time_forms(
     conv: nn.Conv3d, size: tuple[int, ...], options: argparse.Namespace, device: torch.device
 ) -> dict[str, float]:
-    """Seconds of forward and backward of each form; raises AssertionError if one computes something else."""
+    """Time forward and backward of each form in seconds; raises AssertionError if one computes something else."""
     dtype, clock = DTYPES[options.precision], time.process_time if device.type == "cpu" else time.perf_counter
     share = torch.get_num_threads() if device.type == "cpu" else 1
     x = torch.randn(options.batch, conv.in_channels, *size, device=device, dtype=dtype)
@@ -151,7 +151,7 @@ def _time_forms(
         for value, expected in zip(values, results["conv3d"], strict=True):
             error = (value - expected).norm() / expected.norm()
             assert error < (1e-4 if options.precision == "fp32" else 0.02), f"{name}: relative error {error:.2g}"
-    return {name: min(values[1:]) for name, values in seconds.items()}  # the first one sets things up
+    return {name: min(values[1:]) for name, values in seconds.items()}  # the first one includes set-up
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Loading speed on one core, against PyTorchVideo, decord and torchcodec, on the same videos in the same run.
+"""Measure loading speed on one core, against PyTorchVideo, decord and torchcodec, on the same videos in the same run.
 
 python scripts/benchmark_data.py [--num-made 6] [--videos 'FOLDER/*.mp4'] [--rounds 6]
 
-Random training clips (8 frames, 8 apart, crop 224) of the videos as they are and after `videornn data prepare`, and the 30
-views of a test video (10 clips x 3 crops of 256). The videos it makes have ten seconds of 340x256 H.264 with a key frame
-every 250 frames, as Kinetics has them. Readers take turns at every video; PyTorchVideo has its own dataset and transforms,
-decord and torchcodec have videornn's sampling and transforms. The last line is one JSON document.
+It reads random training clips (8 frames, 8 apart, crop 224) of the videos as they are and after `videornn data prepare`, and
+the 30 views of a test video (10 clips x 3 crops of 256). The videos that it makes have ten seconds of 340x256 H.264 with a
+key frame every 250 frames, like those of Kinetics. Readers take turns at every video; PyTorchVideo uses its own dataset and
+transforms, decord and torchcodec use videornn's sampling and transforms. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 import torchvision.transforms.functional
 from torch import Tensor
 
-# gone from torchvision since 0.17; PyTorchVideo's transforms still import it
+# removed from torchvision in 0.17, but PyTorchVideo's transforms still import it
 sys.modules["torchvision.transforms.functional_tensor"] = torchvision.transforms.functional
 warnings.filterwarnings("ignore")
 
@@ -57,9 +57,9 @@ FRAMES, STRIDE, FPS = 8, 8, 30
 
 
 def make_videos(folder: Path, count: int, seconds: int = 10) -> list[str]:
-    """Ten-second 340x256 videos of a panned scene with things moving in it; x264's defaults: key frame every 250.
+    """Make ten-second 340x256 videos of a panned scene with moving things; x264's defaults: a key frame every 250.
 
-    At crf 21 `prepare` changes their bytes about as it does those of Kinetics' own files.
+    At crf 21 `prepare` changes their size about as much as that of Kinetics files.
     """
     paths = []
     for number in range(count):
@@ -71,7 +71,7 @@ def make_videos(folder: Path, count: int, seconds: int = 10) -> list[str]:
             stream = container.add_stream("libx264", rate=FPS, options={"crf": "21", "preset": "medium"})
             stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
             for index in range(seconds * FPS):
-                swing = 0.5 + 0.5 * np.sin(speeds * index / FPS + phases)  # places in 0..1: of the camera, then the things
+                swing = 0.5 + 0.5 * np.sin(speeds * index / FPS + phases)  # positions in 0..1 of camera and things
                 top, left = (swing[0] * 150).astype(int)
                 picture = scene[top : top + 256, left : left + 340].copy()
                 for thing, size, place in zip(things, sizes, swing[1:], strict=True):
@@ -84,14 +84,14 @@ def make_videos(folder: Path, count: int, seconds: int = 10) -> list[str]:
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
-    """Smooth coloured noise with features of 4 to 64 pixels, float [512, 512, 3] around 128."""
+    """Make smooth coloured noise with features of 4 to 64 pixels, float [512, 512, 3] around 128."""
     layers = [torch.from_numpy(rng.normal(0, 1.5 * 2**k, (1, 3, 512 >> k, 512 >> k))) for k in range(2, 7)]
     whole = sum(torch.nn.functional.interpolate(layer, size=(512, 512), mode="bicubic") / 2 for layer in layers)
     return 128 + whole[0].permute(1, 2, 0).numpy()
 
 
 def pytorchvideo_clips(paths: list[str]) -> Callable[[int], Tensor]:
-    """PyTorchVideo's dataset and transforms as its tutorials have them, one random clip of each video."""
+    """Return a reader of one random clip of a video by PyTorchVideo's dataset and transforms as in its tutorials."""
     transform = ApplyTransformToKey(
         "video",
         Compose(
@@ -117,7 +117,7 @@ def pytorchvideo_clips(paths: list[str]) -> Callable[[int], Tensor]:
 
 
 def pytorchvideo_views(paths: list[str]) -> Callable[[int], Tensor]:
-    """The 30 views from PyTorchVideo's dataset: it decodes every clip by itself; three crops of each."""
+    """Return a reader of the 30 views by PyTorchVideo's dataset, which decodes every clip separately; three crops each."""
     prepare = Compose(
         [
             UniformTemporalSubsample(FRAMES),
@@ -140,18 +140,18 @@ def pytorchvideo_views(paths: list[str]) -> Callable[[int], Tensor]:
 
 
 def videornn_clips(paths: list[str], folder: Path) -> Callable[[int], Tensor]:
-    """videornn's training clips."""
+    """Return a reader of videornn's training clips."""
     dataset = _dataset(paths, folder)
     crop_size = dataset.transform.crop_size
     return lambda index: dataset[ClipKey(random.randrange(10**6), index, 0, FRAMES, crop_size)][0].clips
 
 
 def plain_clips(paths: list[str], folder: Path, read_frames: Callable[[str, Callable], Tensor]) -> Callable[[int], Tensor]:
-    """The same sampling and transform around a plain use of another decoder."""
+    """Return a reader with the same sampling and transform around a plain use of another decoder."""
     dataset = _dataset(paths, folder)
 
     def read(index: int) -> Tensor:
-        seed = sample_seed(dataset.seed, random.randrange(10**6), index)  # the very clip that videornn_clips reads
+        seed = sample_seed(dataset.seed, random.randrange(10**6), index)  # the same clip that videornn_clips reads
 
         def choose(num_frames: int, fps: float) -> list[int]:
             return sample_random_clip(dataset.spec, num_frames, Fraction(fps).limit_denominator(1001), seed).tolist()
@@ -185,13 +185,13 @@ def torchcodec_frames(path: str, choose: Callable) -> Tensor:
 def seconds_of_rounds(
     readers: dict[str, Callable[[int], Tensor]], num_videos: int, num_rounds: int
 ) -> dict[str, np.ndarray]:
-    """Processor seconds of every reader's rounds, [num_rounds]; in a round all take turns at every video."""
+    """Measure processor seconds of every reader's rounds, [num_rounds]; in a round all take turns at every video."""
     seconds = {name: np.zeros(num_rounds + 1) for name in readers}
     for round_number in range(num_rounds + 1):
         for index in range(num_videos):
             for name, read in readers.items():
                 random.seed(1000 * round_number + index)  # the same clip for all, and in every run of this program
-                start = time.process_time()  # of the one core that all have: what other programs take of it is left out
+                start = time.process_time()  # of the one core that all share; time taken by other programs does not count
                 read(index)
                 seconds[name][round_number] += time.process_time() - start
     return {name: spent[1:] for name, spent in seconds.items()}  # the first round warms up
@@ -239,7 +239,7 @@ def main() -> None:
 
 
 def report(what: str, num_videos: int, seconds: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """One line per reader: the median round, and the least and the most that a round was faster than PyTorchVideo's."""
+    """Print a line per reader: the median round, and the least and most that a round was faster than PyTorchVideo's."""
     found = {}
     for name, spent in seconds.items():
         faster = seconds["pytorchvideo"] / spent

@@ -1,10 +1,10 @@
-"""Time and peak memory of what grows with the size of a data set, at the size of Kinetics, on made lists and scores.
+"""Measure time and peak memory of what grows with a data set, at the size of Kinetics, on generated lists and scores.
 
 python scripts/benchmark_scale.py [--videos 19761] [--classes 400] [--views 30] [--listed 650000] [--keep FOLDER]
 
-Every line is a process of its own: the end of `videornn test` once all views are scored, `videornn scores` of one
-network and of two, the numbers of a validation in deterministic mode, `videornn report`, and the reading of a training list;
-first, for comparison, a start of Python that only imports. The last line is one JSON document: seconds and peak MB by stage.
+Every line is a separate process: the end of `videornn test` after all views are scored, `videornn scores` of one network and
+of two, the numbers of a validation in deterministic mode, `videornn report`, and the reading of a training list; first, for
+comparison, a start of Python that only imports. The last line is one JSON document: seconds and peak MB by stage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from videornn.models import build_model
 
 START = "import torch, videornn.evaluation.evaluate"
 READING = "import sys; from videornn.data.annotations.load import load_videos; print(len(load_videos(sys.argv[1])))"
-# what a validation does with the logits of the ranks; train.deterministic is what once took 25 GB
+# as a validation does with the logits of the ranks; train.deterministic once took 25 GB here
 VALIDATION = """
 import sys, torch
 from videornn.evaluation import metrics
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(folder: Path, num_videos: int, num_classes: int, num_views: int, num_listed: int) -> dict[str, dict[str, float]]:
-    """Seconds and peak memory in MB of every stage."""
+    """Measure seconds and peak memory in MB of every stage."""
     run = make_run(folder, num_videos, num_classes, num_listed)
     checkpoint = run / "checkpoints/last.pt"
     overrides = [f"test.num_clips={num_views}", "test.num_crops=1", "device=cpu"]
@@ -72,7 +72,7 @@ def measure(folder: Path, num_videos: int, num_classes: int, num_views: int, num
 
 
 def make_run(folder: Path, num_videos: int, num_classes: int, num_listed: int) -> Path:
-    """A run folder with the checkpoint of a small network, and its lists; of the videos that they name one is there."""
+    """Make a run folder with the checkpoint of a small network, and lists; only one of the listed videos exists."""
     names = [f"class {index:03d}" for index in range(num_classes)]
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
     for split, count in (("train", num_listed), ("test", num_videos)):
@@ -107,7 +107,7 @@ def make_run(folder: Path, num_videos: int, num_classes: int, num_listed: int) -
 
 
 def keep_made_scores(checkpoint: Path, overrides: list[str]) -> None:
-    """Leave behind what a test leaves that was killed after its last video; three of four views are right."""
+    """Write what a test killed after its last video leaves behind; three of four views are right."""
     job = new_eval_job(load_trained(checkpoint, overrides), checkpoint, None)
     kept = kept_scores(job)
     kept.prepare_folder()
@@ -120,7 +120,7 @@ def keep_made_scores(checkpoint: Path, overrides: list[str]) -> None:
 
 
 def run_stage(name: str, arguments: list[str]) -> dict[str, float]:
-    """Seconds and peak MB of one Python command; ends the benchmark if it fails."""
+    """Measure seconds and peak MB of one Python command; ends the benchmark if it fails."""
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said = process.stdout.read()

@@ -1,18 +1,18 @@
-"""Time and memory of a training step against PyTorchVideo's networks as shipped, on the same machine in the same run.
+"""Measure time and memory of a training step against PyTorchVideo's networks as shipped, on one machine in one run.
 
     python scripts/benchmark_train.py [--rounds 7] [--networks slow i3d c2d] [--attention none nl dnl] [--compile]
     python scripts/benchmark_train.py --end-to-end ["FOLDER/*.mp4"] --networks slow --rounds 3 [--workers 1 2]
 
-A step is forward, cross-entropy, backward and an SGD update of an R50 for 400 classes on clips of 8 frames that lie in
-memory. PyTorchVideo's networks compute it as they come from its hub: float32, contiguous. Cases take turns, so that a busy
-machine is busy for all. Times are medians; `best` is the fastest round, and `cpu` the processor time of the cheapest round
-shared out to the threads, which says most on a busy machine, if threads do not wait by turning (OMP_WAIT_POLICY=passive).
-FLOPs are those of the forward pass times three, a multiply-add being two; MFU is the share of what the largest of a few
-plain matrix products reaches here in the case's precision. Memory is the most that the tensors of a step hold on top of
-weights, momentum and input.
+A step is forward, cross-entropy, backward and an SGD update of an R50 for 400 classes on clips of 8 frames in memory.
+PyTorchVideo's networks run as they come from its hub: float32, contiguous. Cases take turns, so that a busy machine is busy
+for all. Times are medians; `best` is the fastest round, and `cpu` the processor time per thread of the cheapest round, the
+most telling number on a busy machine, provided that threads do not wait actively (OMP_WAIT_POLICY=passive). FLOPs are those
+of the forward pass times three, a multiply-add being two; MFU is the share of the rate that the best of a few plain matrix
+products reaches here in the case's precision. Memory is the peak of the tensors of a step, on top of weights, momentum and
+input.
 
-End to end the same step takes its clips from videos on disk, through the loader of `videornn train`, and from memory, for
-each number of workers. The last line is JSON.
+With --end-to-end, the same step takes its clips from videos on disk, through the loader of `videornn train`, and from
+memory, for each number of workers. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from videornn.training.optim import build_optimizer
 from videornn.training.step import build_scaler, train_step
 
 FRAMES, NUM_CLASSES = 8, 400
-STEPS_A_TURN = 8  # end to end, so that the loader has to keep up
+STEPS_A_TURN = 8  # with --end-to-end, so that the loader has to keep up
 PEERS = {"slow": hub.slow_r50, "i3d": hub.i3d_r50, "c2d": hub.c2d_r50}
 SGD = TrainConfig(lr=0.01, momentum=0.9, weight_decay=1e-4)
 
@@ -90,14 +90,14 @@ def main() -> None:
 
 
 def our_step(model: nn.Module, bare: nn.Module, *, precision: str) -> Callable[[Tensor, Tensor], object]:
-    """One step of `videornn train` on normalised clips and labels; model is bare, or bare compiled."""
+    """Return a step of `videornn train` on normalised clips and labels; model is bare, or bare compiled."""
     optimizer = build_optimizer(bare, SGD)
     scaler = build_scaler(next(bare.parameters()).device, precision, skip_nonfinite=False)
     return lambda clips, labels: train_step(model, [(clips, labels)], optimizer, scaler=scaler, precision=precision)
 
 
 def peer_step(model: nn.Module) -> Callable[[Tensor, Tensor], object]:
-    """The plain step of float32 networks."""
+    """Return the plain step of float32 networks."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
     def step(clips: Tensor, labels: Tensor) -> None:
@@ -115,7 +115,7 @@ def _network(name: str, kind: str, device: torch.device) -> ResNet3d:
 
 
 def _compare(name: str, options: argparse.Namespace, device: torch.device, rates: dict[str, float]) -> dict[str, dict]:
-    """Milliseconds, megabytes and GFLOP/s of a step of PyTorchVideo's network and of ours, with and without blocks."""
+    """Measure milliseconds, megabytes and GFLOP/s of a step of PyTorchVideo's network and ours, with and without blocks."""
     clips = torch.randn(options.batch, 3, FRAMES, options.size, options.size, device=device)
     labels = torch.arange(options.batch, device=device) % NUM_CLASSES
     clips_last = clips.contiguous(memory_format=torch.channels_last_3d)
@@ -148,7 +148,7 @@ def _compare(name: str, options: argparse.Namespace, device: torch.device, rates
 def _take_turns(
     cases: dict[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of every round of every case, and of its processor time per thread; one round more warms up."""
+    """Measure seconds of every round of every case, and its processor time per thread; an extra round warms up."""
     seconds: dict[str, list[float]] = {title: [] for title in cases}
     processor: dict[str, list[float]] = {title: [] for title in cases}
     for round_number in range(rounds + 1):
@@ -163,7 +163,7 @@ def _take_turns(
 
 
 def _print(network: str, rows: dict[str, dict], rates: dict[str, float]) -> None:
-    """A table of one network, and into its rows the ratios to PyTorchVideo and the MFU."""
+    """Print a table of one network, and add to its rows the ratios to PyTorchVideo and the MFU."""
     base = rows["PyTorchVideo"]
     columns = ("ms", "best", "cpu", "clips/s", "faster", "(best)", "(cpu)", "MB", "GFLOP/s", "MFU %")
     print(f"\n{network + ' r50':<24}" + "".join(f" {column:>8}" for column in columns))
@@ -178,12 +178,12 @@ def _print(network: str, rows: dict[str, dict], rates: dict[str, float]) -> None
 
 
 def _end_to_end(options: argparse.Namespace, device: torch.device) -> dict[str, dict]:
-    """Share of the time that loading costs, by network and number of workers."""
+    """Measure the share of time that loading costs, by network and number of workers."""
     with tempfile.TemporaryDirectory() as name:
         paths = sorted(glob.glob(options.end_to_end)) if options.end_to_end else _made_videos(Path(name), options.batch)
         if not paths:
             sys.exit(f"--end-to-end {options.end_to_end} matches nothing")
-        paths *= -(-options.batch // len(paths))  # a batch has no video twice
+        paths *= -(-options.batch // len(paths))  # a batch contains no video twice
         source = Path(name) / "list.txt"
         source.write_text("".join(f'"{os.path.abspath(path)}" 0\n' for path in paths))
         print(f"\n{len(paths)} videos: ms of a step on clips from disk and from memory, and what loading costs")
@@ -195,7 +195,7 @@ def _end_to_end(options: argparse.Namespace, device: torch.device) -> dict[str, 
 
 
 def _made_videos(folder: Path, batch: int) -> list[str]:
-    from benchmark_data import make_videos  # it changes modules of torchvision as it is imported
+    from benchmark_data import make_videos  # imported here because it changes modules of torchvision
 
     return make_videos(folder, max(batch, 6))
 
@@ -203,7 +203,7 @@ def _made_videos(folder: Path, batch: int) -> list[str]:
 def _loading_share(
     network: str, workers: int, source: str, options: argparse.Namespace, device: torch.device
 ) -> dict[str, float]:
-    """Milliseconds of a step on clips from disk and from memory, and what the first takes more, as a share."""
+    """Measure milliseconds of a step on clips from disk and from memory, and the extra time of the first as a share."""
     size, table = options.size, load_videos(source)
     section = DataConfig(num_frames=FRAMES, crop_size=size, short_side=(size * 8 // 7, size * 10 // 7), num_workers=workers)
     plan = plain_plan(section, len(table), 10**6, options.batch)
@@ -218,7 +218,7 @@ def _loading_share(
     seconds: dict[str, list[float]] = {place: [] for place in sources}
     for round_number in range(options.rounds + 1):
         for _ in range(workers * (loader.prefetch_factor or 0)):
-            next(batches)  # loaded while the other case had its turn, these would be free
+            next(batches)  # these were loaded during the other case's turn, and so would be free
         for place, clips in sources.items():
             start = time.perf_counter()
             for _ in range(STEPS_A_TURN):

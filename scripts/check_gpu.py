@@ -1,19 +1,19 @@
-"""Where videornn stands on this machine's GPU: numbers of kernels, steps and runs, each with what it should be.
+"""Check videornn on this machine's GPU: numbers of kernels, steps and runs, each with its limit.
 
     python scripts/check_gpu.py [--minutes 10] [--out runs/check_gpu] [--only step attention]
 
-Needs no data set and no network: clips are drawn on the spot. Sections run one after the other, each in a process of its
-own, so that one that crashes, hangs or fills the GPU costs the others nothing; each has its share of the minutes, and what
-an earlier one leaves goes to those after it. A section ends with one JSON object on a line, also in OUT/check_gpu.jsonl; at
-the end stands a table in Markdown, also in OUT/check_gpu.md. The verdict of a section is
+It needs no data set and no internet: clips are drawn on the spot. Sections run one after the other, each in its own process,
+so that one that crashes, hangs or fills the GPU does not affect the others; each has its share of the minutes, and unused
+time goes to later ones. A section ends with one JSON object on a line, also in OUT/check_gpu.jsonl; at the end comes a table
+in Markdown, also in OUT/check_gpu.md. The verdict of a section is
 
     pass     every number that has a limit is within it
     fail     some are not, or the section raised an error
-    number   there is no limit to hold it against
-    cut      its time was over before it could show anything
+    number   there is no limit to compare with
+    cut      its time ended before it could show anything
 
-The exit code is 0 if no section fails, 1 if one does, 2 without a GPU. --device cpu --minutes 2 shows the sections at work
-on networks of a toy's size, as the tests do.
+The exit code is 0 if no section fails, 1 if one does, 2 without a GPU. --device cpu --minutes 2 runs the sections on toy
+networks, as the tests do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import gpu_sections.steps as steps
 import gpu_sections.versions as versions
 from gpu_sections.scope import Row, Scope
 
-# by name: what a section does, and its share of the time; in this order
+# by name, in the order of running: the function of a section, and its share of the time
 SECTIONS: dict[str, tuple[Callable[[Scope], Iterator[Row]], float]] = {
     "versions": (versions.versions, 1),
     "step": (steps.step, 4),
@@ -51,7 +51,7 @@ SECTIONS: dict[str, tuple[Callable[[Scope], Iterator[Row]], float]] = {
     "compiled step": (steps.compiled_step, 4),
     "test": (runs.test, 2),
 }
-GRACE = 20.0  # seconds for a section that is over its time to come to its next row
+GRACE = 20.0  # seconds that a section over its time has to finish its row
 
 
 def main() -> int:
@@ -61,8 +61,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks no driver, which would spoil what is forked
-    # a parent that has not touched the GPU can fork: a section then starts without importing anything again
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks no driver, which would make forks unusable
+    # a parent that has not touched the GPU can fork, and sections then start without importing anything again
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     if options.device == "cuda" and not _in_child(context, _has_gpu):
         print("no GPU: PyTorch finds none here (`videornn doctor` says why); --device cpu --minutes 2 shows the sections")
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def _run_section(context, name: str, function: Callable[[Scope], Iterator[Row]], scope: Scope) -> dict:
-    """Rows of a section until it ends, fails, dies or is over its time."""
+    """Collect the rows of a section until it ends, fails, dies or is over its time."""
     start = time.monotonic()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_section, args=(function, scope, sender))
@@ -117,7 +117,7 @@ def _run_section(context, name: str, function: Callable[[Scope], Iterator[Row]],
 
 
 def verdict(rows: list[Row], error: str) -> str:
-    """pass, fail, number or cut, from the rows of a section and what went wrong with it ("" for nothing)."""
+    """Return pass, fail, number or cut, from the rows of a section and its error ("" for none)."""
     cut = error.startswith("was cut off")
     limited = [row["ok"] for row in rows if "ok" in row]
     if not all(limited) or (error and not cut):
@@ -128,10 +128,10 @@ def verdict(rows: list[Row], error: str) -> str:
 
 
 def _section(function: Callable[[Scope], Iterator[Row]], scope: Scope, sender: Connection) -> None:
-    """In the process of a section: send its rows, then "" or what was wrong."""
+    """Send the rows of a section from its process, then its error or ""."""
     try:
         if hasattr(os, "setpgid"):
-            os.setpgid(0, 0)  # so that commands that it starts can be ended with it
+            os.setpgid(0, 0)  # so that commands it starts can be ended with it
         scope.start()
         for row in function(scope):
             sender.send(("row", row))
@@ -139,7 +139,7 @@ def _section(function: Callable[[Scope], Iterator[Row]], scope: Scope, sender: C
                 sender.send(("end", "was cut off: its time was over"))
                 return
         sender.send(("end", ""))
-    except BaseException as error:  # whatever it is belongs into the report, and the next section is to come
+    except BaseException as error:  # any error belongs in the report, and the next section must run
         traceback.print_exc()
         sender.send(("end", f"{type(error).__name__}: {str(error)[:500]}"))
 
@@ -170,7 +170,7 @@ def _has_gpu() -> bool:
 
 
 def markdown(results: list[dict]) -> str:
-    """A table of the sections, then one of the rows of each."""
+    """Return a table of the sections, then one of the rows of each."""
     lines = ["| section | verdict | seconds | remark |", "|---|---|---|---|"]
     for result in results:
         wrong = [row["what"] for row in result["rows"] if row.get("ok") is False]

@@ -1,10 +1,10 @@
-"""Do two runs have the same numbers? Their metrics.jsonl record by record, as after a change that must not alter results.
+"""Compare the numbers of two runs, record by record of metrics.jsonl, after a change that must not alter results.
 
 python scripts/compare_runs.py RUN_A RUN_B [--rtol 1e-4]
 
-Records meet by kind and step; loss, top-1, lr and whatever else they hold must agree to --rtol, as the six digits that a run
-writes. What depends on the clock or the machine (clips/s, waits, memory, ETA, MFU) is left out. The last line is one JSON
-document; the exit code is 0 if the runs are equal, 1 if they differ, 2 for wrong input.
+Records are matched by kind and step; loss, top-1, lr and all their other numbers must agree to --rtol, in the six digits
+that a run writes. Numbers that depend on the clock or the machine (clips/s, waits, memory, ETA, MFU) are left out. The last
+line is one JSON document; the exit code is 0 if the runs are equal, 1 if they differ, 2 for wrong input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """One number of one record: its values, None where a run lacks it, and how far apart they are."""
+    """One number of one record: its values, None where a run lacks it, and their difference."""
 
     step: int
     kind: str
@@ -36,7 +36,7 @@ class Difference:
 
     @property
     def relative(self) -> float:
-        """|a - b| over the larger of |a| and |b|; infinite for what is missing, no number, or finite in one run alone."""
+        """|a - b| over the larger of |a| and |b|; infinite if one is missing, no number, or alone in being finite."""
         if self.a == self.b or (self.a != self.a and self.b != self.b):  # NaN is not equal to itself
             return 0.0
         if not (_is_finite(self.a) and _is_finite(self.b)):
@@ -45,7 +45,7 @@ class Difference:
 
 
 def read_records(run: Path) -> dict[tuple[int, str], Record]:
-    """Records of a run folder by (step, kind), without what depends on the clock.
+    """Read the records of a run folder by (step, kind), without numbers that depend on the clock.
 
     Raises:
         UserError: no run folder, a line that is no record, two records of one kind and step, or none at all.
@@ -72,7 +72,7 @@ def read_records(run: Path) -> dict[tuple[int, str], Record]:
 
 
 def compare(a: dict[tuple[int, str], Record], b: dict[tuple[int, str], Record]) -> list[Difference]:
-    """Every number that either run has, by step, equal or not."""
+    """List every number that either run has, by step, equal or not."""
     compared = []
     for step, kind in sorted(a.keys() | b.keys()):
         ours, theirs = a.get((step, kind), {}), b.get((step, kind), {})
@@ -81,7 +81,7 @@ def compare(a: dict[tuple[int, str], Record], b: dict[tuple[int, str], Record]) 
 
 
 def report(compared: list[Difference], rtol: float) -> bool:
-    """Print the first difference, a table and the JSON document; True if the runs are equal."""
+    """Print the first difference, a table and the JSON document; return True if the runs are equal."""
     first = next((difference for difference in compared if difference.relative > rtol), None)
     if first:
         print(f"first difference: {first.kind} step {first.step}, {first.number}: {_text(first.a)} and {_text(first.b)}")
@@ -100,7 +100,7 @@ def report(compared: list[Difference], rtol: float) -> bool:
         "rtol": rtol,
         "num_compared": len(compared),
         "first_difference": first and {"step": first.step, "kind": first.kind, "number": first.number},
-        # null: missing, or finite in one run alone
+        # null: missing, or finite in only one run
         "largest_relative_difference": {
             name: difference.relative if math.isfinite(difference.relative) else None for name, difference in largest.items()
         },
@@ -125,7 +125,7 @@ def main() -> int:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether it is a number that floats can be: whole ones have no end in JSON."""
+    """Return whether a value is a number within the range of floats: JSON integers have no limit."""
     try:
         return isinstance(value, (int, float)) and math.isfinite(value)
     except OverflowError:

@@ -1,12 +1,12 @@
-"""Does a network use the relation of cue and object, or something else? Test it on the same videos with things left out.
+"""Check whether a network uses the relation of cue and object, by testing it on the same videos with things left out.
 
     python scripts/context_control.py runs/context/checkpoints/best.pt data/context [--out runs/context_control]
 
-For a network trained on `videornn data synthetic data/context --task context` it draws the test videos of that set again
-without the cue, the distractor, both of these, the object asked for, the other one, both objects, and tests on each; then on
-the frames of the set in shuffled order and on single ones. The last line is JSON. A network that cannot relate the two parts
-finds which two shapes there are, and is right in 50 %; so is any network without cue and distractor. Without the objects it
-is 25 %, and with the object asked for alone telling shapes is enough.
+For a network trained on `videornn data synthetic data/context --task context`, it draws the test videos of that set again
+without the cue, the distractor, both of these, the object asked for, the other one, or both objects, and tests on each; then
+on shuffled and on single frames of the set. The last line is JSON. A network that cannot relate the two parts finds the two
+shapes that there are, and is right in 50 %; so is any network without cue and distractor. Without the objects it is right in
+25 %; with only the object asked for, it is enough to recognise shapes.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def main() -> int:
 
 
 def control(arguments: argparse.Namespace) -> None:
-    """Test on the set as it is and on what is left of it; raises UserError if there is no such set or checkpoint."""
+    """Test on the set as it is and with things left out; raises UserError if there is no such set or checkpoint."""
     record = arguments.set / "synthetic.json"
     made_with = read_json(record) if record.is_file() else {}
     if made_with.get("task") != "context":
         raise UserError(f"{arguments.set} is no set of `videornn data synthetic {arguments.set} --task context`; give one")
-    counts = {"num_train": 1, "num_val": 1, "num_test": made_with["num_test"]}  # of the same seed, so the same test videos
+    counts = {"num_train": 1, "num_val": 1, "num_test": made_with["num_test"]}  # the same seed, so the same test videos
     tests = {"as they are": [f"data.test={arguments.set / 'test.txt'}"]}
     for name, without in LEFT_OUT.items():
         folder = arguments.out / f"without_{name.replace(' ', '_')}"

@@ -1,10 +1,10 @@
-"""Pictures in which the class of things depends on another thing far from them; for example_segmentation and _detection.
+"""Draw pictures in which the class of things depends on a distant one, for example_segmentation and example_detection.
 
-Five things lie in five of the fields of a grid: a disc, the marker, which is red or cyan, and four objects of any shapes and
-colours. The class of the objects is the colour of the marker, and nothing else says anything of it: the same picture exists
-with either marker. That asks for context and is easy. To tell objects in the marker's colour from those in another one, a
-network has to pair them; this FCN did not learn it from 600 steps of 16 such pictures, without a block or with `dnl` (one
-seed, mIoU 59.0 % both, which guessing gives).
+Five things lie in five fields of a grid: a disc, the marker, which is red or cyan, and four objects of any shapes and
+colours. The class of the objects is the colour of the marker, and nothing else tells it: the same picture exists with either
+marker. This needs context and is easy. A harder task would be to tell objects in the marker's colour from others, for which
+a network has to pair them; this FCN did not learn it from 600 steps of 16 such pictures, without a block or with `dnl` (one
+seed, mIoU 59.0 % in both cases, which is what guessing gives).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ NUM_OBJECTS = 4
 def draw_picture(
     rng: np.random.Generator, height: int, grid: tuple[int, int], *, red: bool
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Draw one of so many rows and columns of square fields.
+    """Draw a picture with some rows and columns of square fields.
 
-    The same random numbers give the same picture with a red marker and with a cyan one, but for the marker.
+    The same random numbers give the same picture with a red and with a cyan marker, except for the marker.
 
     Returns:
-        RGB image float32 [3, H, W] in 0 to 1, the number of the thing in each pixel uint8 [H, W], which is 0 where there is
-        none, and the classes of things 1, 2 and so on.
+        RGB image float32 [3, H, W] in 0 to 1, the number of the thing in each pixel uint8 [H, W], 0 for none, and the
+        classes of things 1, 2 and so on.
     """
     rows, columns = grid
     field = height / rows

@@ -1,18 +1,18 @@
-"""The disentangled block outside video: boxes and masks by torchvision's Mask R-CNN, with the block after res4 and without.
+"""Use the disentangled block outside video: in torchvision's Mask R-CNN, with and without the block after res4.
 
     python scripts/example_detection.py [--block none dnl ...] [--seeds 3] [--steps N]
     python scripts/example_detection.py --data coco --root FOLDER [--annotations FOLDER] --size 800 --lr 1e-4 --steps 90000
 
-By default it trains on pictures drawn on the fly (drawn_shapes.py), each block in turn from the same weights, on the same
-pictures, and ends with a line of JSON: AP of boxes, and how much better than without a block. A ResNet-18 without its last
-stage keeps that small; the block stands after res4 and begins as the identity. COCO (train2017/, val2017/, annotations/) is
-learnt by torchvision's Mask R-CNN of a ResNet-50. Nothing is downloaded, weights neither. Box AP needs
+By default it trains on pictures drawn on the fly (drawn_shapes.py), each block in turn from the same weights and on the same
+pictures, and ends with a line of JSON: AP of boxes, and the gain over no block. A ResNet-18 without its last stage keeps
+this small; the block follows res4 and begins as the identity. COCO (train2017/, val2017/, annotations/) is learnt by
+torchvision's Mask R-CNN on a ResNet-50. Nothing is downloaded, not even weights. Box AP needs
 `pip install 'videornn[detection]'`.
 
-With the defaults, one seed, 9 to 10 minutes each on 2 cores that two other trainings shared: box AP 59.05 % without a block,
-60.40 % with `dnl` (marker 89.65 and 91.66, objects by red 44.41 and 44.92, by cyan 43.10 and 44.62). Objects are found, but
-with the block, too, which class they have is guessed: in so few steps it wins nothing that could be told from chance. More
-steps and more seeds have not been measured.
+With the defaults and one seed, 9 to 10 minutes each on 2 cores shared with two other trainings: box AP 59.05 % without a
+block, 60.40 % with `dnl` (marker 89.65 and 91.66, objects by red 44.41 and 44.92, by cyan 43.10 and 44.62). Objects are
+found, but their class is guessed, with the block as well: in so few steps it gains nothing that could be told from chance.
+More steps and more seeds have not been measured.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from videornn.errors import UserError
 from videornn.system.console import complain
 
-GRID = (2, 6)  # of drawn pictures, so wide that without a block one end does not see the other
+GRID = (2, 6)  # rows and columns of drawn pictures, so wide that without a block one end does not see the other
 COCO_KEYS = {"labels": "category_id", "iscrowd": "iscrowd"}
 Sample = tuple[Tensor, dict[str, Tensor]]  # image float32 [3, H, W] in 0 to 1, boxes, labels, masks, iscrowd of N things
 
 
 class Data(NamedTuple):
-    """Where samples come from."""
+    """The source of samples."""
 
-    num_classes: int  # with the background
-    draw: Callable[[np.random.Generator], Sample]  # one to train on
+    num_classes: int  # counting the background
+    draw: Callable[[np.random.Generator], Sample]  # draws a training sample
     test: Callable[[int], Sample]
     num_test: int
 
@@ -75,14 +75,14 @@ def main() -> int:
 
 
 def run(block: str, seed: int, data: Data, arguments: argparse.Namespace) -> dict[str, float]:
-    """Train and test one network; AP of boxes over IoU 0.5 to 0.95, that at 0.5, and of each drawn class, in per cent."""
+    """Train and test one network; return AP of boxes over IoU 0.5 to 0.95, at 0.5, and of each drawn class, in per cent."""
     torch.manual_seed(seed)
     small = arguments.data == "drawn"
     network = build_network(data.num_classes, arguments.size, small=small)
     body = network.backbone.body
-    body.layer3 = nn.Sequential(body.layer3, build_block(block, 256 if small else 1024))  # all else has its weights
+    body.layer3 = nn.Sequential(body.layer3, build_block(block, 256 if small else 1024))  # the rest is initialised already
     network.to(DEVICE)
-    torch.manual_seed(seed)  # of the proposals that are drawn
+    torch.manual_seed(seed)  # for the random proposals
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([seed, step])
@@ -105,9 +105,9 @@ def run(block: str, seed: int, data: Data, arguments: argparse.Namespace) -> dic
 
 
 def build_network(num_classes: int, size: int, *, small: bool) -> MaskRCNN:
-    """Mask R-CNN on a ResNet-50, or a small one on a ResNet-18 for small pictures.
+    """Build Mask R-CNN on a ResNet-50, or a small one on a ResNet-18 for small pictures.
 
-    From scratch batch norm has to learn: torchvision's frozen one would stay at means of 0 and deviations of 1.
+    Trained from scratch, batch norm must learn: torchvision's frozen one would stay at means of 0 and deviations of 1.
     """
     if not small:
         backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5)
@@ -136,12 +136,12 @@ def build_network(num_classes: int, size: int, *, small: bool) -> MaskRCNN:
 
 
 def drawn(arguments: argparse.Namespace) -> Data:
-    """Pictures of drawn_shapes.py, never the same twice."""
+    """Return pictures of drawn_shapes.py, never the same twice."""
 
     def draw(rng: np.random.Generator) -> Sample:
         image, things, classes = draw_picture(rng, arguments.size, GRID, red=rng.random() < 0.5)
         masks = things == torch.arange(1, len(classes) + 1)[:, None, None]
-        boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # it gives the last pixel inside
+        boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # masks_to_boxes returns the last pixel inside
         labels = torch.tensor(classes)
         return image, {"boxes": boxes, "labels": labels, "masks": masks.byte(), "iscrowd": torch.zeros_like(labels)}
 
@@ -151,7 +151,7 @@ def drawn(arguments: argparse.Namespace) -> Data:
 
 
 def coco(arguments: argparse.Namespace) -> Data:
-    """COCO's train2017 and val2017 as torchvision reads them."""
+    """Return COCO's train2017 and val2017 as torchvision reads them."""
     root = Path(need_root(arguments))
     annotations = arguments.annotations or root / "annotations"
     try:

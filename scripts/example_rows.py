@@ -1,4 +1,4 @@
-"""What the examples of segmentation and detection share: blocks by name, the same training with each, and the numbers."""
+"""Code shared by the examples of segmentation and detection: blocks by name, one training for all, and the numbers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from videornn.errors import UserError
 from videornn.models import ATTENTION_KINDS
 
 BLOCKS = {"none": None, **ATTENTION_KINDS, "dnl_learnt": partial(ATTENTION_KINDS["dnl"], scale="learnt")}
-TEST = 2**31  # the generator of the test pictures, which no seed is
+TEST = 2**31  # seed of the test pictures, which no run uses
 DRAWN_TESTS = 200
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_block(name: str, channels: int) -> nn.Module:
-    """The block of pictures, which begins as the identity."""
+    """Build the block for pictures, which begins as the identity."""
     build = BLOCKS[name]
     return nn.Identity() if build is None else build(channels, ndim=2)
 
 
 def add_options(parser: argparse.ArgumentParser, *, steps: int, size: int, batch: int) -> None:
-    """The options of both examples, with defaults for the drawn pictures."""
+    """Add the options of both examples, with defaults for the drawn pictures."""
     at_least_one = partial(_whole_number, at_least=1)
     parser.add_argument("--block", nargs="+", choices=BLOCKS, default=["none", "dnl"], help="trained in turn")
     parser.add_argument("--seeds", type=at_least_one, default=1, metavar="N")
@@ -55,11 +55,11 @@ def _learning_rate(text: str) -> float:
 
 
 def train(network: nn.Module, loss_of: Callable[[int], Tensor], arguments: argparse.Namespace, name: str) -> None:
-    """Take the steps: AdamW, the learning rate warmed up and then falling to zero along a cosine.
+    """Train with AdamW, the learning rate warmed up and then falling to zero along a cosine.
 
     Args:
-        loss_of: the loss of a step.
-        name: said with the loss.
+        loss_of: returns the loss of a step.
+        name: printed with the loss.
     """
     warm_up = max(arguments.steps // 20, 1)
     optimizer = torch.optim.AdamW(network.parameters(), lr=arguments.lr, weight_decay=1e-4)
@@ -83,7 +83,7 @@ def train(network: nn.Module, loss_of: Callable[[int], Tensor], arguments: argpa
 
 
 def on_device(value: Any) -> Any:
-    """Tensors, and lists, tuples and dicts of them, where the network is."""
+    """Move tensors, and lists, tuples and dicts of them, to the device of the network."""
     if isinstance(value, Tensor):
         return value.to(DEVICE)
     if isinstance(value, dict):
@@ -92,17 +92,17 @@ def on_device(value: Any) -> Any:
 
 
 def batches(read: Callable[[int], tuple], count: int, size: int) -> Iterator[list[tuple]]:
-    """Samples 0 to count - 1, so many at a time."""
+    """Yield samples 0 to count - 1, size at a time."""
     for first in range(0, count, size):
         yield [read(index) for index in range(first, min(first + size, count))]
 
 
 def compare(run: Callable[[str, int], dict[str, float]], arguments: argparse.Namespace, measure: str) -> None:
-    """Run every block with every seed, print its numbers, and at last all as a line of JSON.
+    """Run every block with every seed, print its numbers, and finally all of them as a line of JSON.
 
     Args:
         run: trains and tests (block, seed) -> numbers in per cent.
-        measure: which of them is averaged and compared with `none`.
+        measure: the number to average and compare with `none`.
     """
     results: dict[str, list[dict[str, float]]] = {block: [] for block in dict.fromkeys(arguments.block)}
     for seed in range(arguments.seeds):
@@ -124,7 +124,7 @@ def compare(run: Callable[[str, int], dict[str, float]], arguments: argparse.Nam
 
 
 def need_root(arguments: argparse.Namespace) -> str:
-    """The folder of the data set; raises UserError where none is given."""
+    """Return the folder of the data set; raises UserError if none is given."""
     if arguments.root is None:
         raise UserError(f"--data {arguments.data} needs --root FOLDER, where it lies; nothing is downloaded")
     return arguments.root

@@ -1,15 +1,15 @@
-"""The disentangled block outside video: semantic segmentation by torchvision's FCN, with the block in its head and without.
+"""Use the disentangled block outside video: in torchvision's FCN for segmentation, with and without it in the head.
 
     python scripts/example_segmentation.py [--block none dnl ...] [--seeds 3] [--steps N]
     python scripts/example_segmentation.py --data cityscapes|voc --root FOLDER --size 512 --lr 1e-4 --steps 40000
 
-By default it trains on pictures drawn on the fly (drawn_shapes.py), each block in turn from the same weights, on the same
-pictures, and ends with a line of JSON: mean IoU, and how much better than without a block. The block stands between two
-convolutions of the head, as in the paper's segmentation, and begins as the identity. Cityscapes and PASCAL VOC get FCN on a
-ResNet-50 of stride 8, with pictures made square, and are scored so: not the protocol of their tables. Nothing is downloaded,
-weights neither.
+By default it trains on pictures drawn on the fly (drawn_shapes.py), each block in turn from the same weights and on the same
+pictures, and ends with a line of JSON: mean IoU, and the gain over no block. The block stands between two convolutions of
+the head, as in the paper's segmentation, and begins as the identity. Cityscapes and PASCAL VOC are trained with FCN on a
+ResNet-50 of stride 8 and scored on pictures made square, which is not the protocol of their tables. Nothing is downloaded,
+not even weights.
 
-With the defaults, one seed, 8 to 9 minutes each on 2 cores that two other trainings shared: mIoU 71.72 % without a block,
+With the defaults and one seed, 8 to 9 minutes each on 2 cores shared with two other trainings: mIoU 71.72 % without a block,
 82.65 % with `dnl` (background 93.63 and 94.21, marker 91.09 and 91.08, objects by red 51.43 and 72.36, by cyan 50.75 and
 72.96). More seeds and other blocks have not been measured on this task.
 """
@@ -40,17 +40,17 @@ from torchvision.transforms.v2 import functional as pictures
 from videornn.errors import UserError
 from videornn.system.console import complain
 
-GRID = (3, 3)  # of drawn pictures
+GRID = (3, 3)  # rows and columns of drawn pictures
 IGNORED = 255
 MEAN, DEVIATION = 0.45, 0.225
 Sample = tuple[Tensor, Tensor]  # image float32 [3, H, W] in 0 to 1, class of each pixel int64 [H, W]
 
 
 class Data(NamedTuple):
-    """Where samples come from."""
+    """The source of samples."""
 
     classes: list[str]
-    draw: Callable[[np.random.Generator], Sample]  # one to train on
+    draw: Callable[[np.random.Generator], Sample]  # draws a training sample
     test: Callable[[int], Sample]
     num_test: int
 
@@ -70,12 +70,12 @@ def main() -> int:
 
 
 def run(block: str, seed: int, data: Data, arguments: argparse.Namespace) -> dict[str, float]:
-    """Train and test one network: mIoU and the IoU of each class, in per cent."""
+    """Train and test one network; return mIoU and the IoU of each class, in per cent."""
     torch.manual_seed(seed)
     network = build_network(len(data.classes), small=arguments.data == "drawn")
-    network.classifier.block = build_block(block, network.classifier.before[0].out_channels)  # all else has its weights
+    network.classifier.block = build_block(block, network.classifier.before[0].out_channels)  # the rest is initialised
     network.to(DEVICE)
-    torch.manual_seed(seed)  # of dropout
+    torch.manual_seed(seed)  # for dropout
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([seed, step])
@@ -101,7 +101,7 @@ def stacked(samples: list[Sample]) -> list[Tensor]:
 
 
 def build_network(num_classes: int, *, small: bool) -> FCN:
-    """FCN of stride 8 on a ResNet-50, or on half a ResNet-18 for small pictures; a block fits between two convolutions."""
+    """Build FCN of stride 8 on a ResNet-50, or half a ResNet-18 for small pictures, with room for a block in its head."""
     if small:
         backbone, layer, channels, width = resnet18(weights=None), "layer2", 128, 64
     else:
@@ -118,7 +118,7 @@ def build_network(num_classes: int, *, small: bool) -> FCN:
 
 
 def drawn(arguments: argparse.Namespace) -> Data:
-    """Pictures of drawn_shapes.py, never the same twice."""
+    """Return pictures of drawn_shapes.py, never the same twice."""
 
     def draw(rng: np.random.Generator) -> Sample:
         image, things, classes = draw_picture(rng, arguments.size, GRID, red=rng.random() < 0.5)
@@ -130,7 +130,7 @@ def drawn(arguments: argparse.Namespace) -> Data:
 
 
 def in_a_folder(arguments: argparse.Namespace) -> Data:
-    """Cityscapes (leftImg8bit, gtFine) or PASCAL VOC 2012 (VOCdevkit) as torchvision reads them, made square."""
+    """Return Cityscapes (leftImg8bit, gtFine) or PASCAL VOC 2012 (VOCdevkit) as torchvision reads them, made square."""
     root, side = need_root(arguments), [arguments.size] * 2
     table = torch.arange(256)
     try:
@@ -144,7 +144,7 @@ def in_a_folder(arguments: argparse.Namespace) -> Data:
                     table[kind.id] = kind.train_id
         else:
             train_set, test_set = (VOCSegmentation(root, image_set=split) for split in ("train", "val"))
-            classes = FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]  # names alone: no weights
+            classes = FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]  # only the names, no weights
     except (RuntimeError, OSError) as error:
         raise UserError(f"--root {root}: torchvision finds no {arguments.data} there: {error}") from error
 

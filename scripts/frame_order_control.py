@@ -1,10 +1,10 @@
-"""Does the network use motion? Train and test it on shuffled frames and on single frames of the same videos.
+"""Check whether a network uses motion, by training and testing it on shuffled and on single frames of the same videos.
 
     python scripts/frame_order_control.py configs/quickstart.yaml [key=value ...] [--out runs/frame_order]
 
 For each control (data.frame_order shuffled, single; `--all` adds time) it trains the config's network from scratch, tests
-it on the config's test videos, and prints top-1 beside chance; the last line is JSON. A control near chance says that the
-class is not in single frames or in their unordered set; the network in the right order must be far above it.
+it on the config's test videos, and prints top-1 beside chance; the last line is JSON. A control near chance shows that the
+class is not in single frames or in their unordered set; the network on frames in order must be far above it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Read mutated videos with every reader of videornn, each under a limit of memory, and say what came of it.
+"""Read mutated videos with every reader of videornn under a limit of memory, and report the faults.
 
 python scripts/fuzz_videos.py [--count 5000] [--seed 0] [--memory-gb 3] [--timeout 20] [--videos 'FOLDER/*'] [--keep FOLDER]
 
 Small videos are made in many containers and codecs (--videos adds others), and each mutation writes extreme values over
 numbers of a file (sizes, counts, rates, times, frame sizes: 0, 1, -1, the largest and smallest of 16, 32 and 64 bits), flips
-bits, repeats, moves or cuts out parts. A clip, sliding windows, `verify --full` and `prepare` then read it in processes with
-so much more memory than they began with, at most. A video may be read or be refused in a sentence. Anything else that
-happens is a fault: another exception, a process that ends, time or memory over the limit; then the exit code is 1, the file
-is kept in --keep, and mutation N of a seed makes it again. The last line is one JSON document.
+bits, repeats, moves or cuts out parts. A clip, sliding windows, `verify --full` and `prepare` then read it in processes that
+may take --memory-gb more than at their start. A video may be read, or refused in a sentence. Anything else is a fault:
+another exception, a process that ends, time or memory over the limit. The exit code is then 1, the file is kept in --keep,
+and mutation N of the seed makes it again. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from videornn.errors import DecodeError, UserError
 from videornn.inference.sliding import plan_windows, read_clips
 from videornn.system.workers import Lost, num_cores, run_parallel
 
-# name of the file: format (None: by the name), codec, options of the codec
+# file name -> format (None: by the name), codec, options of the codec
 KINDS = {
     "h264.mp4": (None, "libx264", {}),
     "fragmented.mp4": (None, "libx264", {}),
@@ -67,7 +67,7 @@ VIEWS = view_spec(
 
 
 def make_videos(folder: Path) -> list[Path]:
-    """A video of 20 frames of 64 x 48 in every container; those whose encoder is missing here are left out, and said."""
+    """Make a video of 20 frames of 64 x 48 in every container; say which are left out because their encoder is missing."""
     paths = []
     for name, (container_format, codec, options) in KINDS.items():
         path = folder / name
@@ -91,7 +91,7 @@ def make_videos(folder: Path) -> list[Path]:
 
 
 def mutate(content: bytes, generator: random.Random) -> bytes:
-    """A file with one to eight parts made wrong, most of them in its first or last 1,500 bytes, where its numbers are."""
+    """Corrupt one to eight parts of a file, most of them in its first or last 1,500 bytes, where its numbers are."""
     changed = bytearray(content)
     for _ in range(generator.choice((1, 1, 1, 2, 3, 8))):
         place = _place(len(changed), generator)
@@ -126,20 +126,20 @@ def _place(size: int, generator: random.Random) -> int:
 
 @dataclass(frozen=True)
 class Mutation:
-    """Mutation number of a seed: of which file, read by which reader."""
+    """A mutation, by its number and seed: the file, and its readers."""
 
     seed: int
     number: int
     source: Path
 
     def content(self) -> bytes:
-        """The bytes of the mutated file."""
+        """Return the bytes of the mutated file."""
         return mutate(self.source.read_bytes(), random.Random(f"{self.seed} {self.number}"))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What readers made of a mutation: read or refused, seconds and MB that each took at most; faults, in words."""
+    """The outcome of a mutation: read or refused, the most seconds and MB that a reader took, and faults in words."""
 
     results: dict[str, str]
     seconds: float
@@ -148,26 +148,26 @@ class Outcome:
 
 
 def read_clip(path: str) -> None:
-    """Two views of a whole file, as test, infer, and in other places training read it."""
+    """Read two views of a whole file, as test and infer do, and training at other positions."""
     load_views(path, VIEWS, timeout=10)
 
 
 def read_windows(path: str) -> None:
-    """The first 100 windows, as infer --window reads them."""
+    """Read the first 100 windows, as infer --window does."""
     clips = read_clips(path, partial(plan_windows, VIEWS, 0.4, None), 4)
     for _ in zip(range(100), clips, strict=False):
         pass
 
 
 def verify(path: str) -> None:
-    """All frames, as verify --full looks at them."""
+    """Read all frames, as verify --full does."""
     report = inspect_video(path, full=True)
     if report.status != "ok":
         raise DecodeError(f"{report.status}: {report.reason}")
 
 
 def prepare(path: str) -> None:
-    """Another file of it, as prepare writes it."""
+    """Re-encode the file, as prepare does."""
     with errors_of_video(path):
         reencode(path, Path(f"{path}.prepared.mp4"), Encoding())
 
@@ -202,7 +202,7 @@ def read_mutation(mutation: Mutation, *, folder: Path, memory_gb: float) -> Outc
 
 
 class limited_memory:
-    """Inside, this process can take so many GB more than it has."""
+    """A context in which this process can take only some GB more than it has."""
 
     def __init__(self, gigabytes: float) -> None:
         self._bytes = int(gigabytes * 1e9)
@@ -216,7 +216,7 @@ class limited_memory:
 
 
 def memory_mb(name: str) -> float:
-    """A number of /proc/self/status."""
+    """Return a number of /proc/self/status in MB."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith(f"{name}:")) / 1024
 
@@ -224,7 +224,7 @@ def memory_mb(name: str) -> float:
 def fuzz(
     sources: list[Path], *, count: int, seed: int, memory_gb: float, timeout_seconds: float, folder: Path
 ) -> Iterator[tuple[Mutation, Outcome | Lost]]:
-    """Mutations and what came of them, as they come."""
+    """Yield mutations and their outcomes as they come."""
     mutations = [Mutation(seed, number, sources[number % len(sources)]) for number in range(count)]
     read = partial(read_mutation, folder=folder, memory_gb=memory_gb)
     done = run_parallel(read, mutations, num_workers=num_cores(), timeout_seconds=len(READERS) * timeout_seconds)
@@ -272,7 +272,7 @@ def main() -> None:
 
 
 def sorted_counts(counts: collections.Counter[str]) -> dict[str, int]:
-    """Counts by name."""
+    """Return counts sorted by name."""
     return {name: counts[name] for name in sorted(counts)}
 
 

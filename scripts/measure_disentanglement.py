@@ -1,11 +1,11 @@
-"""What do attention blocks look at? Measured on the embedded sets, whose masks are known.
+"""Measure what attention blocks look at, on the embedded sets, whose masks are known.
 
     python scripts/measure_disentanglement.py runs/context/checkpoints/best.pt [CHECKPOINT ...] [SET] [--out DIR]
 
-Takes the middle clip of every test video of a set of `videornn data synthetic` (by default that of the first checkpoint's
-data.test) and says of each block how much of the maps of points on objects falls on the object itself, on what goes with it,
-on objects at all and on their outlines: as a share, in multiples of what an even map gives them, with 95 % intervals over
-videos, and the same of networks of the same config with new weights. The maps of NL have their two terms alone as well. It
+It takes the middle clip of every test video of a set of `videornn data synthetic` (by default that of the first checkpoint's
+data.test) and measures for each block how much of the maps of points on objects falls on the object itself, on its
+counterpart, on any object and on outlines: as a share, in multiples of that of an even map, with 95 % intervals over videos;
+and the same for networks of the same config with new weights. For NL, the maps of its two terms are measured as well. It
 writes disentanglement.md, .csv, .json and .png, and sheets of a few videos; the last line is JSON.
 """
 
@@ -39,9 +39,9 @@ from videornn.system.files import make_folder, replacing, write_table, write_tex
 from videornn.system.text_files import read_json
 from videornn.training.precise_bn import update_batch_norm
 
-NUM_NEW = 3  # networks with new weights; their norms have statistics of so many batches of so many clips
+NUM_NEW = 3  # networks with new weights, and batches and clips per batch for the statistics of their norms
 NORM_BATCHES, NORM_CLIPS = 4, 8
-LEAST = 0.01  # ratio that is drawn
+LEAST = 0.01  # smallest ratio that is plotted
 COLORS = {"pairwise": "tab:blue", "unary": "tab:orange", "attention": "tab:green"}
 MEANING = {
     "own_object": "the object that a point lies on, in all frames",
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace) -> Row:
-    """The document of all numbers, which is also written; raises UserError."""
+    """Compute and write the document of all numbers; raises UserError."""
     out, paths, folder = arguments.out, arguments.paths, None
     if len(paths) > 1 and paths[-1].is_dir():
         *paths, folder = paths
@@ -92,7 +92,7 @@ def measure(arguments: argparse.Namespace) -> Row:
         raise UserError(f"--videos {arguments.videos} --examples {arguments.examples}: at least 1 and at least 0")
     make_folder(out)
     chosen = [table[index] for index in _spread(len(table), arguments.videos)]
-    # videos of one number show one scene, but for its shapes
+    # videos of one number show the same scene, except for its shapes
     scenes = np.unique([path if task == "motion" else Path(path).stem[-4:] for path, _ in chosen], return_inverse=True)[1]
     document: Row = {"set": str(folder), "task": task, "num_videos": len(chosen), "checkpoints": {}, "top1": {}, "rows": []}
     for path, trained in zip(paths, networks, strict=True):
@@ -120,7 +120,7 @@ def measure(arguments: argparse.Namespace) -> Row:
 
 
 def _name(path: Path) -> str:
-    """What tells a checkpoint from others: its run, which in the folder of an ablation is the row and the seed."""
+    """Name a checkpoint by its run, which in the folder of an ablation is the row and the seed."""
     run = path.parts[:-2] if path.parent.name == "checkpoints" else ()
     if len(run) > 1 and re.fullmatch(r"seed\d+", run[-1]):
         return f"{run[-2]} {run[-1]}"
@@ -130,7 +130,7 @@ def _name(path: Path) -> str:
 def of_network(
     trained: Trained, paths: list[str], labels: list[int], task: str, name: str
 ) -> tuple[float, list[tuple[Row, np.ndarray]]]:
-    """Top-1 on the clips, and every number of every map [V, 1 + NUM_NEW, 2]: of the network and of new ones, and if even."""
+    """Compute top-1, and the numbers of every map [V, 1 + NUM_NEW, 2]: for the network and new ones, and for even maps."""
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     models = [
         trained.model,
@@ -158,7 +158,7 @@ def of_network(
 
 
 def read_clip(trained: Trained, path: str, task: str) -> tuple[Clip, Tensor]:
-    """The middle clip of a video and its masks, float [L, T, S, S]; raises UserError."""
+    """Read the middle clip of a video and its masks, float [L, T, S, S]; raises UserError."""
     clip = load_clip(trained, path)
     try:
         masks = load_masks(mask_path(path), clip.num_frames)
@@ -168,7 +168,7 @@ def read_clip(trained: Trained, path: str, task: str) -> tuple[Clip, Tensor]:
 
 
 def new_networks(trained: Trained, paths: list[str]) -> list[nn.Module]:
-    """Networks of the same config with new weights, whose norms have the statistics of the clips of videos."""
+    """Build networks of the same config with new weights, whose norms have the statistics of clips of the videos."""
     views = torch.cat([load_clip(trained, path).views for path in paths])
     batches = [trained.normalize(part) for part in views.split(NORM_CLIPS)]
     models = []
@@ -181,7 +181,7 @@ def new_networks(trained: Trained, paths: list[str]) -> list[nn.Module]:
 
 
 def summary(values: np.ndarray, scenes: np.ndarray) -> Row:
-    """Means over videos of a number [V, 1 + NUM_NEW, 2] and their ratios to an even map; what is in no clip is None."""
+    """Average a number [V, 1 + NUM_NEW, 2] over videos, with ratios to an even map; None for objects in no clip."""
     in_clip = np.isfinite(values).all(axis=(1, 2))
     share, new, even = values[in_clip, 0, 0], values[in_clip, 1:, 0].mean(axis=1), values[in_clip, 0, 1]
     numbers: Row = dict.fromkeys(("num_videos", "share", "even", "ratio", "low", "high", "new_share", "new_ratio"))
@@ -196,7 +196,7 @@ def summary(values: np.ndarray, scenes: np.ndarray) -> Row:
 
 
 def markdown(document: Row) -> list[str]:
-    """The lines of the Markdown file: a table for each block."""
+    """Return the lines of the Markdown file: a table for each block."""
     about = (
         f"{document['num_videos']} test videos of {document['set']} (`--task {document['task']}`), the middle clip of each. "
         "How much of the weight of the maps of points on objects falls on what: mean over the points of an object, over "
@@ -230,7 +230,7 @@ def markdown(document: Row) -> list[str]:
 
 
 def plot(path: Path, document: Row) -> None:
-    """A panel for every number: of each map its ratio to an even map, and that of the map with new weights."""
+    """Plot a panel for every number: the ratio of each map to an even map, and that of the map with new weights."""
     rows = [row for row in document["rows"] if row["ratio"] is not None]
     known = list(dict.fromkeys(row["falls_on"] for row in rows))
     maps = list(dict.fromkeys(f"{row['network']}, {row['block']}: {row['map']}" for row in rows))
@@ -261,7 +261,7 @@ def plot(path: Path, document: Row) -> None:
 
 
 def _check(path: Path, trained: Trained, folder: Path, classes: tuple[str, ...]) -> None:
-    """Raises UserError for a network whose maps cannot be measured on a set."""
+    """Raise UserError for a network whose maps cannot be measured on a set."""
     blocks, kind = attention_blocks(trained.model).values(), trained.config.model.attention.kind
     if not blocks:
         raise UserError(f"{path} has no attention blocks, so there is nothing to measure")
@@ -277,12 +277,12 @@ def _check(path: Path, trained: Trained, folder: Path, classes: tuple[str, ...])
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """At most count of so many indices, spread evenly."""
+    """Return at most count of length indices, spread evenly."""
     return sorted(set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()))
 
 
 def _cells(row: Row) -> tuple[str, str]:
-    """Of a map, and of new ones."""
+    """Format the ratios of a map and of maps with new weights."""
     if row["ratio"] is None:
         return "", ""
     return (

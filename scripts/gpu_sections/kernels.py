@@ -1,4 +1,4 @@
-"""Kernels one by one: convolutions, attention, norms and pools, against float64 or float32, and against each other."""
+"""Check single kernels: convolutions, attention, norms and pools, against float64 or float32, and each other."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ MULTIGRID = [(frames, size) for frames in (2, 4, 8) for size in (112, 158, 224)]
 
 
 def convolutions(scope: Scope) -> Iterator[Row]:
-    """Every distinct convolution of three networks in bf16 against float32, and in the forms it could be computed in."""
+    """Compare every distinct convolution of three networks in bf16 with float32, and with other forms of computing it."""
     scales = {"depth": 50} if scope.on_gpu else {"depth": 10, "width": 8}
     networks = ("slow", "i3d", "c2d")
     sums = {name: [0.0, 0.0] for name in networks}
-    # the dearest first, should the time run out
+    # the most expensive first, in case the time runs out
     found = convolutions_of(networks, scope.clip_size, **scales)
     for (in_channels, out_channels, kernel, stride, size), counts in sorted(found.items(), key=_flops, reverse=True):
         conv = Conv3d(in_channels, out_channels, kernel, stride).to(scope.device, memory_format=torch.channels_last_3d)
         x = torch.randn(8 if scope.on_gpu else 2, in_channels, *size, device=scope.device)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.backends.cudnn.flags(enabled=False):  # torch's own kernels, which share nothing with those that are tried
+        with torch.backends.cudnn.flags(enabled=False):  # torch's own kernels, independent of those under test
             expected, grad = _gradients(conv, x, None)
         low = (
             Conv3d(in_channels, out_channels, kernel, stride)
@@ -79,7 +79,7 @@ def _flops(entry: tuple) -> float:
 
 
 def _gradients(conv: nn.Conv3d, x: Tensor, grad: Tensor | None) -> tuple[list[Tensor], Tensor]:
-    """Output, gradient of the input and of the weight, for a gradient that is like the output's."""
+    """Return the output and the gradients of input and weight, for a given gradient of the output."""
     x = x.detach().requires_grad_()
     conv.weight.grad = None
     y = nn.Conv3d.forward(conv, x)
@@ -95,7 +95,7 @@ def _step(form: Callable[[Tensor, nn.Conv3d], Tensor], conv: nn.Conv3d, x: Tenso
 
 
 def attention(scope: Scope) -> Iterator[Row]:
-    """softmax(q k^T) v by every kernel that takes it: error against float64, time, memory; then all sizes of multigrid."""
+    """Check softmax(q k^T) v by every kernel that takes it: error against float64, time, memory; then multigrid's sizes."""
     places = ATTENTION_SIZES if scope.on_gpu else {"res3": (96, 24, 16), "res4": (48, 12, 32)}
     batch = 8 if scope.on_gpu else 2
     for deterministic in (False, True) if scope.on_gpu else (False,):
@@ -161,7 +161,7 @@ def _attention_row(scope: Scope, what: str, function, inputs: list[Tensor], grad
 
 
 def _attend(function, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """Output and gradients of queries, keys and values."""
+    """Return the output and the gradients of queries, keys and values."""
     tensors = [x.detach().requires_grad_() for x in inputs]
     output = function(*tensors)
     output.backward(grad)
@@ -173,7 +173,7 @@ def _by_the_book(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Ten
 
 
 class _ProductAttention(torch.autograd.Function):
-    """Explicit products: logits in float32 from bf16 operands where torch has such a product, the map kept in bf16."""
+    """Attention by explicit products: logits in float32 from bf16 operands if torch has that product; the map in bf16."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -196,13 +196,13 @@ def _float_product(left: Tensor, right: Tensor) -> Tensor:
     if left.is_cuda and left.dtype == torch.bfloat16:
         try:
             return torch.bmm(left, right, out_dtype=torch.float32)
-        except (TypeError, RuntimeError):  # of torch before 2.8
+        except (TypeError, RuntimeError):  # torch before 2.8
             pass
     return left.float() @ right.float()
 
 
 def norms_and_pools(scope: Scope) -> Iterator[Row]:
-    """Batch norm with ReLU in three precisions, as 3D and as views in 2D; max-pools of place and of time."""
+    """Check batch norm with ReLU in three precisions, in 3D and as 2D views; max-pools over space and over time."""
     sizes = {"stem": (64, 8, 112, 112), "res3": (512, 8, 28, 28)} if scope.on_gpu else {"stem": (8, 4, 16, 16)}
     batch = 8 if scope.on_gpu else 2
     for place, size in sizes.items():

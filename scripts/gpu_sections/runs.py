@@ -1,4 +1,4 @@
-"""Whole commands: a run killed and resumed, a test of many views, and the tests marked "cuda"."""
+"""Check whole commands: a run killed and resumed, a test of many views, and the tests marked "cuda"."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTCOME = re.compile(r"^(FAILED|ERROR) (\S+)(?: - (.*))?", re.MULTILINE)
 
 
 def resume(scope: Scope) -> Iterator[Row]:
-    """From files to weights, twice: in one go, and killed (SIGKILL) after a checkpoint and resumed, to equal bits."""
+    """Train from files twice, uninterrupted and killed (SIGKILL) after a checkpoint and resumed, and compare bits."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = time.perf_counter()
@@ -54,7 +54,7 @@ def resume(scope: Scope) -> Iterator[Row]:
 
 
 def test(scope: Scope) -> Iterator[Row]:
-    """A test of 30 views a video from files, against the network alone on views that lie in memory."""
+    """Time a test of 30 views a video from files against the network alone on views in memory."""
     with tempfile.TemporaryDirectory() as name:
         folder, (frames, size, _) = Path(name), scope.clip_size
         settings = _on_new_videos(scope, folder / "data", num_train=1)
@@ -85,7 +85,7 @@ def test(scope: Scope) -> Iterator[Row]:
 
 
 def _on_new_videos(scope: Scope, folder: Path, *, num_train: int) -> list[str]:
-    """Settings of a run on videos made here."""
+    """Make videos and return the settings of a run on them."""
     make_synthetic(folder, num_train=num_train, num_val=1, num_test=1)
     settings = [f"data.{split}={folder}/{split}.txt" for split in ("train", "val", "test")]
     settings += [f"device={scope.device_name}", f"train.precision={scope.precision}", "train.batch_size=8"]
@@ -115,7 +115,7 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def cuda_tests(scope: Scope) -> Iterator[Row]:
-    """pytest -m cuda: what failed, and how many passed."""
+    """Run pytest -m cuda: what failed, and how many passed."""
     command = [sys.executable, "-m", "pytest", "tests/test_cuda.py", "tests/training/test_no_waiting.py", "-m", "cuda"]
     command += ["-q", "-rA", "--no-header", "-p", "no:cacheprovider", "--tb=short", "--show-capture=stdout"]
     if find_spec("xdist") and scope.on_gpu:

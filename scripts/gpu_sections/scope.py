@@ -1,4 +1,4 @@
-"""What every section is told, and how all of them take time."""
+"""The arguments of every section, and the way in which all measure time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from benchmark_train import NUM_CLASSES
 from videornn.models import ATTENTION_KINDS, ResNet3d
 from videornn.system.device import tune, wait_for
 
-# "what" names a row; "ok" is there if a limit is, and the limit is then among the numbers
+# "what" names a row; "ok" is present if there is a limit, which is then among the numbers
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Where a section runs and how long it may; on a CPU all sizes are those of a toy.
+    """The device of a section and its time; on a CPU all sizes are tiny.
 
-    deadline: of time.monotonic(); sections come to an end at the next row after it.
+    deadline: by time.monotonic(); sections end at the next row after it.
     """
 
     device_name: str
@@ -47,22 +47,22 @@ class Scope:
 
     @property
     def precision(self) -> str:
-        """Of whole runs; a CPU may have no bf16 to speak of."""
+        """Precision of whole runs; a CPU may be slow in bf16."""
         return "bf16" if self.on_gpu else "fp32"
 
     def start(self) -> None:
-        """Kernels as a training has them, and videornn for commands; to be called in the section's own process."""
+        """Set kernels as training does, and make videornn importable by commands; call it in the section's own process."""
         places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         if not self.on_gpu:
-            torch.set_num_threads(1)  # of the parent's there are none left after a fork
+            torch.set_num_threads(1)  # none of the parent's threads survive a fork
         tune(self.device, deterministic=False)
 
     def is_over(self) -> bool:
         return time.monotonic() > self.deadline
 
     def network(self, name: str, kind: str = "none", scale: str = "paper", **options: object) -> ResNet3d:
-        """An R50 with five blocks at its usual places, in training mode; a narrow one of ten layers on a CPU."""
+        """Build an R50 with five blocks at the usual places, in training mode; on a CPU a narrow one of ten layers."""
         size = {} if self.on_gpu else {"width": 8}
         places = FIVE if self.on_gpu else {"res3": (0,), "res4": (0,)}
         more = {"scale": scale} if scale != "paper" else {}
@@ -72,14 +72,14 @@ class Scope:
         return model.to(self.device, memory_format=torch.channels_last_3d).train()
 
     def clips(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised clips, channels last, and labels."""
+        """Make normalised clips, channels last, and labels."""
         generator = torch.Generator(self.device).manual_seed(0)
         clips = torch.randn(batch, 3, *self.clip_size, device=self.device, generator=generator)
         labels = torch.arange(batch, device=self.device) % NUM_CLASSES
         return clips.contiguous(memory_format=torch.channels_last_3d), labels
 
     def milliseconds(self, function: Callable[[], object], rounds: int = 5) -> float:
-        """Median time of the device for one call, after one more."""
+        """Measure the median time of the device for one call, after a warm-up call."""
         times = []
         for _ in range(rounds + 1):
             if self.on_gpu:
@@ -96,7 +96,7 @@ class Scope:
         return statistics.median(times[1:])
 
     def host_milliseconds(self, function: Callable[[], object], rounds: int = 5) -> float:
-        """Median time until a call returns, with a device that has nothing else to do."""
+        """Measure the median time until a call returns, with an otherwise idle device."""
         times = []
         for _ in range(rounds):
             wait_for(self.device)
@@ -107,7 +107,7 @@ class Scope:
         return statistics.median(times)
 
     def peak_gb(self, function: Callable[[], object]) -> float | None:
-        """The most that tensors hold during a call, in GB; None on a CPU."""
+        """Measure the peak memory of tensors during a call, in GB; None on a CPU."""
         if not self.on_gpu:
             return None
         wait_for(self.device)
@@ -118,7 +118,7 @@ class Scope:
 
 
 def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
-    """|value - expected| / |expected| of whole tensors; infinite if value is not finite."""
+    """Compute |value - expected| / |expected| of whole tensors; infinite if value is not finite."""
     expected = expected.detach().double()
     error = float((value.detach().double() - expected).norm() / expected.norm().clamp_min(1e-30))
     return error if error == error else float("inf")

@@ -1,4 +1,4 @@
-"""Training steps: time by network, by kernel and by host, waits, and what ten seconds of training do to the numbers."""
+"""Check training steps: time by network, by kernel and by host, waits, and numbers after ten seconds of training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from videornn.models import ResNet3d
 from videornn.models.flops import training_flops
 from videornn.system.device import matrix_rate, wait_for
 
-# by operators of torch: the time of the kernels that each starts itself
+# groups of torch's operators: each counts the time of the kernels that it starts itself
 GROUPS = {
     "convolution": r"conv",
     "norm": r"norm",
@@ -39,7 +39,7 @@ NETWORKS = (("slow", "none", "paper"), ("slow", "dnl", "paper"), ("slow", "dnl",
 
 
 def step(scope: Scope) -> Iterator[Row]:
-    """A step of each network in bf16 beside PyTorchVideo's as it comes, at the usual batch and at four times it."""
+    """Time a step of each network in bf16 beside PyTorchVideo's as shipped, at the usual batch and at four times that."""
     rate = matrix_rate(scope.device, torch.bfloat16)
     for batch in (8, 32) if scope.on_gpu else (2,):
         clips, labels = scope.clips(batch)
@@ -50,14 +50,14 @@ def step(scope: Scope) -> Iterator[Row]:
             flops = training_flops(copy.deepcopy(model).cpu(), scope.clip_size) * batch
             yield row | {"MFU": flops / (row["ms"] / 1e3) / rate}
             del model
-        if scope.on_gpu and batch == 8:  # as its hub gives it: float32, contiguous, for clips of 224 pixels and more
+        if scope.on_gpu and batch == 8:  # as from its hub: float32, contiguous, for clips of 224 pixels and more
             model = PEERS["slow"](pretrained=False).to(scope.device).train()
             yield _timed(scope, f"PyTorchVideo slow, fp32, batch {batch}", peer_step(model), clips.contiguous(), labels)
             del model
 
 
 def compiled_step(scope: Scope) -> Iterator[Row]:
-    """The same compiled: seconds until it runs, and milliseconds then."""
+    """Time the same step compiled: seconds until it runs, then milliseconds."""
     for network, kind in (("slow", "dnl"), ("slow", "none")):
         model = scope.network(network, kind)
         clips, labels = scope.clips(8 if scope.on_gpu else 2)
@@ -72,7 +72,7 @@ def compiled_step(scope: Scope) -> Iterator[Row]:
 
 
 def _timed(scope: Scope, what: str, train: Callable, clips: torch.Tensor, labels: torch.Tensor) -> Row:
-    """Milliseconds of a step among others, of the host alone, and what it holds at most."""
+    """Measure milliseconds of a step in a series and of the host alone, and peak memory."""
     call = partial(train, clips, labels)
     for _ in range(3):
         call()
@@ -94,7 +94,7 @@ def _timed(scope: Scope, what: str, train: Callable, clips: torch.Tensor, labels
 
 
 def _profiled(scope: Scope, model: nn.Module, num_steps: int = 5) -> tuple[Counter, Counter]:
-    """Milliseconds of a step by group of operators, and by kernel."""
+    """Measure milliseconds of a step by group of operators, and by kernel."""
     clips, labels = scope.clips(8 if scope.on_gpu else 2)
     train = our_step(model, model, precision="bf16")
     for _ in range(5 if scope.on_gpu else 1):
@@ -116,7 +116,7 @@ def _profiled(scope: Scope, model: nn.Module, num_steps: int = 5) -> tuple[Count
 
 
 def profile(scope: Scope) -> Iterator[Row]:
-    """Where the time of a step goes, by group of operators; then the dearest kernels, and those that should not be there."""
+    """Show where the time of a step goes, by group of operators; then the most expensive and any unexpected kernels."""
     for network, kind in (("slow", "none"), ("slow", "dnl"), ("i3d", "dnl")):
         groups, kernels = _profiled(scope, scope.network(network, kind), 5 if scope.on_gpu else 1)
         whole = sum(groups.values())
@@ -138,7 +138,7 @@ def _group(operator: str) -> str:
 
 
 def waits(scope: Scope) -> Iterator[Row]:
-    """Where the host waits for the GPU within a step."""
+    """Find where the host waits for the GPU within a step."""
     if not scope.on_gpu:
         yield {"what": "waits within a step", "is": "not to be seen on a CPU"}
         return
@@ -160,7 +160,7 @@ def waits(scope: Scope) -> Iterator[Row]:
 
 
 def losses(scope: Scope) -> Iterator[Row]:
-    """Training on a few fixed clips in three precisions: loss, logits and maps of the blocks at the start and at the end."""
+    """Train on a few fixed clips in three precisions: loss, logits and maps of the blocks at the start and at the end."""
     num_steps = 60 if scope.on_gpu else 3
     batch = 8 if scope.on_gpu else 2
     clips, _ = scope.clips(8 * batch if scope.on_gpu else batch)
@@ -189,7 +189,7 @@ def losses(scope: Scope) -> Iterator[Row]:
 
 @torch.no_grad()
 def _blocks(model: ResNet3d, clip: torch.Tensor) -> dict[str, str]:
-    """Of every block: deviation of the pairwise logits over keys, and shares of keys in effect, pairwise and unary, in %."""
+    """Describe every block: deviation of pairwise logits over keys, and effective keys, pairwise and unary, in percent."""
     numbers = []
     blocks = attention_blocks(model.eval())
     observed = observe(model, clip)

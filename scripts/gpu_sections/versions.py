@@ -1,4 +1,4 @@
-"""What is installed, and whether it is known to be wrong."""
+"""Report what is installed, and its known faults."""
 
 from __future__ import annotations
 

@@ -111,6 +111,6 @@ def _link(source: Path, path: Path, content: dict[str, Any] | memoryview) -> Non
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left, whatever its process id, which means nothing in a restarted container."""
+    """Remove what killed processes left; process ids in names are ignored, because a restarted container reuses them."""
     for leftover in folder.glob(".*.pt.*.tmp"):
         leftover.unlink(missing_ok=True)

@@ -234,7 +234,7 @@ def _say_prepared(prepared: Prepared) -> None:
 
 @contextmanager
 def _interruptible(outcome: str) -> Iterator[None]:
-    """On Ctrl-C, say what became of the work, and exit with the code that shells use."""
+    """Say on Ctrl-C what became of the work, and exit with the code that shells use."""
     try:
         yield
     except KeyboardInterrupt:
