@@ -119,4 +119,4 @@ def test_videos_that_are_prepared_already_are_not_prepared_again(tiny_settings: 
     (tmp_path / "prepare.json").write_text("{}")
     (tmp_path / "train.txt").write_text("none.mp4 0\n")
     config = load_config(QUICKSTART, [*tiny_settings, f"data.train={tmp_path}/train.txt"])
-    assert _prepared_stages(config, None, 8) == {}  # no table is looked at
+    assert _prepared_stages(config, f"{tmp_path}/train.txt", None, 8) == {}  # no table is looked at

@@ -30,8 +30,8 @@ def _table(motion_set: Path, folder: Path, missing: range) -> VideoTable:
 
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loaders of test_loader that allow all but the last video to be bad."""
-    monkeypatch.setattr("test_loader.SMALL", SMALL.model_copy(update={"max_bad_share": 0.95}))
+    """Loaders of helpers that allow all but the last video to be bad."""
+    monkeypatch.setattr("helpers.SMALL", SMALL.model_copy(update={"max_bad_share": 0.95}))
 
 
 @pytest.mark.usefixtures("lenient")
