@@ -31,15 +31,15 @@ def test_the_example_of_the_docs_runs(motion_set: Path, monkeypatch: pytest.Monk
     assert (sample["video_name"], str(label)) in [(Path(path).name, name) for path, name in lines]
 
 
-@pytest.mark.parametrize("decode", [False, True], ids=["ours", "theirs"])
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "theirs"])
 def test_a_pass_gives_the_clips_of_every_video_and_passes_over_what_is_none(
-    decode: bool, make_video, tmp_path: Path
+    theirs: bool, make_video, tmp_path: Path
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
         make_video(tmp_path / name, 50, fps=25)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     (tmp_path / "list.txt").write_text("a.mp4 3\nbad.mp4 4\nb.mp4 5\n")
-    sampler = make_clip_sampler("constant_clips_per_video", Fraction(2, 5), 2) if decode else MiddleClipSampler(0.4, 2)
+    sampler = make_clip_sampler("constant_clips_per_video", Fraction(2, 5), 2) if theirs else MiddleClipSampler(0.4, 2)
     paths = labeled_video_paths(str(tmp_path / "list.txt"))
     dataset = LabeledVideoDataset(paths, sampler, video_sampler=SequentialSampler, decode_audio=False)
     dataset.video_path_handler = FrameVideoHandler()
@@ -47,7 +47,7 @@ def test_a_pass_gives_the_clips_of_every_video_and_passes_over_what_is_none(
     found = [(sample["video_name"], sample["label"], sample["clip_index"]) for sample in samples]
     assert found == [("a.mp4", 3, 0), ("a.mp4", 3, 1), ("b.mp4", 5, 0), ("b.mp4", 5, 1)]
     # 1.6 s are free: middles of two halves at 0.4 and 1.2 s, beginnings at 0 and 0.8
-    firsts = (0, 20) if decode else (10, 30)
+    firsts = (0, 20) if theirs else (10, 30)
     frames = open_video(tmp_path / "a.mp4").frames_at(torch.arange(50)).permute(3, 0, 1, 2).float()
     for sample, first in zip(samples, firsts, strict=False):
         assert torch.equal(sample["video"], frames[:, first : first + 10])

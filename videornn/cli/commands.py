@@ -186,8 +186,9 @@ def info(
     """Print a network stage by stage, with sizes, parameters and FLOPs."""
     from videornn.config import check_overrides, load_config
 
-    check_overrides(overrides or [])
-    if source.suffix not in (".pt", ".pth"):
+    if source.suffix in (".pt", ".pth"):
+        check_overrides(overrides or [])
+    else:
         load_config(source, overrides)
     from videornn.tools.info import describe
 
@@ -318,6 +319,5 @@ def _run() -> int:
         complain(str(error), topic=RankFailure.topic)
         return RankFailure.exit_code
     except SystemExit as stop:  # typer ends with it, also on success
-        assert not isinstance(stop.code, str)
-        return stop.code or 0
+        return int(stop.code or 0)
     return 0

@@ -61,7 +61,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class TestResults:
+class EvalResults:
     """The test folder; class names and counts int64 [K, K] (rows: labels) are those of confusion.csv."""
 
     numbers: dict[str, Any]
@@ -82,7 +82,7 @@ class RunResults:
     train: list[dict[str, float]]
     val: list[dict[str, float]]
     bad: list[dict[str, str]]
-    test: TestResults | None
+    test: EvalResults | None
 
     def list_counts(self, split: str) -> dict[str, int]:
         """Tell what the last start noted of a list: how many of its videos are used and missing."""
@@ -152,7 +152,7 @@ def _finite(value: float) -> bool:
     return isinstance(value, int) or math.isfinite(value)
 
 
-def _read_test(folder: Path) -> TestResults | None:
+def _read_test(folder: Path) -> EvalResults | None:
     path = folder / "predictions.csv"
     if not all((folder / name).exists() for name in ("metrics.json", path.name, "confusion.csv")):
         return None
@@ -170,7 +170,7 @@ def _read_test(folder: Path) -> TestResults | None:
     ]
     names, confusion = _read_confusion(folder / "confusion.csv")
     picture = folder / "reliability.png"
-    return TestResults(
+    return EvalResults(
         numbers=_read_json(folder / "metrics.json", NUMBERS),
         predictions=predictions,
         class_names=names,

@@ -12,13 +12,13 @@ from PIL import Image
 from videornn.errors import UserError
 from videornn.evaluation.metrics import most_confused
 from videornn.report.render import to_webp
-from videornn.report.run_results import TestResults
+from videornn.report.run_results import EvalResults
 from videornn.system.text_files import read_bytes
 
 MAX_PNG_BYTES = 50_000_000
 
 
-def count_test(test: TestResults) -> dict[str, Any]:
+def count_test(test: EvalResults) -> dict[str, Any]:
     """Count mistakes, most frequent first, as (label, prediction, count, videos of the label), and classes, hardest first,
     as (name, right, videos of it, videos that are called so)."""
     names, counts = test.class_names, test.confusion

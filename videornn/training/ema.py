@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from itertools import compress
 
 import torch
 from torch import nn
@@ -27,11 +26,8 @@ def ema_updates(ema: nn.Module, model: nn.Module) -> Callable[[float], None]:
         model: the inner network if it is compiled or wrapped by DistributedDataParallel.
     """
     averages, values = ([*network.parameters(), *network.buffers()] for network in (ema, model))
-    moves = [average.is_floating_point() for average in averages]
-    moving, moving_values = list(compress(averages, moves)), list(compress(values, moves))
-    counting, counting_values = (
-        [tensor for tensor, is_moving in zip(tensors, moves, strict=True) if not is_moving] for tensors in (averages, values)
-    )
+    moving, moving_values = ([x for x in tensors if x.is_floating_point()] for tensors in (averages, values))
+    counting, counting_values = ([x for x in tensors if not x.is_floating_point()] for tensors in (averages, values))
 
     @torch.no_grad()
     def update(decay: float) -> None:
